@@ -1,0 +1,5 @@
+"""`python -m gpt2cli`: the same as the command `gpt2`."""
+
+from gpt2cli.cli import main
+
+main()

@@ -1,0 +1,323 @@
+"""What a GPT-2 is, in eight numbers, and how those numbers are read from YAML and JSON.
+
+A `Spec` is one file of `configs/`: the architecture (`ModelConfig`), where released
+weights are found, and the defaults for sampling and training that suit the model.
+Nothing here imports torch, so that a command line can be checked before it is paid for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from gpt2cli.errors import ConfigError
+
+END_OF_TEXT = "<|endoftext|>"
+
+_PACKAGE = Path(__file__).parent
+BUNDLED_DIR = _PACKAGE / "bundled"
+# Inside an installed wheel, else (editable install, plain checkout) beside the package.
+CONFIG_DIR = next(d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir())
+
+
+def _require(condition: bool, key: str, value: object, rule: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} must be {rule}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The architecture, with the field's names for its sizes.
+
+    Raises `ConfigError`, naming key and value, for sizes that no GPT-2 can have.
+    """
+
+    vocab_size: int
+    context_length: int
+    emb_dim: int
+    n_heads: int
+    n_layers: int
+    drop_rate: float = 0.1
+    qkv_bias: bool = True
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        _require(
+            self.emb_dim % self.n_heads == 0,
+            "emb_dim",
+            self.emb_dim,
+            f"a multiple of n_heads ({self.n_heads})",
+        )
+        _require(0 <= self.drop_rate < 1, "drop_rate", self.drop_rate, "at least 0 and below 1")
+        _require(self.layer_norm_eps > 0, "layer_norm_eps", self.layer_norm_eps, "above 0")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head, D = C / H."""
+        return self.emb_dim // self.n_heads
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How the next token is chosen from the logits; `None` switches a rule off.
+
+    `temperature` 0 means greedy. See `gpt2cli.sampling` for the rules and their order.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        t = self.temperature
+        _require(0 <= t < math.inf, "temperature", t, "0 (greedy) or a positive number")
+        if (k := self.top_k) is not None:
+            _require(k >= 1, "top_k", k, "at least 1")
+        if (p := self.top_p) is not None:
+            _require(0 < p <= 1, "top_p", p, "above 0 and at most 1")
+        if (m := self.min_p) is not None:
+            _require(0 <= m <= 1, "min_p", m, "between 0 and 1")
+        if (r := self.repetition_penalty) is not None:
+            _require(0 < r < math.inf, "repetition_penalty", r, "a positive number (1 is off)")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """One training run. Steps are optimiser steps; `batch_size` counts sequences."""
+
+    steps: int = 5000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    val_fraction: float = 0.1
+    eval_interval: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "eval_interval"):
+            _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        for key in ("learning_rate", "grad_clip"):
+            _require(getattr(self, key) > 0, key, getattr(self, key), "above 0")
+        for key in ("min_learning_rate", "warmup_steps", "weight_decay", "seed"):
+            _require(getattr(self, key) >= 0, key, getattr(self, key), "at least 0")
+        for key in ("beta1", "beta2"):
+            _require(0 <= getattr(self, key) < 1, key, getattr(self, key), "in [0, 1)")
+        _require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One YAML file: a model, and where its weights and defaults come from.
+
+    `repo_id` names a hub repository; `bundled` weights travel in the package; with
+    neither, the file describes a model to train (or, as for GPT-3, only to look at).
+    """
+
+    name: str
+    model: ModelConfig
+    aliases: tuple[str, ...] = ()
+    repo_id: str | None = None
+    bundled: bool = False
+    generation: SamplingConfig = field(default_factory=SamplingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+_T = TypeVar("_T", ModelConfig, SamplingConfig, TrainingConfig)
+
+
+def build(kind: type[_T], values: Mapping[str, object], source: str) -> _T:
+    """Make a config dataclass from parsed YAML or JSON, checking keys and types.
+
+    Raises `ConfigError` that names `source` and the key.
+    """
+    known = {f.name: f for f in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
+    missing = [n for n, f in known.items() if n not in values and _has_no_default(f)]
+    if missing:
+        raise ConfigError(f"{source}: missing {', '.join(missing)}")
+    types = {name: str(f.type) for name, f in known.items()}
+    checked = {k: _coerce(v, types[k], f"{source}: {k}") for k, v in values.items()}
+    try:
+        return kind(**checked)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _has_no_default(f: Any) -> bool:
+    return f.default is MISSING and f.default_factory is MISSING
+
+
+def _coerce(value: object, annotation: str, where: str) -> Any:
+    """Accept exactly the annotated type; a float may be written 1, 1.0 or 1e-5."""
+    kind, optional = annotation.removesuffix(" | None"), annotation.endswith(" | None")
+    if value is None and optional:
+        return None
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    # YAML 1.1 reads 1e-5, which has no dot, as a string.
+    if kind == "float" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    article = {"int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
+    raise ConfigError(f"{where} must be {article}, not {value!r}")
+
+
+def load_spec(path: Path) -> Spec:
+    """Read one YAML file. Raises `ConfigError` for anything that is not a model."""
+    import yaml
+
+    try:
+        # The C loader is several times faster, and absent from some builds of PyYAML.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {detail}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold keys such as emb_dim: 768")
+    return _parse_spec({str(k): v for k, v in data.items()}, path)
+
+
+def _parse_spec(data: dict[str, Any], path: Path) -> Spec:
+    source = path.name
+    sections = {k: data.pop(k) or {} for k in ("generation", "training") if k in data}
+    for key, section in sections.items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"{source}: {key} must be a section of keys, not {section!r}")
+    aliases = data.pop("aliases", None) or []
+    if not isinstance(aliases, list):
+        raise ConfigError(f"{source}: aliases must be a list, not {aliases!r}")
+    repo_id = data.pop("repo_id", None)
+    if repo_id is not None and not isinstance(repo_id, str):
+        raise ConfigError(f"{source}: repo_id must be text such as owner/name, not {repo_id!r}")
+    bundled = data.pop("bundled", False)
+    return Spec(
+        name=path.stem,
+        model=build(ModelConfig, data, source),
+        aliases=tuple(str(alias) for alias in aliases),
+        repo_id=repo_id,
+        bundled=_coerce(bundled, "bool", f"{source}: bundled"),
+        generation=build(SamplingConfig, sections.get("generation", {}), f"{source}: generation"),
+        training=build(TrainingConfig, sections.get("training", {}), f"{source}: training"),
+    )
+
+
+def shipped_specs() -> Iterator[Spec]:
+    """Every file of `configs/`, smallest model first."""
+    specs = [load_spec(path) for path in CONFIG_DIR.glob("*.yaml")]
+    yield from sorted(specs, key=lambda s: s.model.n_layers * s.model.emb_dim**2)
+
+
+def find_spec(name: str) -> Spec | None:
+    """The shipped config called `name` (or one of its aliases), in any case; else None."""
+    exact = CONFIG_DIR / f"{name}.yaml"
+    if "/" not in name and "\\" not in name and exact.is_file():
+        return load_spec(exact)
+    wanted = name.lower()
+    for spec in shipped_specs():
+        if wanted in {spec.name.lower(), *(a.lower() for a in spec.aliases)}:
+            return spec
+    return None
+
+
+def did_you_mean(word: str, choices: Mapping[str, object] | list[str]) -> str:
+    """A hint such as "; did you mean 'top_p'?", or nothing when no choice is near."""
+    lowered = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+
+
+# config.json of the Hugging Face layout → ours. The first key present wins.
+_HUB_KEYS = {
+    "vocab_size": ("vocab_size",),
+    "context_length": ("n_positions", "n_ctx"),
+    "emb_dim": ("n_embd",),
+    "n_heads": ("n_head",),
+    "n_layers": ("n_layer",),
+    "drop_rate": ("resid_pdrop",),
+    "layer_norm_eps": ("layer_norm_epsilon",),
+    "qkv_bias": ("qkv_bias",),
+}
+# Variations that transformers' GPT2Config allows and this model does not compute.
+_HUB_FIXED: dict[str, tuple[object, ...]] = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+def read_hub_config(path: Path) -> ModelConfig:
+    """Read a Hugging Face `config.json` into a `ModelConfig`.
+
+    Raises `ConfigError` when the file is not GPT-2's or asks for a variation that
+    would change the computation.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    for key, allowed in _HUB_FIXED.items():
+        if key in data and data[key] not in allowed:
+            raise ConfigError(f"{path} is not a GPT-2 that gpt2cli can run: {key} is {data[key]!r}")
+    if (inner := data.get("n_inner")) not in (None, 4 * cast(int, data.get("n_embd", 0))):
+        raise ConfigError(f"{path}: n_inner is {inner!r}; GPT-2 has 4 × n_embd")
+    values = {
+        ours: next(data[theirs] for theirs in keys if theirs in data)
+        for ours, keys in _HUB_KEYS.items()
+        if any(theirs in data for theirs in keys)
+    }
+    return build(ModelConfig, values, str(path))
+
+
+def to_hub_config(config: ModelConfig, eos_token_id: int, dtype: str) -> dict[str, object]:
+    """The `config.json` that transformers reads for this model; the inverse of the above."""
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.context_length,
+        "n_embd": config.emb_dim,
+        "n_head": config.n_heads,
+        "n_layer": config.n_layers,
+        "embd_pdrop": config.drop_rate,
+        "attn_pdrop": config.drop_rate,
+        "resid_pdrop": config.drop_rate,
+        "layer_norm_epsilon": config.layer_norm_eps,
+        "qkv_bias": config.qkv_bias,
+        "tie_word_embeddings": True,
+        "bos_token_id": eos_token_id,
+        "eos_token_id": eos_token_id,
+        "dtype": dtype,
+    }

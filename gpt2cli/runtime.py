@@ -1,0 +1,81 @@
+"""From a found model to a running one: vocabulary, prompt, memory check, decoder.
+
+torch is imported by `open_decoder`, after all that can be refused without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt2cli.config import END_OF_TEXT
+from gpt2cli.device import Placement
+from gpt2cli.errors import TokenizerError, UsageError, WeightsError
+from gpt2cli.generation import Decoder, fit_prompt
+from gpt2cli.sources import Source
+from gpt2cli.tokenizer import Tokenizer
+
+
+def directory_of(source: Source) -> Path:
+    """Where a fetched model's files are. Raises `WeightsError` if it was not fetched."""
+    if source.directory is None:
+        raise WeightsError(f"{source.name} has not been fetched")
+    return source.directory
+
+
+def open_tokenizer(source: Source) -> Tokenizer:
+    """The model's vocabulary. Raises `TokenizerError` if it has ids that the model lacks."""
+    tokenizer = Tokenizer.load(directory_of(source))
+    if tokenizer.size > source.config().vocab_size:
+        raise TokenizerError(
+            f"the vocabulary of {source.name} has {tokenizer.size} tokens, "
+            f"its model only {source.config().vocab_size}"
+        )
+    return tokenizer
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
+    """Token ids of the prompt; end-of-text alone stands for none."""
+    if text:
+        return tokenizer.encode(text, special=special)
+    if tokenizer.end_of_text is None:
+        raise UsageError(f"this model has no {END_OF_TEXT} token to begin from; give a prompt")
+    return [tokenizer.end_of_text]
+
+
+def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) -> list[int]:
+    """The prompt as it fits the context. Raises `UsageError` if it does not and `refuse`."""
+    context = source.config().context_length
+    if refuse and len(ids) + max_tokens > context:
+        raise UsageError(
+            f"{len(ids)} tokens of prompt and {max_tokens} to generate exceed the context of "
+            f"{context}; shorten one, or use --overflow slide"
+        )
+    return fit_prompt(ids, context)
+
+
+def open_decoder(
+    source: Source,
+    samples: int,
+    capacity: int,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+) -> tuple[Decoder, Placement]:
+    """Load the weights where they shall run, with a KV cache of `capacity` tokens a sample.
+
+    Raises `DeviceError` for a device or precision that is not here, `UsageError` for more
+    samples than memory, before any weights are read.
+    """
+    import torch
+
+    from gpt2cli import checkpoint
+    from gpt2cli.device import place
+    from gpt2cli.torch_decoder import TorchDecoder
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    placement = place(device, dtype)
+    model = checkpoint.load(directory_of(source), device=placement.device, dtype=placement.dtype)
+    return TorchDecoder(model, samples, capacity), placement

@@ -1,0 +1,164 @@
+"""GPT-2's byte-level BPE: text to token ids and back, one stream at a time.
+
+The merging itself is tiktoken's. This module reads the files that travel with a
+checkpoint, `vocab.json` and `merges.txt` (or the `tokenizer.json` that newer tools write
+in their place), into the ranks that tiktoken wants. Source of the scheme: OpenAI's
+`encoder.py` (github.com/openai/gpt-2) and Sennrich et al. 2016, arXiv:1508.07909.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from gpt2cli.config import END_OF_TEXT
+from gpt2cli.errors import TokenizerError
+
+# How OpenAI's encoder.py cuts text into words before any merging.
+SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in the vocabulary's files.
+
+    Printable Latin-1 stands for itself; the other 68 bytes get U+0100, U+0101, …
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = (b for b in range(256) if b not in set(printable))
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+class Tokenizer:
+    """A vocabulary: `encode` and `decode` between text and ids.
+
+    `size` counts the ids; `end_of_text` is the id that separates documents, or None.
+    """
+
+    def __init__(self, ranks: dict[bytes, int], special: dict[str, int]) -> None:
+        self._encoding = tiktoken.Encoding(
+            "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
+        )
+        self.end_of_text = special.get(END_OF_TEXT)
+        self.size = 1 + max(*ranks.values(), *special.values(), -1)
+
+    @classmethod
+    def load(cls, directory: Path) -> Tokenizer:
+        """Read a checkpoint's vocabulary. Raises `TokenizerError` if it is none."""
+        vocab, merges = _read_files(directory)
+        alphabet = byte_alphabet()
+        try:
+            byte_ids = {bytes([byte]): vocab[char] for char, byte in alphabet.items()}
+            merged = {_to_bytes(a + b, alphabet): vocab[a + b] for a, b in merges}
+        except KeyError as error:
+            raise TokenizerError(f"{directory}: the vocabulary lacks {error.args[0]!r}") from None
+        in_order = list(merged.values())
+        if in_order != sorted(in_order):
+            # tiktoken merges by id, GPT-2 by the order of the merges.
+            raise TokenizerError(f"{directory}: token ids do not follow the order of the merges")
+        ranks = byte_ids | merged
+        used = set(ranks.values())
+        return cls(ranks, {text: i for text, i in vocab.items() if i not in used})
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of `text`; with `special`, "<|endoftext|>" in it is that one token.
+
+        Raises `TokenizerError` for text that is not Unicode (a lone surrogate).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenizerError(
+                f"character {error.start} of the text is a lone surrogate, which is not Unicode"
+            ) from None
+        if special:
+            return self._encoding.encode(text, allowed_special="all")
+        return self._encoding.encode_ordinary(text)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of some tokens; they may begin or end inside a character."""
+        try:
+            return self._encoding.decode_bytes(list(ids))
+        except (KeyError, OverflowError):
+            raise TokenizerError(f"token ids go from 0 to {self.size - 1}") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some tokens, with U+FFFD for bytes that are not UTF-8."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+class StreamDecoder:
+    """Decodes token by token and never emits half a character.
+
+    What `push` returns over a whole stream, then `flush`, adds up to `Tokenizer.decode`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that one more token completes; may be empty."""
+        return self._utf8.decode(self._tokenizer.decode_bytes([token_id]))
+
+    def flush(self) -> str:
+        """What an unfinished character leaves at the end: U+FFFD or nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _to_bytes(token: str, alphabet: dict[str, int]) -> bytes:
+    return bytes([alphabet[char] for char in token])
+
+
+def _read_files(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a checkpoint, special tokens included in the former."""
+    vocab_file, merges_file = directory / "vocab.json", directory / "merges.txt"
+    if vocab_file.is_file() and merges_file.is_file():
+        lines = _read(merges_file).split("\n")
+        pairs: Sequence[Any] = [s for s in lines if s and not s.startswith("#version")]
+        return _vocabulary(_read_json(vocab_file), vocab_file), _merges(pairs, merges_file)
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise TokenizerError(f"{directory} has no vocab.json and merges.txt, nor tokenizer.json")
+    data = _read_json(path)
+    try:
+        vocab, pairs = data["model"]["vocab"], data["model"]["merges"]
+        added = {entry["content"]: entry["id"] for entry in data.get("added_tokens", [])}
+    except (KeyError, TypeError):
+        raise TokenizerError(f"{path} does not describe a byte-level BPE vocabulary") from None
+    return _vocabulary({**vocab, **added}, path), _merges(pairs, path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"cannot read {path}: {error}") from None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read(path))
+    except ValueError as error:
+        raise TokenizerError(f"{path} is not valid JSON: {error}") from None
+
+
+def _vocabulary(data: Any, path: Path) -> dict[str, int]:
+    if not isinstance(data, dict) or not all(type(i) is int and i >= 0 for i in data.values()):
+        raise TokenizerError(f"{path} must map tokens to ids")
+    if len(set(data.values())) != len(data):
+        raise TokenizerError(f"{path} gives one id to several tokens")
+    return data
+
+
+def _merges(pairs: Sequence[Any], path: Path) -> list[tuple[str, str]]:
+    """Each merge is "a b", or the pair [a, b] that newer files hold."""
+    split = [tuple(p.split(" ") if isinstance(p, str) else p) for p in pairs]
+    for i, pair in enumerate(split):
+        if len(pair) != 2:
+            raise TokenizerError(f"{path}: merge {i + 1} is not a pair of tokens: {pairs[i]!r}")
+    return split

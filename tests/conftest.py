@@ -1,0 +1,91 @@
+"""What the tests share: a tiny model, OpenAI's vocabulary where it is at hand, the command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2cli import checkpoint, training
+from gpt2cli.config import ModelConfig
+from gpt2cli.model import GPT2
+from gpt2cli.tokenizer import Tokenizer
+
+REPOSITORY = Path(__file__).parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+TEXT = (
+    "The quick brown fox jumps over the lazy dog. ROMEO: But soft, what light through yonder "
+    "window breaks? It is the east, and Juliet is the sun. I'm, you're, they'll; 1234 567.\n\n"
+) * 20
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> GPT2:
+    """A model whose every parameter, biases and norms included, differs from its default."""
+    generator = torch.Generator().manual_seed(seed)
+    model = GPT2(config)
+    for name, p in model.named_parameters():
+        mean = 1.0 if name.endswith("scale") else 0.0
+        std = 0.1 if p.dim() < 2 else 0.3
+        torch.nn.init.normal_(p, mean, std, generator=generator)
+    return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> ModelConfig:
+    return ModelConfig(vocab_size=300, context_length=32, emb_dim=24, n_heads=3, n_layers=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig) -> Path:
+    """A checkpoint of random weights with a vocabulary of its own, in the hub's layout."""
+    directory = tmp_path_factory.mktemp("tiny")
+    tokenizer = training.train_vocabulary(TEXT, tiny_config.vocab_size, directory)
+    assert tokenizer.end_of_text is not None
+    assert tokenizer.size == tiny_config.vocab_size
+    checkpoint.save(random_model(tiny_config), directory, tokenizer.end_of_text, torch.float32)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_directory: Path) -> Tokenizer:
+    return Tokenizer.load(tiny_directory)
+
+
+@pytest.fixture(scope="session")
+def openai_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OpenAI's vocabulary under the names that a checkpoint uses."""
+    if not (SHARED_DATA / "encoder.json").is_file():
+        pytest.skip("OpenAI's encoder.json and vocab.bpe are not at ../shared/data")
+    directory = tmp_path_factory.mktemp("openai")
+    shutil.copy(SHARED_DATA / "encoder.json", directory / "vocab.json")
+    shutil.copy(SHARED_DATA / "vocab.bpe", directory / "merges.txt")
+    return directory
+
+
+Gpt2 = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> Gpt2:
+    """Run the command as a shell would, in a process of its own, away from the user's cache."""
+
+    def run(
+        *arguments: str | bytes, stdin: bytes = b"", env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GPT2_", "HF_"))}
+        return subprocess.run(
+            [sys.executable, "-m", "gpt2cli", *arguments],
+            input=stdin,
+            capture_output=True,
+            env={**clean, "HF_HOME": str(tmp_path / "hf"), **(env or {})},
+            timeout=120,
+            check=False,
+        )
+
+    return run
