@@ -1,0 +1,295 @@
+"""The generation loop: stops, slides, seeds and batches, on a scripted and on a real decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2LMHeadModel
+
+from gpt2cli import checkpoint
+from gpt2cli.config import SamplingConfig
+from gpt2cli.errors import UsageError
+from gpt2cli.generation import Event, GenerationConfig, TextStream, fit_prompt, generate, slide
+from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.torch_decoder import TorchDecoder
+
+GREEDY = SamplingConfig(temperature=0)
+BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
+
+
+class Script:
+    """A decoder that "predicts" the given rows of ids, and remembers how it was called."""
+
+    def __init__(self, *rows: Sequence[int], context_length: int = 1000) -> None:
+        self.rows = [list(row) for row in rows]
+        self.context_length = context_length
+        self.length = 0
+        self.calls: list[Any] = []
+        self.given = 0
+
+    def prefill(self, rows: Sequence[Sequence[int]]) -> Any:
+        self.calls.append([list(row) for row in rows])
+        self.length = len(rows[0])
+        return self.next_logits()
+
+    def step(self, ids: Sequence[int]) -> Any:
+        assert self.length < self.context_length
+        self.calls.append(list(ids))
+        self.length += 1
+        return self.next_logits()
+
+    def truncate(self, length: int) -> None:
+        self.length = min(self.length, length)
+
+    def next_logits(self) -> Any:
+        logits = np.zeros((len(self.rows), 300), dtype=np.float32)  # ids past 256 mean nothing
+        logits[:, 280] = 99
+        for i, row in enumerate(self.rows):
+            logits[i, row[self.given] if self.given < len(row) else ord("?")] = 9
+        self.given += 1
+        return logits
+
+
+def run(text: str | bytes, **settings: Any) -> list[Event]:
+    data = text.encode() if isinstance(text, str) else text
+    config = GenerationConfig(GREEDY, **{"max_tokens": len(data), **settings})
+    return list(generate(Script(list(data)), BYTES, [65], config))
+
+
+def text_of(events: list[Event], sample: int = 0) -> str:
+    return "".join(event.text for event in events if event.sample == sample)
+
+
+def test_yields_one_event_a_token_and_ends_for_length() -> None:
+    events = run("hello")
+    assert [event.text for event in events] == list("hello")
+    assert [event.token_id for event in events] == list(b"hello")
+    assert [event.finish_reason for event in events] == [None] * 4 + ["length"]
+
+
+def test_end_of_text_ends_without_being_shown() -> None:
+    decoder = Script([*b"ab", 256, *b"cd"])
+    events = list(generate(decoder, BYTES, [65], GenerationConfig(GREEDY)))
+    assert text_of(events) == "ab"
+    assert (events[-1].token_id, events[-1].finish_reason) == (None, "eos")
+    assert len(decoder.calls) == 3  # nothing is computed after the end
+
+
+def test_end_of_text_can_be_ignored() -> None:
+    decoder = Script([*b"ab", 256, *b"cd"])
+    config = GenerationConfig(GREEDY, max_tokens=5, ignore_eos=True)
+    assert text_of(list(generate(decoder, BYTES, [65], config))) == "ab<|endoftext|>cd"
+
+
+def test_no_step_is_computed_for_a_token_that_is_not_wanted() -> None:
+    decoder = Script(b"abc")
+    list(generate(decoder, BYTES, [65], GenerationConfig(GREEDY, max_tokens=3)))
+    assert decoder.calls == [[[65]], [ord("a")], [ord("b")]]
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "shown"),
+    [
+        ("one. two. three", (". t",), "one"),
+        ("one. two. three", ("three", "two"), "one. "),
+        ("aaab", ("aab",), "a"),
+        ("abcabd", ("abd",), "abc"),
+        ("x\n\ny", ("\n\n",), "x"),
+        ("stop", ("stop",), ""),
+        ("héllo wörld", ("ö",), "héllo w"),
+    ],
+)
+def test_stop_strings_that_span_tokens_are_never_shown(
+    text: str, stop: tuple[str, ...], shown: str
+) -> None:
+    events = run(text, stop=stop)
+    assert text_of(events) == shown
+    assert events[-1].finish_reason == "stop"
+
+
+def test_what_only_began_a_stop_string_is_shown_in_the_end() -> None:
+    events = run("the en", stop=("end",))
+    assert text_of(events) == "the en"
+    assert events[-1].finish_reason == "length"
+
+
+@given(
+    text=st.text(alphabet="ab🙂é\n", max_size=30),
+    stops=st.lists(st.text(alphabet="ab🙂é", min_size=1, max_size=4), max_size=3),
+)
+@settings(deadline=None, max_examples=150)
+def test_stopping_in_a_stream_equals_cutting_the_whole_text(text: str, stops: list[str]) -> None:
+    stream, shown = TextStream(BYTES, stops), ""
+    for token_id in text.encode():
+        shown += stream.push(token_id)
+        if stream.stopped:
+            break
+    else:
+        shown += stream.flush()
+    # A stream acts on the stop string that ends first; one that begins earlier may end later.
+    first_end = min((text.find(s) + len(s) for s in stops if s in text), default=None)
+    if first_end is None:
+        assert shown == text
+        return
+    seen = text[:first_end]
+    cut = min(seen.find(stop) for stop in stops if stop in seen)
+    assert shown == seen[:cut]
+    assert stream.stopped
+
+
+def test_half_a_character_is_held_back_and_flushed_as_a_replacement() -> None:
+    events = run("é🙂".encode()[:-1])
+    assert [event.text for event in events] == ["", "é", "", "", "\ufffd"]
+
+
+def test_ids_beyond_the_vocabulary_are_never_chosen() -> None:
+    assert text_of(run("ok")) == "ok"  # the script scores id 280 highest throughout
+
+
+def test_samples_end_on_their_own() -> None:
+    decoder = Script([*b"ab", 256], [*b"abcd"])
+    config = GenerationConfig(GREEDY, max_tokens=4, samples=2)
+    events = list(generate(decoder, BYTES, [65], config))
+    assert [text_of(events, i) for i in (0, 1)] == ["ab", "abcd"]
+    assert [event.finish_reason for event in events if event.finish_reason] == ["eos", "length"]
+
+
+def test_a_full_context_slides_in_blocks() -> None:
+    decoder = Script(b"x" * 40, context_length=16)
+    config = GenerationConfig(GREEDY, max_tokens=40)
+    list(generate(decoder, BYTES, list(b"prompt"), config))
+    prefills = [call[0] for call in decoder.calls if isinstance(call[0], list)]
+    assert [len(ids) for ids in prefills] == [6, 12, 12, 12, 12, 12, 12]
+    assert bytes(prefills[1]) == b"t" + b"x" * 11  # the newest of what was there
+    # 40 tokens: the cost stays flat, three prefilled tokens for each generated one.
+    assert sum(map(len, prefills[1:])) <= 3 * 40
+
+
+def test_a_prompt_longer_than_the_context_loses_its_oldest_tokens() -> None:
+    assert fit_prompt(range(16), 16) == list(range(16))
+    assert fit_prompt(range(17), 16) == list(range(5, 17))
+    assert slide(range(100), 16) == list(range(88, 100))
+    assert fit_prompt([1, 2], 1) == [2]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_tokens": 0}, {"samples": 0}, {"seed": -1}, {"stop": ("",)}]
+)
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        GenerationConfig(**wrong)
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(UsageError, match="empty"):
+        next(generate(Script(b""), BYTES, [], GenerationConfig()))
+
+
+# From here on with a real decoder.
+
+
+@pytest.fixture(scope="module")
+def model(tiny_directory: Path) -> Any:
+    return checkpoint.load(tiny_directory)
+
+
+def sample_ids(
+    model: Any, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
+) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(config.samples)]
+    for event in generate(TorchDecoder(model, config.samples), tokenizer, prompt, config):
+        if event.token_id is not None:
+            rows[event.sample].append(event.token_id)
+    return rows
+
+
+def test_greedy_tokens_equal_those_of_transformers(
+    model: Any, tiny_directory: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
+    prompt = tiny_tokenizer.encode("ROMEO: But")
+    expected = theirs.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=20,
+        min_new_tokens=20,
+        do_sample=False,
+        pad_token_id=0,
+    )[0, len(prompt) :]
+    config = GenerationConfig(GREEDY, max_tokens=20, ignore_eos=True)
+    assert sample_ids(model, tiny_tokenizer, prompt, config)[0] == expected.tolist()
+
+
+SAMPLED = SamplingConfig(temperature=1.0, top_p=0.95)
+
+
+def test_a_seed_repeats_and_another_does_not(model: Any, tiny_tokenizer: Tokenizer) -> None:
+    def ids(seed: int) -> list[int]:
+        config = GenerationConfig(SAMPLED, max_tokens=25, seed=seed, ignore_eos=True)
+        return sample_ids(model, tiny_tokenizer, [5, 6], config)[0]
+
+    assert ids(0) == ids(0)
+    assert ids(0) != ids(1)
+
+
+def test_a_sample_does_not_depend_on_how_many_are_asked_for(
+    model: Any, tiny_tokenizer: Tokenizer
+) -> None:
+    def ids(samples: int) -> list[list[int]]:
+        config = GenerationConfig(SAMPLED, max_tokens=25, seed=3, samples=samples, ignore_eos=True)
+        return sample_ids(model, tiny_tokenizer, [5, 6, 7], config)
+
+    alone, three, five = ids(1), ids(3), ids(5)
+    assert alone == three[:1] == five[:1]
+    assert three == five[:3]
+    assert len({tuple(row) for row in five}) == 5
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_sliding_gives_the_logits_of_the_text_that_remains(
+    model: Any, tiny_tokenizer: Tokenizer, samples: int
+) -> None:
+    """Every token past the window is the model's own choice given the window alone."""
+    prompt = tiny_tokenizer.encode("It is the east")
+    config = GenerationConfig(GREEDY, max_tokens=70, samples=samples, ignore_eos=True)
+    context = model.config.context_length
+    generated = sample_ids(model, tiny_tokenizer, prompt, config)[-1]
+    window = list(prompt)
+    for token_id in generated:
+        if len(window) > context:
+            window = slide(window, context)
+        assert model(torch.tensor([window]))[0, -1].argmax().item() == token_id
+        window.append(token_id)
+
+
+def test_repetition_penalty_counts_prompt_and_generated_tokens(
+    model: Any, tiny_directory: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
+    prompt = tiny_tokenizer.encode("Juliet is the sun")
+    expected = theirs.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=15,
+        min_new_tokens=15,
+        do_sample=False,
+        repetition_penalty=1.7,
+        pad_token_id=0,
+    )[0, len(prompt) :]
+    sampling = SamplingConfig(temperature=0, repetition_penalty=1.7)
+    config = GenerationConfig(sampling, max_tokens=15, ignore_eos=True)
+    assert sample_ids(model, tiny_tokenizer, prompt, config)[0] == expected.tolist()
+
+
+def test_decoder_protocol_truncate_forgets_the_newest(model: Any) -> None:
+    decoder = TorchDecoder(model)
+    decoder.prefill([[1, 2, 3, 4, 5]])
+    decoder.truncate(3)
+    assert decoder.length == 3
+    after = decoder.step([9])
+    assert np.allclose(after, TorchDecoder(model).prefill([[1, 2, 3, 9]]), atol=1e-5)
