@@ -87,11 +87,15 @@ def open_run(
 ) -> Trainer:
     """Prepare a run in `directory`: learn the vocabulary and encode the text, or pick it up.
 
-    Raises `UsageError` where a model would be overwritten, or the text is too short.
+    Raises `UsageError` where a model would be overwritten, or the text is too short, and
+    `WeightsError` where there is nothing to resume.
     """
+    state = directory / STATE_FILE
+    if resume and not state.is_file():
+        raise WeightsError(f"nothing to resume: there is no {state}")
     if resume:
         tokenizer = Tokenizer.load(directory)
-    elif any((directory / name).exists() for name in (checkpoint.WEIGHTS_FILE, STATE_FILE)):
+    elif (directory / checkpoint.WEIGHTS_FILE).exists() or state.exists():
         raise UsageError(f"{directory} already holds a model; add --resume or choose another --out")
     train, val = split_text(text, spec.training.val_fraction)
     if not resume:
@@ -308,11 +312,9 @@ class Trainer:
     def load_state(self) -> None:
         """Continue where `save_state` left off.
 
-        Raises `WeightsError` without a usable state, `UsageError` if it is of another run.
+        Raises `WeightsError` for a damaged state, `UsageError` if it is of another run.
         """
         path = self.directory / STATE_FILE
-        if not path.is_file():
-            raise WeightsError(f"nothing to resume: there is no {path}")
         tensors, metadata = checkpoint.read_safetensors(path)
         if metadata.get("identity") != self._identity():
             raise UsageError(
