@@ -312,7 +312,7 @@ def to_hub_config(config: ModelConfig, eos_token_id: int, dtype: str) -> dict[st
         "n_head": config.n_heads,
         "n_layer": config.n_layers,
         "embd_pdrop": config.drop_rate,
-        "attn_pdrop": config.drop_rate,
+        "attn_pdrop": 0.0,
         "resid_pdrop": config.drop_rate,
         "layer_norm_epsilon": config.layer_norm_eps,
         "qkv_bias": config.qkv_bias,

@@ -1,0 +1,118 @@
+"""The command `gpt2`: one file a command, and the boundary where errors become exit codes.
+
+stdout is for what was asked for, stderr for people. Exit codes: 0 done, 1 failed, 2 wrong
+usage, 130 interrupted, 141 the reader of a pipe has gone. Nothing heavy is imported here,
+so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from gpt2cli import __version__
+from gpt2cli.cli import generate, info, models, train
+from gpt2cli.cli.terminal import complain
+from gpt2cli.errors import GPT2CLIError, UsageError
+
+
+class _Group(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        ctx.obj = {}
+        with _boundary(ctx.obj):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _boundary(settings: dict[str, bool]) -> Iterator[None]:
+    """Turn exceptions into one line on stderr and an exit code; `--debug` lets them through."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        _abandon_stdout()
+        sys.exit(141)
+    except GPT2CLIError as error:
+        if settings.get("debug"):
+            raise
+        complain(str(error))
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        if settings.get("debug"):
+            raise
+        _abandon_stdout()
+        complain(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
+        sys.exit(1)
+    except Exception as error:
+        # Typer's own ways to leave carry an exit code, and Typer prints them better.
+        if settings.get("debug") or hasattr(error, "exit_code") or isinstance(error, typer.Abort):
+            raise
+        # What is left is a bug, or memory that ran out, which every library reports its own way.
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            complain("out of memory; try a smaller model, fewer samples or a lower precision")
+        else:
+            complain(f"internal error: {type(error).__name__}: {error} (--debug shows where)")
+        sys.exit(1)
+
+
+def _abandon_stdout() -> None:
+    """Point stdout at nothing, so that Python's flush at exit cannot fail again."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 closed pipe.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gpt2cli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def gpt2(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """GPT-2 in your shell: generate text, look at models, train your own.
+
+    \b
+    Examples:
+      gpt2 generate --model bard "ROMEO:"
+      gpt2 generate "Hello, I'm a language model,"
+      gpt2 info --all
+    """
+
+
+app.command()(generate.generate)
+app.command()(info.info)
+app.add_typer(models.app, name="models")
+app.command()(train.train)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    with _boundary({}):
+        try:
+            app(prog_name="gpt2")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()

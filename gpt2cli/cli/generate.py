@@ -1,0 +1,290 @@
+"""`gpt2 generate`: continue a prompt."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpt2cli import __version__
+from gpt2cli.cli import options
+from gpt2cli.cli.terminal import (
+    Output,
+    complain,
+    download_progress,
+    is_terminal,
+    notice,
+    read_argument,
+    read_file,
+    read_stdin,
+)
+from gpt2cli.config import END_OF_TEXT, SamplingConfig
+from gpt2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpt2cli.device import Placement
+    from gpt2cli.generation import Event, GenerationConfig
+    from gpt2cli.record import Recorder
+    from gpt2cli.sources import Source
+
+
+def generate(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="Text to continue; - reads stdin. Piped text comes before it."),
+    ] = None,
+    model: options.Model = "124M",
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", "-n", envvar="GPT2_MAX_TOKENS", help="Tokens to generate."),
+    ] = 100,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature",
+            "-t",
+            envvar="GPT2_TEMPERATURE",
+            help="0 is greedy; 1 the model's own distribution. [default: the model's, 0.8]",
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", "-k", help="Choose among the K most probable tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            "--top-p",
+            "-p",
+            envvar="GPT2_TOP_P",
+            help="Choose among the most probable tokens that together reach P, the one that "
+            "crosses P included. [default: the model's, 0.95]",
+        ),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(help="Leave out tokens less than P times as probable as the best."),
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(help="Above 1: make tokens that already occurred less likely."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Repeat a run. [default: drawn, and reported]")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text. May be given several times.")
+    ] = None,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")
+    ] = False,
+    samples: Annotated[
+        int, typer.Option("--samples", "-s", help="Continuations, generated as one batch.")
+    ] = 1,
+    echo: Annotated[
+        bool | None,
+        typer.Option("--echo/--no-echo", help="Print the prompt too. [default: on a terminal]"),
+    ] = None,
+    no_stream: Annotated[
+        bool, typer.Option("--no-stream", help="Print when all is done, not as it comes.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line and sample.")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")
+    ] = None,
+    keep_newline: Annotated[
+        bool, typer.Option("--keep-newline", help="Keep the last newline of stdin or the file.")
+    ] = False,
+    no_special: Annotated[
+        bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the prompt as plain text.")
+    ] = False,
+    overflow: Annotated[
+        str,
+        typer.Option(
+            metavar="slide|error",
+            help="When the context is full: drop the oldest tokens, or refuse.",
+        ),
+    ] = "slide",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    offline: options.Offline = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Continue a prompt with GPT-2; without one, begin from nothing.
+
+    The text streams to stdout. On a terminal the prompt is shown too and control
+    characters are made visible; into a pipe goes the bare continuation, byte for byte.
+
+    \b
+    Examples:
+      gpt2 generate "Hello, I'm a language model," -n 50
+      gpt2 generate --model bard --temperature 0 "ROMEO:"
+      cat notes.txt | gpt2 generate "In short:" --stop "." --json
+      gpt2 generate -s 3 --seed 7 "The best thing about Mondays is"
+    """
+    from gpt2cli import generation, runtime, sources
+    from gpt2cli.device import check_names
+    from gpt2cli.record import Recorder
+
+    if overflow not in ("slide", "error"):
+        raise UsageError(f"overflow must be slide or error, not {overflow!r}")
+    check_names(device, dtype)
+    source = sources.resolve(model)
+    given: dict[str, Any] = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    config = generation.GenerationConfig(
+        sampling=replace(source.generation, **{k: v for k, v in given.items() if v is not None}),
+        max_tokens=max_tokens,
+        samples=samples,
+        seed=generation.new_seed() if seed is None else seed,
+        stop=tuple(read_argument(text) for text in stop or ()),
+        ignore_eos=ignore_eos,
+    )
+    text = _read_prompt(prompt, file, keep_newline)
+    output = Output()
+    with download_progress() as progress:
+        source = sources.fetch(source, offline=offline, progress=progress)
+    begun = time.perf_counter()
+    tokenizer = runtime.open_tokenizer(source)
+    ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
+    window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
+    if len(window) < len(ids):
+        complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
+    decoder, placement = runtime.open_decoder(
+        source, samples, len(window) + max_tokens, device=device, dtype=dtype, threads=threads
+    )
+    load_seconds = time.perf_counter() - begun
+
+    recorder = Recorder(samples)
+    events = recorder.watch(generation.generate(decoder, tokenizer, ids, config))
+    if echo is None:
+        echo = output.terminal
+    shown_prompt = text if echo else ""
+    if as_json or no_stream or samples > 1:
+        interrupted = _exhaust(events)
+    else:
+        interrupted = _stream(events, output, shown_prompt)
+    facts = _facts(source, placement, config, overflow, load_seconds, recorder)
+    if as_json:
+        for i, sample in enumerate(recorder.samples):
+            record = {"prompt": text, "sample": i, **asdict(sample), **facts}
+            output.write(json.dumps(record, ensure_ascii=False) + "\n")
+    elif no_stream or samples > 1:
+        _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
+    _report(facts, recorder, asked=verbose, drawn=seed is None)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _read_prompt(argument: str | None, file: Path | None, keep_newline: bool) -> str:
+    """The piped or filed text, a newline and the argument: whatever there is of them."""
+    piped = None
+    if file is not None:
+        piped, origin = read_file(file), str(file)
+    elif argument == "-" or not is_terminal(sys.stdin):
+        piped, origin = read_stdin(), "stdin"
+    own = None if argument in (None, "-") else read_argument(argument or "")
+    if piped is None:
+        return own or ""
+    if not keep_newline:
+        piped = piped.removesuffix("\n").removesuffix("\r")
+    if own is None and not piped:
+        raise UsageError(f"{origin} is empty; give a prompt there or as an argument")
+    if own is None:
+        return piped
+    return f"{piped}\n{own}" if piped else own
+
+
+def _exhaust(events: Iterator[Event]) -> bool:
+    """Run to the end; True if Ctrl-C came first."""
+    try:
+        for _ in events:
+            pass
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _stream(events: Iterator[Event], output: Output, prompt: str) -> bool:
+    """Show the text as it comes; True if Ctrl-C came first."""
+    try:
+        output.write(prompt)
+        for event in events:
+            output.write(event.text)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        if output.terminal:
+            output.end_line()
+    return False
+
+
+def _print_samples(texts: list[str], output: Output) -> None:
+    """One text as it is; several each under a line that numbers it."""
+    for i, text in enumerate(texts, start=1):
+        if len(texts) > 1:
+            output.write(f"--- {i}/{len(texts)} ---\n")
+        output.write(text)
+        if len(texts) > 1 or output.terminal:
+            output.end_line()
+
+
+def _facts(
+    source: Source,
+    placement: Placement,
+    config: GenerationConfig,
+    overflow: str,
+    load_seconds: float,
+    recorder: Recorder,
+) -> dict[str, Any]:
+    """What a run needs to be repeated, and how it went."""
+    sampling: SamplingConfig = config.sampling
+    return {
+        "seed": config.seed,
+        "model": source.name,
+        "repo_id": source.repo_id,
+        "revision": source.revision,
+        "device": str(placement.device),
+        "dtype": placement.dtype_name,
+        "version": __version__,
+        "sampling": asdict(sampling),
+        "max_tokens": config.max_tokens,
+        "samples": config.samples,
+        "stop": list(config.stop),
+        "ignore_eos": config.ignore_eos,
+        "overflow": overflow,
+        "timings": {
+            "load_s": load_seconds,
+            "time_to_first_token_s": recorder.time_to_first_token,
+            "tokens_per_second": recorder.tokens_per_second,
+        },
+    }
+
+
+def _report(facts: dict[str, Any], recorder: Recorder, *, asked: bool, drawn: bool) -> None:
+    if asked:
+        first, speed = recorder.time_to_first_token, recorder.tokens_per_second
+        parts = [
+            f"{facts['model']} on {facts['device']} in {facts['dtype']}",
+            f"loaded in {facts['timings']['load_s']:.2f} s",
+            f"first token after {first:.3f} s" if first is not None else "no token",
+            f"{recorder.tokens} tokens",
+            f"{speed:.1f} tokens/s" if speed else "",
+        ]
+        complain(", ".join(part for part in parts if part))
+    if drawn and facts["sampling"]["temperature"] > 0:
+        notice(f"seed {facts['seed']} (--seed {facts['seed']} repeats this)", asked=asked)

@@ -1,0 +1,144 @@
+"""`gpt2 models`: what can be run, what is on this disk, and how to fetch or remove it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from gpt2cli import hub, sources
+from gpt2cli.cli import options
+from gpt2cli.cli.terminal import Output, download_progress, notice
+from gpt2cli.config import shipped_specs
+from gpt2cli.errors import UsageError, WeightsError
+
+app = typer.Typer(rich_markup_mode=None, help="List, fetch and remove models.")
+Name = Annotated[str, typer.Argument(help="Config name or alias, or hub repository (owner/name).")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    name: str
+    aliases: tuple[str, ...]
+    origin: str
+    status: str
+    size: int | None
+
+
+@app.callback(invoke_without_command=True)
+def models(ctx: typer.Context, as_json: options.Json = False, debug: options.Debug = False) -> None:
+    """List the models that are shipped or cached, with their size on disk.
+
+    \b
+    Examples:
+      gpt2 models
+      gpt2 models pull gpt2-medium
+      gpt2 models rm distilbert/distilgpt2
+    """
+    if ctx.invoked_subcommand:
+        return
+    rows = _rows()
+    if as_json:
+        listed = [{field: getattr(row, field) for field in _Row.__slots__} for row in rows]
+        Output().write(json.dumps(listed, ensure_ascii=False) + "\n")
+    else:
+        _print_table(rows)
+
+
+def _rows() -> list[_Row]:
+    cached = {model.repo_id: model for model in hub.cached_models()}
+    rows = []
+    for spec in shipped_specs():
+        if spec.bundled:
+            rows.append(_Row(spec.name, spec.aliases, "bundled", "ready", _bundled_size(spec.name)))
+        elif spec.repo_id:
+            found = cached.pop(spec.repo_id, None)
+            rows.append(_hub_row(spec.name, spec.aliases, spec.repo_id, found))
+    rows += [_hub_row(repo_id, (), repo_id, model) for repo_id, model in sorted(cached.items())]
+    return rows
+
+
+def _hub_row(
+    name: str, aliases: tuple[str, ...], repo_id: str, model: hub.CachedModel | None
+) -> _Row:
+    if model is None:
+        return _Row(name, aliases, repo_id, "not fetched", None)
+    return _Row(name, aliases, repo_id, "ready" if model.complete else "incomplete", model.size)
+
+
+def _bundled_size(name: str) -> int:
+    directory = sources.resolve(name).directory
+    return sum(p.stat().st_size for p in directory.iterdir()) if directory else 0
+
+
+def _print_table(rows: list[_Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in (("model", "left"), ("aliases", "left"), ("from", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table.add_column("status")
+    table.add_column("on disk", justify="right")
+    for row in rows:
+        size = f"{row.size / 1e6:,.1f} MB" if row.size is not None else ""
+        cells = (row.name, ", ".join(row.aliases), row.origin, row.status, size)
+        table.add_row(*(Text(cell) for cell in cells))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print(table)
+
+
+def _hub_id(name: str) -> str:
+    source = sources.resolve(name)
+    if source.repo_id is None:
+        raise UsageError(f"{name} does not come from the hub; it is in {source.directory}")
+    return source.repo_id
+
+
+@app.command()
+def pull(name: Name, debug: options.Debug = False) -> None:
+    """Fetch a model, or its newest revision; prints its directory.
+
+    \b
+    Examples:
+      gpt2 models pull 124M
+      gpt2 models pull distilbert/distilgpt2
+    """
+    source = sources.resolve(name)
+    _hub_id(name)
+    with download_progress() as progress:
+        fetched = sources.fetch(source, update=True, progress=progress)
+    Output().write(f"{fetched.directory}\n")
+
+
+@app.command()
+def rm(name: Name, debug: options.Debug = False) -> None:
+    """Delete a fetched model from the hub's cache.
+
+    \b
+    Examples:
+      gpt2 models rm 1558M
+      gpt2 models rm distilbert/distilgpt2
+    """
+    freed = hub.remove(_hub_id(name))
+    notice(f"removed {name}: {freed / 1e6:,.1f} MB freed")
+
+
+@app.command()
+def path(name: Name, debug: options.Debug = False) -> None:
+    """Print the directory of a model that is bundled, fetched or local.
+
+    \b
+    Examples:
+      gpt2 models path bard
+      ls -lh "$(gpt2 models path 124M)"
+    """
+    source: Any = sources.resolve(name)
+    if source.directory is None:
+        raise WeightsError(f"{name} is not on this disk; fetch it with: gpt2 models pull {name}")
+    Output().write(f"{source.directory}\n")

@@ -1,0 +1,136 @@
+"""What the commands share about terminals: text out, text in, notices and progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+
+from gpt2cli.errors import GPT2CLIError, UsageError
+
+if TYPE_CHECKING:
+    from gpt2cli.download import Progress
+
+# Escape sequences could rewrite the screen, direction overrides could disguise text; a
+# model may produce both. C0 controls have pictures at U+2400; the others show their number.
+_VISIBLE = {c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\n\t"}
+_VISIBLE |= {0x7F: "\u2421"}
+_VISIBLE |= {c: f"\\x{c:02x}" for c in range(0x80, 0xA0)}
+_VISIBLE |= {c: f"\\u{c:04x}" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def visible(text: str) -> str:
+    """`text` with control characters other than newline and tab made visible."""
+    return text.translate(_VISIBLE)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person looks at this stream."""
+    return stream is not None and stream.isatty()
+
+
+class Output:
+    """stdout for generated text: UTF-8 whatever the locale, untouched unless on a terminal."""
+
+    def __init__(self) -> None:
+        if sys.stdout is None:
+            raise GPT2CLIError("stdout is closed; there is nowhere to write")
+        self.terminal = is_terminal(sys.stdout)
+        self._at_line_start = True
+        sys.stdout.flush()
+        self._buffer: BinaryIO = sys.stdout.buffer
+
+    def write(self, text: str) -> None:
+        """Write and flush, so that a stream is seen as it comes."""
+        if not text:
+            return
+        shown = visible(text) if self.terminal else text
+        self._buffer.write(shown.encode("utf-8"))
+        self._buffer.flush()
+        self._at_line_start = text.endswith("\n")
+
+    def end_line(self) -> None:
+        """Begin a new line, unless at the start of one."""
+        if not self._at_line_start:
+            self.write("\n")
+
+
+def complain(message: str) -> None:
+    """One line on stderr: what went wrong, or what was lost."""
+    if sys.stderr is not None:
+        # Names and prompts within the message are as untrusted as a model's text.
+        line = " ".join(visible(message).split())
+        sys.stderr.write(f"gpt2: {line}\n".encode("utf-8", "replace").decode("utf-8"))
+        sys.stderr.flush()
+
+
+def notice(message: str, *, asked: bool = False) -> None:
+    """One line on stderr for people: shown on a terminal, or when asked for (`-v`)."""
+    if asked or is_terminal(sys.stderr):
+        complain(message)
+
+
+def decode_utf8(data: bytes, origin: str) -> str:
+    """Text from bytes. Raises `UsageError` with the offset of the first wrong byte."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{origin} is not valid UTF-8 text (at byte {error.start})") from None
+
+
+def read_argument(argument: str) -> str:
+    """A command-line argument as UTF-8, even if the locale read it as something else."""
+    return decode_utf8(os.fsencode(argument), "the prompt")
+
+
+def read_stdin() -> str:
+    """All of stdin. Raises `UsageError` if it is closed or not UTF-8."""
+    if sys.stdin is None:
+        raise UsageError("stdin is closed; there is nothing to read")
+    return decode_utf8(sys.stdin.buffer.read(), "stdin")
+
+
+def read_file(path: Path) -> str:
+    """All of a text file. Raises `UsageError` if it cannot be read."""
+    try:
+        return decode_utf8(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+@contextmanager
+def download_progress(quiet: bool = False) -> Iterator[Progress | None]:
+    """A progress bar a file on stderr while something is fetched, if a person looks on."""
+    if quiet or not is_terminal(sys.stderr):
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def update(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(visible(name), total=total)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield update

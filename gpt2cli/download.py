@@ -1,0 +1,323 @@
+"""Downloads from the Hugging Face hub into its cache: resumable, verified, safe side by side.
+
+huggingface_hub does the talking. What it leaves out is done here: a partial file that the
+next process goes on with, and a check of the hash that large files are named by.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from gpt2cli import hub
+from gpt2cli.errors import DownloadError, GPT2CLIError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, its bytes on disk so far and its size in bytes."""
+
+_CHUNK = 256 * 1024
+_NO_NETWORK_NEEDED = "use --model bard, which is bundled and needs no network"
+
+
+def download(
+    repo_id: str,
+    *,
+    revision: str = "main",
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Bring a model up to date with the hub and return its directory in the cache.
+
+    Only the files that a GPT-2 needs are fetched. A download that was interrupted, in
+    whatever way, resumes; until it is complete, an older snapshot stays the current one.
+    Raises `UsageError` for what the hub does not have, `WeightsError` for what is no GPT-2,
+    `DownloadError` when the hub cannot be reached or refuses.
+    """
+    from huggingface_hub import constants
+
+    if offline or constants.HF_HUB_OFFLINE:
+        if cached := hub.cached_snapshot(repo_id, revision):
+            return cached
+        raise DownloadError(
+            f"{repo_id} is not in the cache, and offline mode is on; "
+            f"switch it off (--offline, HF_HUB_OFFLINE), or {_NO_NETWORK_NEEDED}"
+        )
+    with _quiet_hub():
+        try:
+            return _download(repo_id, revision, progress)
+        except (_http_error(), OSError) as error:
+            raise _explain(error, repo_id, revision) from error
+
+
+def _download(repo_id: str, revision: str, progress: Progress | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    commit, names = _listing(repo_id, revision)
+    snapshot = hub.model_directory(repo_id) / "snapshots" / commit
+    for name in hub.required_files(names, repo_id):
+        if not (snapshot / name).is_file():
+            if name.endswith(".safetensors"):
+                _fetch_weights(repo_id, commit, name, progress)
+            # Fetches a small file; for weights, links the snapshot to the blob just fetched.
+            hf_hub_download(repo_id, name, revision=commit)
+            if progress:
+                size = (snapshot / name).stat().st_size
+                progress(name, size, size)
+        # Known before gigabytes of something else are paid for.
+        if name == hub.CONFIG and (kind := hub.model_type(snapshot)) not in (None, "gpt2"):
+            raise WeightsError(f"{repo_id} is a {kind!r} model; gpt2cli runs GPT-2 alone")
+    if revision != commit:
+        _write_ref(hub.model_directory(repo_id) / "refs" / revision, commit)
+    return snapshot
+
+
+def _listing(repo_id: str, revision: str) -> tuple[str, set[str]]:
+    """The commit that a revision stands for now, and the names of its files."""
+    from huggingface_hub import HfApi, constants, errors
+
+    try:
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        info = HfApi().model_info(repo_id, revision=revision, timeout=timeout)
+    except errors.HFValidationError:
+        raise UsageError(f"{repo_id!r} cannot name a model; names look like owner/name") from None
+    except errors.HfHubHTTPError:  # some are ValueErrors as well
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        raise _not_a_hub() from error
+    if not hub.COMMIT.fullmatch(info.sha or ""):
+        raise _not_a_hub()
+    return str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
+
+
+def _write_ref(path: Path, commit: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    partial.write_text(commit, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _fetch_weights(repo_id: str, commit: str, name: str, progress: Progress | None) -> None:
+    """Make the blob of one weights file present, and right.
+
+    huggingface_hub's own download begins anew in every process, which gigabytes over a
+    weak line do not survive; here the partial file is kept, named by its hash.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    # Public, but exported lazily, which a type checker does not see.
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+    folder = hub.model_directory(repo_id)
+    url = hf_hub_url(repo_id, name, revision=commit)
+    metadata = get_hf_file_metadata(url)
+    etag, size = metadata.etag or "", metadata.size or 0
+    if not re.fullmatch(r"\w+", etag, re.ASCII):  # it becomes a file's name
+        raise _not_a_hub()
+    blob = folder / "blobs" / etag
+    partial = blob.with_name(f"{etag}.incomplete")
+    # The lock that hf_hub_download takes too, so that other programs keep out.
+    lock = folder.parent / ".locks" / folder.name / f"{etag}.lock"
+    for directory in (blob.parent, lock.parent):
+        directory.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if not blob.exists():
+            report = progress or (lambda *_: None)
+            _fill(partial, url, size, name, lambda done: report(name, done, size))
+            _verify(partial, etag, name)
+            os.replace(partial, blob)
+
+
+class _Sink(io.BufferedWriter):
+    """A file open for appending, that reports its length in bytes after every write."""
+
+    def __init__(self, path: Path, report: Callable[[int], None]) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._report = report
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        written = super().write(data)
+        self._report(self.tell())
+        return written
+
+
+def _fill(partial: Path, url: str, size: int, name: str, report: Callable[[int], None]) -> None:
+    """Append to a partial file until it has `size` bytes (0: as many as there are).
+
+    `url` is the hub's own, not where it redirects to: the HTTP client then drops the token
+    on the way to another host, and every retry gets a fresh redirect.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    headers = build_hf_headers(headers={"Accept-Encoding": "identity"})
+    total = size or None
+    started_over = False
+    while True:
+        with _Sink(partial, report) as sink:
+            if size and sink.tell() > size:
+                sink.seek(sink.truncate(0))
+            report(before := sink.tell())
+            _check_space(partial, size - before)
+            try:
+                return http_get(url, sink, resume_size=before, headers=headers, expected_size=total)
+            except HfHubHTTPError as error:
+                if error.response.status_code != 416 or started_over:
+                    raise
+                started_over = True
+                sink.truncate(0)
+            except (_http_error(), OSError) as error:
+                if getattr(error, "errno", None):  # of the disk
+                    raise
+                # A line that drops often gets there too, as long as something arrives.
+                if sink.tell() <= before:
+                    raise DownloadError(
+                        f"the download of {name} broke off at {sink.tell() / 1e6:.1f} of "
+                        f"{size / 1e6:.1f} MB; run the command again, and it resumes there"
+                    ) from error
+
+
+def _check_space(path: Path, needed: int) -> None:
+    # Some network disks say 0 and mean that they do not know.
+    if 0 < shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _verify(partial: Path, etag: str, name: str) -> None:
+    """Compare a finished file with its hash, where the hub's etag is one."""
+    if not re.fullmatch(r"[0-9a-f]{64}", etag):
+        return
+    digest = hashlib.sha256()
+    with partial.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest() != etag:
+        partial.unlink()
+        raise DownloadError(
+            f"{name} arrived damaged (its SHA-256 is not the hub's) and was deleted; "
+            "run the command again"
+        )
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Have huggingface_hub write nothing, report nothing, and read plain HTTP in small pieces.
+
+    A piece is what progress is counted in, and what is lost when a connection breaks.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import logging as hub_logging
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    settings = vars(constants)
+    ours = {
+        "DOWNLOAD_CHUNK_SIZE": _CHUNK,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    before = {key: settings[key] for key in ours}
+    verbosity, bars = hub_logging.get_verbosity(), not are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            settings.update(ours)
+            hub_logging.set_verbosity(logging.CRITICAL)
+            disable_progress_bars()
+            yield
+        finally:
+            settings.update(before)
+            hub_logging.set_verbosity(verbosity)
+            if bars:
+                enable_progress_bars()
+
+
+def _http_error() -> type[Exception]:
+    """The base of the errors of the HTTP library, of which huggingface_hub has had three."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    kinds = [kind for kind in HfHubHTTPError.__mro__ if issubclass(kind, Exception)]
+    ours = ("builtins", "huggingface_hub")
+    return [kind for kind in kinds if kind.__module__.split(".")[0] not in ours][-1]
+
+
+def _explain(error: Exception, repo_id: str, revision: str) -> GPT2CLIError:
+    """The sentence for what huggingface_hub, the network or the disk raised."""
+    from huggingface_hub import constants, errors, get_token
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        error = cast(Exception, error.__cause__)
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    match error:
+        case errors.GatedRepoError():
+            return DownloadError(
+                f"{repo_id} is gated: accept its terms at {constants.ENDPOINT}/{repo_id}, "
+                "then set HF_TOKEN to a token of that account"
+            )
+        # The hub does not tell a stranger whether a model is private or does not exist.
+        case _ if status == 401 and not get_token():
+            return _unknown(repo_id)
+        case errors.RepositoryNotFoundError():
+            return _unknown(repo_id)
+        case errors.RevisionNotFoundError():
+            return UsageError(f"{repo_id} has no revision {revision!r} on the hub")
+        case errors.HfHubHTTPError():
+            advice = "check HF_TOKEN" if status in (401, 403) else "try again later"
+            return DownloadError(f"the hub answered HTTP {status} for {repo_id}; {advice}")
+        case OSError(errno=errno.ENOSPC):
+            return DownloadError(
+                f"the disk of {hub.cache_directory()} is too full for {repo_id}; free some space, "
+                "or set HF_HOME to a directory on another, and run the command again"
+            )
+        case OSError(errno=int()):
+            return DownloadError(
+                f"cannot use {error.filename or hub.cache_directory()}: {error.strerror}"
+            )
+    if isinstance(error, _http_error()):
+        return _unreachable(repo_id, revision)
+    return DownloadError(f"a file of {repo_id} arrived incomplete; run the command again")
+
+
+def _unknown(repo_id: str) -> UsageError:
+    return UsageError(
+        f"there is no model {repo_id!r} on the hub; check the spelling, "
+        "or set HF_TOKEN if it is private"
+    )
+
+
+def _unreachable(repo_id: str, revision: str) -> DownloadError:
+    from huggingface_hub import constants
+
+    if hub.cached_snapshot(repo_id, revision):
+        purpose, advice = f"update {repo_id}", "go on with the copy in the cache"
+    else:
+        purpose = f"fetch {repo_id}, which is not in the cache"
+        advice = _NO_NETWORK_NEEDED
+    return DownloadError(
+        f"cannot reach {constants.ENDPOINT} to {purpose}; check the network, or {advice}"
+    )
+
+
+def _not_a_hub() -> DownloadError:
+    from huggingface_hub import constants
+
+    return DownloadError(
+        f"{constants.ENDPOINT} did not answer as a hub does; check HF_ENDPOINT, and whether "
+        "the network wants a login first"
+    )
