@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from gpt2cli.config import ModelConfig, read_hub_config, to_hub_config
 from gpt2cli.errors import WeightsError
-from gpt2cli.model import GPT2
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpt2cli.model import GPT2
+
+Array = np.ndarray[Any, Any]
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"  # where weights are split over several files
@@ -56,22 +60,42 @@ def hub_name(name: str) -> str:
     return name
 
 
+# safetensors' type names → the NumPy type of their bits, and torch's name. NumPy has no bfloat16.
+_DTYPES = {
+    "F32": ("<f4", "float32"),
+    "F16": ("<f2", "float16"),
+    "BF16": ("<u2", "bfloat16"),
+    "F64": ("<f8", "float64"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in an open safetensors file, not yet read."""
+    """A tensor in a memory-mapped file: nothing is read before it is used.
 
-    file: Any
-    key: str
+    `bits` has the tensor's shape, and uint16 elements for bfloat16.
+    """
+
+    bits: Array
+    dtype: str
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its dimensions, from the file's header."""
-        return tuple(self.file.get_slice(self.key).get_shape())
+        """Its dimensions."""
+        return tuple(self.bits.shape)
 
-    def read(self) -> Tensor:
-        """The tensor, still backed by the memory-mapped file."""
-        tensor: Tensor = self.file.get_tensor(self.key)
-        return tensor
+    def to_numpy(self) -> Array:
+        """In fp32; a view of the file if that is how it is stored."""
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            return (self.bits.astype(np.uint32) << 16).view(np.float32)
+        return self.bits.astype(np.float32, copy=False)
+
+    def to_torch(self, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+        """On a device and in a precision; a view of the file if it is stored like that."""
+        import torch
+
+        tensor = torch.from_numpy(self.bits).view(getattr(torch, self.dtype))
+        return tensor.to(device=device, dtype=dtype)
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -98,44 +122,96 @@ def _no_weights(directory: Path) -> str:
     return f"{directory} has no {WEIGHTS_FILE}"
 
 
-@contextmanager
-def _open_all(files: list[Path]) -> Iterator[dict[str, StoredTensor]]:
-    """Memory-map the files and list their tensors by hub name, without prefix."""
-    with ExitStack() as stack:
-        tensors: dict[str, StoredTensor] = {}
-        for path in files:
-            try:
-                opened = stack.enter_context(safe_open(path, framework="pt"))
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
-            for key in opened.keys():  # noqa: SIM118 (it is no mapping)
-                name = key.removeprefix(PREFIX)
-                if not name.endswith(IGNORED):
-                    tensors[name] = StoredTensor(opened, key)
-        yield tensors
+def _read_file(path: Path) -> dict[str, StoredTensor]:
+    """Memory-map one safetensors file.
+
+    Its layout (github.com/huggingface/safetensors): 8 bytes of header length, the header in
+    JSON, the data. The library checks it; its own tensors would be copies in NumPy.
+    """
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
+    # Copy on write: torch wants writable memory, and the file must never change.
+    data = np.memmap(path, dtype=np.uint8, mode="c")
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {key: _stored(data[start:], entry, f"{path}: {key}") for key, entry in header.items()}
+
+
+def _stored(data: Array, entry: dict[str, Any], where: str) -> StoredTensor:
+    if entry["dtype"] not in _DTYPES:
+        raise WeightsError(f"{where} is stored as {entry['dtype']}, which is no floating point")
+    numpy_type, torch_name = _DTYPES[entry["dtype"]]
+    begin, end = entry["data_offsets"]
+    return StoredTensor(data[begin:end].view(numpy_type).reshape(entry["shape"]), torch_name)
+
+
+def read(directory: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+    """The architecture of a checkpoint and its tensors by our names, still in the file.
+
+    Raises `WeightsError` that lists every missing, unexpected or wrongly shaped tensor.
+    """
+    config = read_hub_config(directory / CONFIG_FILE)
+    stored: dict[str, StoredTensor] = {}
+    for path in weight_files(directory):
+        for key, tensor in _read_file(path).items():
+            name = key.removeprefix(PREFIX)
+            if not name.endswith(IGNORED):
+                stored[name] = tensor
+    config = _settle_qkv_bias(config, stored)
+    shapes = parameter_shapes(config)
+    _check({hub_name(name): shape for name, shape in shapes.items()}, stored, directory)
+    return config, {name: stored[hub_name(name)] for name in shapes}
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of `model.GPT2` and its shape, without building it."""
+    C = config.emb_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding.weight": (config.vocab_size, C),
+        "position_embedding.weight": (config.context_length, C),
+    }
+    for i in range(config.n_layers):
+        block = f"blocks.{i}."
+        shapes |= _norm(block + "norm1", C) | _linear(block + "attention.qkv", C, 3 * C)
+        if not config.qkv_bias:
+            del shapes[block + "attention.qkv.bias"]
+        shapes |= _linear(block + "attention.out", C, C) | _norm(block + "norm2", C)
+        shapes |= _linear(block + "feed_forward.up", C, 4 * C)
+        shapes |= _linear(block + "feed_forward.down", 4 * C, C)
+    return shapes | _norm("final_norm", C)
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.scale": (width,), f"{name}.shift": (width,)}
+
+
+def _linear(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (n_in, n_out), f"{name}.bias": (n_out,)}
 
 
 def load(
     directory: Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> GPT2:
-    """Read a checkpoint directory into a model for inference.
+    """Read a checkpoint into a PyTorch model for inference, in fp32 unless told otherwise.
 
     Tensors that already have `dtype` stay memory-mapped on a CPU: no second copy is made.
-    Raises `WeightsError` that lists every missing, unexpected or wrongly shaped tensor.
+    Raises `WeightsError` as `read` does.
     """
-    config = read_hub_config(directory / CONFIG_FILE)
-    with _open_all(weight_files(directory)) as tensors:
-        config = _settle_qkv_bias(config, tensors)
-        with torch.device("meta"):
-            model = GPT2(config)
-        _check(model, tensors, directory)
-        state = {
-            name: tensors[hub_name(name)].read().to(device=device, dtype=dtype)
-            for name in model.state_dict()
-        }
+    import torch
+
+    from gpt2cli.model import GPT2
+
+    config, tensors = read(directory)
+    with torch.device("meta"):
+        model = GPT2(config)
+    state = {n: t.to_torch(device, dtype or torch.float32) for n, t in tensors.items()}
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -145,21 +221,22 @@ def _settle_qkv_bias(config: ModelConfig, tensors: dict[str, StoredTensor]) -> M
     if config.qkv_bias:
         return config
     biases = [name for name in tensors if name.endswith(QKV_BIAS)]
-    if any(tensors[name].read().any() for name in biases):
+    if any(tensors[name].bits.any() for name in biases):
         return replace(config, qkv_bias=True)
     for name in biases:
         del tensors[name]
     return config
 
 
-def _check(model: GPT2, tensors: Mapping[str, StoredTensor], directory: Path) -> None:
-    wanted = {hub_name(name): tuple(t.shape) for name, t in model.state_dict().items()}
-    problems = [f"missing {name}" for name in wanted if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in wanted]
+def _check(
+    wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], directory: Path
+) -> None:
+    problems = [f"missing {name}" for name in wanted if name not in stored]
+    problems += [f"unexpected {name}" for name in stored if name not in wanted]
     problems += [
-        f"{name} is {tensors[name].shape} instead of {shape}"
+        f"{name} is {stored[name].shape} instead of {shape}"
         for name, shape in wanted.items()
-        if name in tensors and tensors[name].shape != shape
+        if name in stored and stored[name].shape != shape
     ]
     if problems:
         raise WeightsError(f"{directory} does not hold this GPT-2: {'; '.join(problems)}")
@@ -170,6 +247,8 @@ def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> 
 
     transformers always has QKV biases, so a model without gets zeros there.
     """
+    import torch
+
     tensors = {hub_name(n): p.detach().to("cpu", dtype) for n, p in model.named_parameters()}
     if not model.config.qkv_bias:
         for i in range(model.config.n_layers):
@@ -196,13 +275,17 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def write_safetensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
+) -> None:
     """Write one safetensors file, atomically."""
+    from safetensors.torch import save_file
+
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """All tensors of one file and its metadata. Raises `WeightsError` if it is damaged."""
     try:
         with safe_open(path, framework="pt") as opened:

@@ -1,34 +1,30 @@
 """Which device and precision this machine should use, checked before weights are loaded.
 
-torch is imported only where the machine is asked, so that names can be checked at once.
+torch is imported only where a GPU may be present or half precision is asked for: a CPU
+needs it for neither answer.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 import re
+import shutil
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from gpt2cli.config import ModelConfig, did_you_mean
 from gpt2cli.errors import DeviceError
-
-if TYPE_CHECKING:
-    import torch
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model runs and in which precision."""
+    """Where a model runs and in which precision, in torch's words: cuda:0, bfloat16."""
 
-    device: torch.device
-    dtype: torch.dtype
-
-    @property
-    def dtype_name(self) -> str:
-        """As it is written on the command line: float32, bfloat16, float16."""
-        return str(self.dtype).removeprefix("torch.")
+    device: str
+    dtype: str
 
 
 def check_names(device: str, dtype: str) -> None:
@@ -41,38 +37,60 @@ def check_names(device: str, dtype: str) -> None:
         raise DeviceError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}{hint}")
 
 
+def limit_threads(threads: int) -> None:
+    """Have NumPy's BLAS and torch use so many CPU threads; must come before their import."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(threads)
+    os.environ["VECLIB_MAXIMUM_THREADS"] = str(threads)
+
+
 def place(device: str = "auto", dtype: str = "auto") -> Placement:
     """Choose: a CUDA GPU, else Apple's, else the CPU; bf16 on GPUs that have it, else fp32.
 
     Raises `DeviceError` for a device or precision that this machine does not have.
     """
-    import torch
-
     check_names(device, dtype)
-    chosen = _device(device)
+    chosen = "cpu" if device == "cpu" or not may_have_gpu() else _ask_torch(device)
+    if chosen == "cpu" and device not in ("cpu", "auto"):
+        raise DeviceError(f"there is no {device} GPU here; choose --device cpu or auto")
     if dtype != "auto":
-        placement = Placement(chosen, getattr(torch, dtype))
-        _probe(placement)
+        placement = Placement(chosen, dtype)
+        if dtype != "float32":
+            _probe(placement)
         return placement
-    fast = chosen.type == "cuda" and torch.cuda.is_bf16_supported()
-    return Placement(chosen, torch.bfloat16 if fast else torch.float32)
+    return Placement(chosen, "bfloat16" if _has_bf16(chosen) else "float32")
 
 
-def _device(name: str) -> torch.device:
+def may_have_gpu() -> bool:
+    """Whether it is worth asking torch for a GPU; False only where there is none."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    # The driver's device files on Linux and in WSL; elsewhere its tool.
+    files = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    return any(map(os.path.exists, files)) or shutil.which("nvidia-smi") is not None
+
+
+def _ask_torch(name: str) -> str:
+    """The device that `name` means here; "cpu" where torch finds no such GPU."""
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and not cuda:
-        raise DeviceError("no CUDA GPU can be used here; choose --device cpu or auto")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    if name == "mps":
+        return "mps" if mps else "cpu"
+    if cuda and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         last = torch.cuda.device_count() - 1
         raise DeviceError(f"there is no {name} here; the last GPU is cuda:{last}")
-    if device.type == "mps" and not mps:
-        raise DeviceError("no Apple GPU can be used here; choose --device cpu or auto")
-    return device
+    return name if cuda else "cpu"
+
+
+def _has_bf16(device: str) -> bool:
+    if not device.startswith("cuda"):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported())
 
 
 def _probe(placement: Placement) -> None:
@@ -82,11 +100,12 @@ def _probe(placement: Placement) -> None:
     from gpt2cli.model import GPT2
 
     config = ModelConfig(vocab_size=8, context_length=4, emb_dim=8, n_heads=2, n_layers=1)
+    dtype = getattr(torch, placement.dtype)
     try:
-        model = GPT2(config).init_weights().eval().to(placement.device, placement.dtype)
+        model = GPT2(config).init_weights().eval().to(placement.device, dtype)
         model(torch.zeros(1, 2, dtype=torch.long, device=placement.device))
     except (RuntimeError, TypeError):
         raise DeviceError(
-            f"{placement.device} cannot compute in {placement.dtype_name} here; "
+            f"{placement.device} cannot compute in {placement.dtype} here; "
             "use --dtype float32 or auto"
         ) from None

@@ -1,6 +1,6 @@
 """From a found model to a running one: vocabulary, prompt, memory check, decoder.
 
-torch is imported by `open_decoder`, after all that can be refused without it.
+A CPU in fp32 decodes with NumPy and never imports torch; all else is PyTorch's.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpt2cli import checkpoint
 from gpt2cli.config import END_OF_TEXT
-from gpt2cli.device import Placement
+from gpt2cli.device import Placement, place
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
 from gpt2cli.sources import Source
@@ -61,21 +62,26 @@ def open_decoder(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    threads: int | None = None,
 ) -> tuple[Decoder, Placement]:
     """Load the weights where they shall run, with a KV cache of `capacity` tokens a sample.
 
     Raises `DeviceError` for a device or precision that is not here, `UsageError` for more
     samples than memory, before any weights are read.
     """
+    placement = place(device, dtype)
+    directory = directory_of(source)
+    if placement == Placement("cpu", "float32"):
+        from gpt2cli.numpy_decoder import NumpyDecoder
+
+        config, tensors = checkpoint.read(directory)
+        weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+        return NumpyDecoder(config, weights, samples, capacity), placement
+
     import torch
 
-    from gpt2cli import checkpoint
-    from gpt2cli.device import place
     from gpt2cli.torch_decoder import TorchDecoder
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    placement = place(device, dtype)
-    model = checkpoint.load(directory_of(source), device=placement.device, dtype=placement.dtype)
+    model = checkpoint.load(
+        directory, device=placement.device, dtype=getattr(torch, placement.dtype)
+    )
     return TorchDecoder(model, samples, capacity), placement

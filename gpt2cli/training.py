@@ -108,7 +108,7 @@ def open_run(
         directory,
         end_of_text=tokenizer.end_of_text or 0,
         device=placement.device,
-        autocast=placement.dtype == torch.bfloat16,
+        autocast=placement.dtype == "bfloat16",
         save_dtype=save_dtype,
     )
     if resume:

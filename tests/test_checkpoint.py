@@ -173,7 +173,7 @@ def test_saving_is_atomic(directory: Path, monkeypatch: pytest.MonkeyPatch) -> N
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save(checkpoint.load(directory), directory, 0, torch.float32)
     assert (directory / "model.safetensors").read_bytes() == before

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from transformers import GPT2LMHeadModel
 from gpt2cli import checkpoint
 from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import Event, GenerationConfig, TextStream, fit_prompt, generate, slide
+from gpt2cli.generation import (
+    Decoder,
+    Event,
+    GenerationConfig,
+    TextStream,
+    fit_prompt,
+    generate,
+    slide,
+)
+from gpt2cli.numpy_decoder import NumpyDecoder
 from gpt2cli.tokenizer import Tokenizer
 from gpt2cli.torch_decoder import TorchDecoder
 
@@ -195,23 +205,35 @@ def test_an_empty_prompt_is_refused() -> None:
 # From here on with a real decoder.
 
 
+MakeDecoder = Callable[..., Decoder]
+
+
 @pytest.fixture(scope="module")
 def model(tiny_directory: Path) -> Any:
     return checkpoint.load(tiny_directory)
 
 
+@pytest.fixture(scope="module", params=["torch", "numpy"])
+def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
+    """Every decoder of the project, behind the one protocol."""
+    config, tensors = checkpoint.read(tiny_directory)
+    if request.param == "torch":
+        return partial(TorchDecoder, checkpoint.load(tiny_directory))
+    return partial(NumpyDecoder, config, {name: t.to_numpy() for name, t in tensors.items()})
+
+
 def sample_ids(
-    model: Any, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
+    make: MakeDecoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
 ) -> list[list[int]]:
     rows: list[list[int]] = [[] for _ in range(config.samples)]
-    for event in generate(TorchDecoder(model, config.samples), tokenizer, prompt, config):
+    for event in generate(make(batch_size=config.samples), tokenizer, prompt, config):
         if event.token_id is not None:
             rows[event.sample].append(event.token_id)
     return rows
 
 
 def test_greedy_tokens_equal_those_of_transformers(
-    model: Any, tiny_directory: Path, tiny_tokenizer: Tokenizer
+    make: MakeDecoder, tiny_directory: Path, tiny_tokenizer: Tokenizer
 ) -> None:
     theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
     prompt = tiny_tokenizer.encode("ROMEO: But")
@@ -223,27 +245,27 @@ def test_greedy_tokens_equal_those_of_transformers(
         pad_token_id=0,
     )[0, len(prompt) :]
     config = GenerationConfig(GREEDY, max_tokens=20, ignore_eos=True)
-    assert sample_ids(model, tiny_tokenizer, prompt, config)[0] == expected.tolist()
+    assert sample_ids(make, tiny_tokenizer, prompt, config)[0] == expected.tolist()
 
 
 SAMPLED = SamplingConfig(temperature=1.0, top_p=0.95)
 
 
-def test_a_seed_repeats_and_another_does_not(model: Any, tiny_tokenizer: Tokenizer) -> None:
+def test_a_seed_repeats_and_another_does_not(make: MakeDecoder, tiny_tokenizer: Tokenizer) -> None:
     def ids(seed: int) -> list[int]:
         config = GenerationConfig(SAMPLED, max_tokens=25, seed=seed, ignore_eos=True)
-        return sample_ids(model, tiny_tokenizer, [5, 6], config)[0]
+        return sample_ids(make, tiny_tokenizer, [5, 6], config)[0]
 
     assert ids(0) == ids(0)
     assert ids(0) != ids(1)
 
 
 def test_a_sample_does_not_depend_on_how_many_are_asked_for(
-    model: Any, tiny_tokenizer: Tokenizer
+    make: MakeDecoder, tiny_tokenizer: Tokenizer
 ) -> None:
     def ids(samples: int) -> list[list[int]]:
         config = GenerationConfig(SAMPLED, max_tokens=25, seed=3, samples=samples, ignore_eos=True)
-        return sample_ids(model, tiny_tokenizer, [5, 6, 7], config)
+        return sample_ids(make, tiny_tokenizer, [5, 6, 7], config)
 
     alone, three, five = ids(1), ids(3), ids(5)
     assert alone == three[:1] == five[:1]
@@ -253,13 +275,13 @@ def test_a_sample_does_not_depend_on_how_many_are_asked_for(
 
 @pytest.mark.parametrize("samples", [1, 2])
 def test_sliding_gives_the_logits_of_the_text_that_remains(
-    model: Any, tiny_tokenizer: Tokenizer, samples: int
+    make: MakeDecoder, model: Any, tiny_tokenizer: Tokenizer, samples: int
 ) -> None:
     """Every token past the window is the model's own choice given the window alone."""
     prompt = tiny_tokenizer.encode("It is the east")
     config = GenerationConfig(GREEDY, max_tokens=70, samples=samples, ignore_eos=True)
     context = model.config.context_length
-    generated = sample_ids(model, tiny_tokenizer, prompt, config)[-1]
+    generated = sample_ids(make, tiny_tokenizer, prompt, config)[-1]
     window = list(prompt)
     for token_id in generated:
         if len(window) > context:
@@ -269,7 +291,7 @@ def test_sliding_gives_the_logits_of_the_text_that_remains(
 
 
 def test_repetition_penalty_counts_prompt_and_generated_tokens(
-    model: Any, tiny_directory: Path, tiny_tokenizer: Tokenizer
+    make: MakeDecoder, tiny_directory: Path, tiny_tokenizer: Tokenizer
 ) -> None:
     theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
     prompt = tiny_tokenizer.encode("Juliet is the sun")
@@ -283,13 +305,37 @@ def test_repetition_penalty_counts_prompt_and_generated_tokens(
     )[0, len(prompt) :]
     sampling = SamplingConfig(temperature=0, repetition_penalty=1.7)
     config = GenerationConfig(sampling, max_tokens=15, ignore_eos=True)
-    assert sample_ids(model, tiny_tokenizer, prompt, config)[0] == expected.tolist()
+    assert sample_ids(make, tiny_tokenizer, prompt, config)[0] == expected.tolist()
 
 
-def test_decoder_protocol_truncate_forgets_the_newest(model: Any) -> None:
-    decoder = TorchDecoder(model)
+def test_decoders_equal_the_model_step_by_step(make: MakeDecoder, model: Any) -> None:
+    rows = torch.randint(0, 300, (3, 32), generator=torch.Generator().manual_seed(0))
+    expected = model(rows).numpy()
+    decoder = make(batch_size=3)
+    assert np.allclose(decoder.prefill(rows[:, :10].tolist()), expected[:, 9], atol=1e-4)
+    for t in range(10, 32):
+        assert np.allclose(decoder.step(rows[:, t].tolist()), expected[:, t], atol=1e-4)
+    assert decoder.length == decoder.context_length == 32
+
+
+def test_decoders_forget_what_is_truncated(make: MakeDecoder) -> None:
+    decoder = make()
     decoder.prefill([[1, 2, 3, 4, 5]])
     decoder.truncate(3)
     assert decoder.length == 3
     after = decoder.step([9])
-    assert np.allclose(after, TorchDecoder(model).prefill([[1, 2, 3, 9]]), atol=1e-5)
+    assert np.allclose(after, make().prefill([[1, 2, 3, 9]]), atol=1e-5)
+
+
+def test_a_prompt_for_the_whole_batch_is_read_as_if_repeated(make: MakeDecoder) -> None:
+    one, three = make(batch_size=3), make(batch_size=3)
+    assert np.allclose(one.prefill([[7, 8, 9]]), three.prefill([[7, 8, 9]] * 3), atol=1e-5)
+    assert np.allclose(one.step([1, 2, 3]), three.step([1, 2, 3]), atol=1e-5)
+
+
+def test_logits_do_not_change_when_the_next_step_is_computed(make: MakeDecoder) -> None:
+    decoder = make()
+    first = decoder.prefill([[1, 2, 3]])
+    kept = first.copy()
+    decoder.step([4])
+    assert np.array_equal(first, kept)

@@ -131,8 +131,11 @@ def generate(
       cat notes.txt | gpt2 generate "In short:" --stop "." --json
       gpt2 generate -s 3 --seed 7 "The best thing about Mondays is"
     """
+    from gpt2cli.device import check_names, limit_threads
+
+    if threads is not None:
+        limit_threads(threads)
     from gpt2cli import generation, runtime, sources
-    from gpt2cli.device import check_names
     from gpt2cli.record import Recorder
 
     if overflow not in ("slide", "error"):
@@ -165,7 +168,7 @@ def generate(
     if len(window) < len(ids):
         complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
     decoder, placement = runtime.open_decoder(
-        source, samples, len(window) + max_tokens, device=device, dtype=dtype, threads=threads
+        source, samples, len(window) + max_tokens, device=device, dtype=dtype
     )
     load_seconds = time.perf_counter() - begun
 
@@ -258,8 +261,8 @@ def _facts(
         "model": source.name,
         "repo_id": source.repo_id,
         "revision": source.revision,
-        "device": str(placement.device),
-        "dtype": placement.dtype_name,
+        "device": placement.device,
+        "dtype": placement.dtype,
         "version": __version__,
         "sampling": asdict(sampling),
         "max_tokens": config.max_tokens,

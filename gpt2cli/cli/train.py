@@ -74,14 +74,15 @@ def train(
         raise UsageError("training needs float32 or bfloat16; float16 gradients vanish")
     text = read_file(data)
 
-    import torch
-
-    from gpt2cli import training
-    from gpt2cli.device import check_names, place
+    from gpt2cli.device import check_names, limit_threads, place
 
     check_names("cpu", save_dtype)
     if threads is not None:
-        torch.set_num_threads(threads)
+        limit_threads(threads)
+    import torch
+
+    from gpt2cli import training
+
     run = training.open_run(
         spec,
         text,
