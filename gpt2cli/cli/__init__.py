@@ -24,7 +24,6 @@ from gpt2cli.errors import GPT2CLIError, UsageError
 
 class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        ctx.obj = {}
         with _boundary(ctx.obj):
             return super().invoke(ctx)
 
@@ -110,9 +109,10 @@ app.command()(train.train)
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    with _boundary({}):
+    settings: dict[str, bool] = {}
+    with _boundary(settings):
         try:
-            app(prog_name="gpt2")
+            app(prog_name="gpt2", obj=settings)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 from gpt2cli.errors import GPT2CLIError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
     from gpt2cli.download import Progress
 
 # Escape sequences could rewrite the screen, direction overrides could disguise text; a
@@ -102,35 +105,49 @@ def read_file(path: Path) -> str:
 
 
 @contextmanager
-def download_progress(quiet: bool = False) -> Iterator[Progress | None]:
-    """A progress bar a file on stderr while something is fetched, if a person looks on."""
-    if quiet or not is_terminal(sys.stderr):
+def download_progress() -> Iterator[Progress | None]:
+    """A progress bar a file on stderr while something is fetched, if a person looks on.
+
+    Most runs fetch nothing, and then nothing is imported or drawn.
+    """
+    if not is_terminal(sys.stderr):
         yield None
         return
+    bars: RichProgress | None = None
+    tasks: dict[str, TaskID] = {}
+
+    def update(name: str, done: int, total: int) -> None:
+        nonlocal bars
+        if bars is None:
+            bars = _transfer_bars()
+            bars.start()
+        if name not in tasks:
+            tasks[name] = bars.add_task(visible(name), total=total)
+        bars.update(tasks[name], completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if bars is not None:
+            bars.stop()
+
+
+def _transfer_bars() -> RichProgress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
-        TaskID,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.progress import Progress as RichProgress
 
-    columns = (
+    return RichProgress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-
-        def update(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(visible(name), total=total)
-            bars.update(tasks[name], completed=done, total=total)
-
-        yield update

@@ -1,0 +1,383 @@
+"""`gpt2 generate` as a shell sees it: stdout, stderr, exit code, pipes and terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Gpt2
+
+from gpt2cli import checkpoint
+from gpt2cli.config import ModelConfig
+from gpt2cli.model import GPT2
+from gpt2cli.tokenizer import Tokenizer
+
+
+def says(directory: Path, tokens: list[int], vocabulary: Path) -> Path:
+    """A checkpoint that says tokens[0], tokens[1], … by position, whatever the prompt.
+
+    Each position's embedding points at one token's, and all else is zero.
+    """
+    config = ModelConfig(300, context_length=32, emb_dim=64, n_heads=1, n_layers=1)
+    model = GPT2(config)
+    for p in model.parameters():
+        torch.nn.init.zeros_(p)
+    with torch.no_grad():
+        for position in range(config.context_length):
+            axis = position % len(tokens)
+            model.position_embedding.weight[position, axis] = 10
+            model.token_embedding.weight[tokens[axis], axis] = 1
+        model.final_norm.scale.fill_(50.0)
+    checkpoint.save(model, directory, 0, torch.float32)
+    for name in ("vocab.json", "merges.txt"):
+        (directory / name).write_bytes((vocabulary / name).read_bytes())
+    return directory
+
+
+def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line that a failed command printed."""
+    text = done.stderr.decode()
+    assert "Traceback" not in text
+    assert text.count("\n") == 1, text
+    return text
+
+
+# Before any weights are read: wrong use, exit code 2.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-t", "-1"], "temperature must be 0"),
+        (["-t", "nan"], "temperature must be 0"),
+        (["--top-p", "2"], "top_p must be above 0 and at most 1, not 2.0"),
+        (["--top-k", "0"], "top_k must be at least 1"),
+        (["--min-p", "1.5"], "min_p must be between 0 and 1"),
+        (["--repetition-penalty", "0"], "repetition_penalty must be a positive number"),
+        (["-n", "0"], "max_tokens must be at least 1"),
+        (["-s", "0"], "samples must be at least 1"),
+        (["--seed", "-5"], "seed must be 0 or more"),
+        (["--stop", ""], "stop string must not be empty"),
+        (["--overflow", "wrap"], "overflow must be slide or error"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["--dtype", "float8"], "unknown dtype 'float8'"),
+        (["-m", "124m-"], "unknown model '124m-'; did you mean '124M'?"),
+        (["-m", "no such model"], "unknown model 'no such model'"),
+        (["-m", "gpt2/x/y"], "unknown model 'gpt2/x/y'"),
+        (["-m", "missing.yaml"], "cannot read missing.yaml"),
+        (["-m", "/"], "holds no model"),
+        (["--file", "missing.txt"], "cannot read missing.txt"),
+    ],
+)
+def test_wrong_values_are_one_sentence_and_exit_code_2(
+    gpt2: Gpt2, arguments: list[str], message: str
+) -> None:
+    done = gpt2("generate", "hello", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert message in error_of(done)
+
+
+def test_unknown_options_and_commands_are_exit_code_2(gpt2: Gpt2) -> None:
+    for arguments in (["generate", "--temprature", "1"], ["generat"], ["generate", "-n", "many"]):
+        done = gpt2(*arguments)
+        assert done.returncode == 2
+        assert b"Traceback" not in done.stderr
+
+
+def test_wrong_values_are_found_without_importing_torch(tiny_directory: Path) -> None:
+    script = (
+        "import sys; from gpt2cli.cli import main; sys.argv = ['gpt2', *sys.argv[1:]]\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    for arguments in (["--help"], ["generate", "--help"], ["generate", "x", "--top-p", "2"]):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, check=False
+        )
+        assert done.stderr.endswith(b"False\n"), arguments
+
+
+def test_a_device_or_sample_count_that_is_not_here_is_refused(
+    gpt2: Gpt2, tiny_directory: Path
+) -> None:
+    done = gpt2("generate", "x", "-m", str(tiny_directory), "--device", "cuda:99")
+    assert done.returncode == 2
+    assert "GPU" in error_of(done)
+    done = gpt2("generate", "x", "-m", str(tiny_directory), "--samples", "1000000000")
+    assert done.returncode == 2
+    assert "memory" in error_of(done)
+
+
+def test_overflow_error_refuses(gpt2: Gpt2, tiny_directory: Path) -> None:
+    done = gpt2("generate", "x", "-m", str(tiny_directory), "-n", "32", "--overflow", "error")
+    assert done.returncode == 2
+    assert "exceed the context of 32" in error_of(done)
+
+
+# Where the prompt comes from.
+
+
+@pytest.fixture(scope="module")
+def letters(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers with the letters b, c, d, … according to the prompt's length."""
+    tokenizer = Tokenizer.load(tiny_directory)
+    ids = [tokenizer.encode(letter)[0] for letter in "bcdefghijklmnopqrstuvwxyz"]
+    return says(tmp_path_factory.mktemp("letters"), ids, tiny_directory)
+
+
+def prompt_of(gpt2: Gpt2, model: Path, *arguments: str | bytes, stdin: bytes = b"") -> str:
+    done = gpt2(
+        "generate", "-m", str(model), "-n", "1", "-t", "0", "--json", *arguments, stdin=stdin
+    )
+    assert done.returncode == 0, done.stderr
+    prompt = json.loads(done.stdout)["prompt"]
+    assert isinstance(prompt, str)
+    return prompt
+
+
+def test_piped_text_comes_first_less_one_newline(gpt2: Gpt2, letters: Path) -> None:
+    assert prompt_of(gpt2, letters, stdin=b"piped\n\n") == "piped\n"
+    assert prompt_of(gpt2, letters, "own", stdin=b"piped\n") == "piped\nown"
+    assert prompt_of(gpt2, letters, "-", stdin=b"piped") == "piped"
+    assert prompt_of(gpt2, letters, "--keep-newline", stdin=b"piped\n") == "piped\n"
+    assert prompt_of(gpt2, letters, "own") == "own"
+
+
+def test_the_prompt_can_be_a_file(gpt2: Gpt2, letters: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes("häßlich\n".encode())
+    file = ("--file", str(tmp_path / "prompt"))
+    assert prompt_of(gpt2, letters, *file) == "häßlich"
+    assert prompt_of(gpt2, letters, "own", *file, "--keep-newline") == "häßlich\n\nown"
+
+
+def test_invalid_utf8_and_nothing_are_refused(gpt2: Gpt2, letters: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes(b"abc\x80")
+    for arguments, stdin, message in (
+        ([], b"ab\xff", "stdin is not valid UTF-8 text (at byte 2)"),
+        ([b"\xc3"], b"", "the prompt is not valid UTF-8 text (at byte 0)"),
+        (["--file", str(tmp_path / "prompt")], b"", "(at byte 3)"),
+        ([], b"", "stdin is empty"),
+        ([], b"\n", "stdin is empty"),
+    ):
+        done = gpt2("generate", "-m", str(letters), *arguments, stdin=stdin)
+        assert done.returncode == 2
+        assert message in error_of(done)
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
+@pytest.mark.parametrize("encoding", ["", "ascii", "cp1252"])
+def test_text_is_utf8_whatever_the_locale(
+    gpt2: Gpt2, letters: Path, locale: str, encoding: str
+) -> None:
+    env = {"LC_ALL": locale, "PYTHONIOENCODING": encoding, "PYTHONCOERCECLOCALE": "0"}
+    if not encoding:
+        del env["PYTHONIOENCODING"]
+    arguments = ("generate", "-m", str(letters), "-n", "1", "-t", "0", "--echo")
+    done = gpt2(*arguments, "naïve 🙂".encode(), env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("naïve 🙂".encode())
+
+
+# What is printed.
+
+
+def test_stdout_is_the_text_and_nothing_else(gpt2: Gpt2, letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "-n", "5", "-t", "0")
+    done = gpt2(*arguments)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"bcdef"
+    assert gpt2(*arguments, "--echo").stdout == b"abcdef"
+    assert gpt2(*arguments, "--no-stream").stdout == b"bcdef"
+    assert gpt2(*arguments, "--stop", "de").stdout == b"bc"
+
+
+def test_verbose_tells_on_stderr_what_ran(gpt2: Gpt2, letters: Path) -> None:
+    done = gpt2("generate", "a", "-m", str(letters), "-n", "5", "-v", "--seed", "7")
+    assert b"on cpu in float32" in done.stderr
+    assert b"tokens/s" in done.stderr
+    drawn = gpt2("generate", "a", "-m", str(letters), "-n", "5", "-v")
+    assert b"--seed " in drawn.stderr
+
+
+def test_json_holds_what_is_needed_to_run_again(gpt2: Gpt2, tiny_directory: Path) -> None:
+    arguments = ("generate", "ROMEO:", "-m", str(tiny_directory), "-n", "9", "--json", "-s", "2")
+    done = gpt2(*arguments, "--top-k", "50", "--stop", "\t\t")
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert (first["sample"], second["sample"]) == (0, 1)
+    assert first["text"] == Tokenizer.load(tiny_directory).decode(first["token_ids"])
+    assert first["finish_reason"] in ("length", "eos")
+    assert first["sampling"]["top_k"] == 50
+    assert first["sampling"]["temperature"] == 0.8
+    assert first["stop"] == ["\t\t"]
+    assert {"seed", "model", "revision", "dtype", "device", "version", "timings"} <= first.keys()
+    assert first["timings"]["time_to_first_token_s"] > 0
+    again = gpt2(*arguments, "--top-k", "50", "--stop", "\t\t", "--seed", str(first["seed"]))
+    assert [json.loads(line)["text"] for line in again.stdout.splitlines()] == [
+        first["text"],
+        second["text"],
+    ]
+
+
+def test_samples_are_numbered_and_the_first_equals_a_run_alone(
+    gpt2: Gpt2, tiny_directory: Path
+) -> None:
+    arguments = ("generate", "ROMEO:", "-m", str(tiny_directory), "-n", "9", "--seed", "0")
+    alone, three = gpt2(*arguments).stdout, gpt2(*arguments, "-s", "3").stdout
+    assert three.startswith(b"--- 1/3 ---\n" + alone)
+    assert three.count(b"--- ") == 3
+
+
+def test_defaults_can_be_set_in_the_environment(gpt2: Gpt2, letters: Path) -> None:
+    env = {"GPT2_MODEL": str(letters), "GPT2_MAX_TOKENS": "3", "GPT2_TEMPERATURE": "0"}
+    assert gpt2("generate", "a", env=env).stdout == b"bcd"
+    assert gpt2("generate", "a", "-n", "1", env=env).stdout == b"b"
+
+
+def test_a_prompt_longer_than_the_context_is_cut_with_a_notice(
+    gpt2: Gpt2, tiny_directory: Path
+) -> None:
+    done = gpt2("generate", "-m", str(tiny_directory), "-n", "40", stdin=b"0 1 2 3 4 5 6 " * 20)
+    assert done.returncode == 0
+    assert b"tokens are dropped" in done.stderr
+
+
+def test_special_text_is_the_special_token_unless_told_otherwise(gpt2: Gpt2, letters: Path) -> None:
+    arguments = ("generate", "<|endoftext|>", "-m", str(letters), "-n", "1", "-t", "0")
+    assert gpt2(*arguments).stdout == b"b"  # one token
+    assert gpt2(*arguments, "--no-special").stdout != b"b"  # a dozen
+
+
+def test_the_debug_option_shows_a_traceback(gpt2: Gpt2, tiny_directory: Path) -> None:
+    done = gpt2("generate", "x", "-t", "-1", "--debug")
+    assert done.returncode != 0
+    assert b"Traceback" in done.stderr
+
+
+# Pipes that close, disks that are full, Ctrl-C.
+
+
+@pytest.fixture
+def endless(tiny_directory: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A generation that would take a minute."""
+    command = [sys.executable, "-m", "gpt2cli", "generate", "x", "-m", str(tiny_directory)]
+    process = subprocess.Popen(
+        [*command, "-n", "1000000", "--ignore-eos"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_closed_pipe_is_exit_code_141_in_silence(endless: subprocess.Popen[bytes]) -> None:
+    assert endless.stdout is not None
+    assert endless.stderr is not None
+    assert len(endless.stdout.read(10)) == 10
+    endless.stdout.close()
+    assert endless.wait(30) == 141
+    assert endless.stderr.read() == b""
+
+
+def test_ctrl_c_keeps_what_was_generated(endless: subprocess.Popen[bytes]) -> None:
+    assert endless.stdout is not None
+    start = endless.stdout.read(10)
+    endless.send_signal(signal.SIGINT)
+    rest, errors = endless.communicate(timeout=30)
+    assert endless.returncode == 130
+    assert len(start + rest) >= 10
+    assert errors == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_full_disk_is_one_line(tiny_directory: Path) -> None:
+    command = [sys.executable, "-m", "gpt2cli", "generate", "x", "-m", str(tiny_directory)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"gpt2: cannot write the output: No space left on device\n"
+
+
+def test_a_closed_stdout_is_one_line(tiny_directory: Path) -> None:
+    command = f"{sys.executable} -m gpt2cli generate x -m {tiny_directory} >&- </dev/null"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"stdout is closed" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+# On a terminal.
+
+
+def on_terminal(*arguments: str, interrupt_after: bytes | None = None) -> tuple[int, str]:
+    """Run the command on a pseudo-terminal; its exit code and all that the screen received."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt2cli", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    screen, deadline = b"", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.1)[0]:
+            try:
+                screen += os.read(master, 65536)
+            except OSError:  # Linux says so when the other end has closed
+                break
+        if interrupt_after and interrupt_after in screen:
+            process.send_signal(signal.SIGINT)
+            interrupt_after = None
+    code = process.wait(10)
+    os.close(master)
+    return code, screen.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_shows_the_prompt_too_and_the_seed(letters: Path) -> None:
+    code, screen = on_terminal("generate", "a", "-m", str(letters), "-n", "5", "-k", "1")
+    assert code == 0
+    assert screen.startswith("abcdef\n")
+    assert "--seed " in screen
+
+
+def test_a_terminal_never_gets_raw_control_characters(
+    tiny_directory: Path, tmp_path: Path, gpt2: Gpt2
+) -> None:
+    escape, *rest = Tokenizer.load(tiny_directory).encode("\x1b]0;owned\x07")
+    model = says(tmp_path / "model", [escape, *rest], tiny_directory)
+    code, screen = on_terminal("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
+    assert code == 0
+    assert "\x1b" not in screen
+    assert "\x07" not in screen
+    assert "␛" in screen
+    piped = gpt2("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
+    assert b"\x1b" in piped.stdout
+
+
+def test_no_prompt_on_a_terminal_begins_from_nothing(letters: Path) -> None:
+    code, screen = on_terminal("generate", "-m", str(letters), "-n", "3", "-t", "0")
+    assert (code, screen) == (0, "bcd\n")
+
+
+def test_ctrl_c_on_a_terminal_ends_the_line_and_exits_130(tiny_directory: Path) -> None:
+    arguments = ("generate", "xyzzy", "-m", str(tiny_directory), "-n", "1000000", "--ignore-eos")
+    code, screen = on_terminal(*arguments, interrupt_after=b"xyzzy")
+    assert code == 130
+    assert "Traceback" not in screen
+    assert screen.endswith("\n")
