@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from gpt2cli.errors import ConfigError
 
@@ -56,7 +56,9 @@ class ModelConfig:
             f"a multiple of n_heads ({self.n_heads})",
         )
         _require(0 <= self.drop_rate < 1, "drop_rate", self.drop_rate, "at least 0 and below 1")
-        _require(self.layer_norm_eps > 0, "layer_norm_eps", self.layer_norm_eps, "above 0")
+        _require(
+            0 < self.layer_norm_eps < math.inf, "layer_norm_eps", self.layer_norm_eps, "above 0"
+        )
 
     @property
     def head_dim(self) -> int:
@@ -111,7 +113,7 @@ class TrainingConfig:
         for key in ("steps", "batch_size", "eval_interval"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         for key in ("learning_rate", "grad_clip"):
-            _require(getattr(self, key) > 0, key, getattr(self, key), "above 0")
+            _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0")
         for key in ("min_learning_rate", "warmup_steps", "weight_decay", "seed"):
             _require(getattr(self, key) >= 0, key, getattr(self, key), "at least 0")
         for key in ("beta1", "beta2"):
@@ -147,7 +149,7 @@ def build(kind: type[_T], values: Mapping[str, object], source: str) -> _T:
     known = {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
-            raise ConfigError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
+            raise ConfigError(f"{source}: unknown key {key!r}{did_you_mean(str(key), known)}")
     missing = [n for n, f in known.items() if n not in values and _has_no_default(f)]
     if missing:
         raise ConfigError(f"{source}: missing {', '.join(missing)}")
@@ -176,7 +178,7 @@ def _coerce(value: object, annotation: str, where: str) -> Any:
     if kind == "float" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     article = {"int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
     raise ConfigError(f"{where} must be {article}, not {value!r}")
@@ -194,21 +196,28 @@ def load_spec(path: Path) -> Spec:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
         detail = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {detail}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold keys such as emb_dim: 768")
-    return _parse_spec({str(k): v for k, v in data.items()}, path)
+    try:
+        return _parse_spec({str(k): v for k, v in data.items()}, path)
+    except ConfigError:
+        raise
+    except ValueError:
+        raise ConfigError(f"{path.name} holds a number of absurd size") from None
 
 
 def _parse_spec(data: dict[str, Any], path: Path) -> Spec:
     source = path.name
-    sections = {k: data.pop(k) or {} for k in ("generation", "training") if k in data}
+    sections = {k: data.pop(k) for k in ("generation", "training") if k in data}
+    sections = {k: {} if v is None else v for k, v in sections.items()}
     for key, section in sections.items():
         if not isinstance(section, dict):
             raise ConfigError(f"{source}: {key} must be a section of keys, not {section!r}")
-    aliases = data.pop("aliases", None) or []
+    aliases = data.pop("aliases", None)
+    aliases = [] if aliases is None else aliases
     if not isinstance(aliases, list):
         raise ConfigError(f"{source}: aliases must be a list, not {aliases!r}")
     repo_id = data.pop("repo_id", None)
@@ -234,9 +243,6 @@ def shipped_specs() -> Iterator[Spec]:
 
 def find_spec(name: str) -> Spec | None:
     """The shipped config called `name` (or one of its aliases), in any case; else None."""
-    exact = CONFIG_DIR / f"{name}.yaml"
-    if "/" not in name and "\\" not in name and exact.is_file():
-        return load_spec(exact)
     wanted = name.lower()
     for spec in shipped_specs():
         if wanted in {spec.name.lower(), *(a.lower() for a in spec.aliases)}:
@@ -283,21 +289,22 @@ def read_hub_config(path: Path) -> ModelConfig:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a JSON object")
     for key, allowed in _HUB_FIXED.items():
         if key in data and data[key] not in allowed:
             raise ConfigError(f"{path} is not a GPT-2 that gpt2cli can run: {key} is {data[key]!r}")
-    if (inner := data.get("n_inner")) not in (None, 4 * cast(int, data.get("n_embd", 0))):
-        raise ConfigError(f"{path}: n_inner is {inner!r}; GPT-2 has 4 × n_embd")
     values = {
         ours: next(data[theirs] for theirs in keys if theirs in data)
         for ours, keys in _HUB_KEYS.items()
         if any(theirs in data for theirs in keys)
     }
-    return build(ModelConfig, values, str(path))
+    config = build(ModelConfig, values, str(path))
+    if (inner := data.get("n_inner")) not in (None, 4 * config.emb_dim):
+        raise ConfigError(f"{path}: n_inner is {inner!r}; GPT-2 has 4 × n_embd")
+    return config
 
 
 def to_hub_config(config: ModelConfig, eos_token_id: int, dtype: str) -> dict[str, object]:

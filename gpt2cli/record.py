@@ -57,7 +57,7 @@ class Recorder:
     @property
     def tokens_per_second(self) -> float | None:
         """Speed of decoding over all samples, the first token of each left out."""
-        steps = self.tokens - len(self.samples)
+        steps = sum(len(s.token_ids) - 1 for s in self.samples if s.token_ids)
         if self.first is None or steps < 1 or self.last <= self.first:
             return None
         return steps / (self.last - self.first)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2cli import checkpoint
+from gpt2cli import checkpoint, estimate, machine
 from gpt2cli.config import END_OF_TEXT
 from gpt2cli.device import Placement, place
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
@@ -69,6 +69,8 @@ def open_decoder(
     samples than memory, before any weights are read.
     """
     placement = place(device, dtype)
+    if samples > 1:
+        _check_memory(source, placement, samples, capacity)
     directory = directory_of(source)
     if placement == Placement("cpu", "float32"):
         from gpt2cli.numpy_decoder import NumpyDecoder
@@ -85,3 +87,16 @@ def open_decoder(
         directory, device=placement.device, dtype=getattr(torch, placement.dtype)
     )
     return TorchDecoder(model, samples, capacity), placement
+
+
+def _check_memory(source: Source, placement: Placement, samples: int, tokens: int) -> None:
+    """Refuse a batch that cannot fit. One sample is let through: the system may yet find room."""
+    precision = "fp32" if placement.dtype == "float32" else "bf16"
+    needed = estimate.inference_bytes(source.config(), precision, tokens, samples)
+    on_gpu = placement.device.startswith("cuda")
+    available = machine.detect().memory_available if on_gpu else machine.memory()[1]
+    if needed > available:
+        raise UsageError(
+            f"{samples} samples of up to {tokens} tokens need {needed / 1e9:,.1f} GB of memory and "
+            f"{available / 1e9:,.1f} GB are free; ask for fewer samples or tokens"
+        )

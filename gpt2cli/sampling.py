@@ -39,7 +39,8 @@ def penalise_repetition(logits: Array, seen: Array, penalty: float) -> Array:
 
 def scale_by_temperature(logits: Array, temperature: float) -> Array:
     """Logits / temperature: below 1 sharpens the distribution, above 1 flattens it."""
-    return logits / temperature
+    xp = array_namespace(logits)
+    return (logits - xp.max(logits, axis=-1, keepdims=True)) / temperature
 
 
 def keep_top_k(logits: Array, k: int) -> Array:

@@ -62,7 +62,10 @@ class Tokenizer:
             raise TokenizerError(f"{directory}: token ids do not follow the order of the merges")
         ranks = byte_ids | merged
         used = set(ranks.values())
-        return cls(ranks, {text: i for text, i in vocab.items() if i not in used})
+        try:
+            return cls(ranks, {text: i for text, i in vocab.items() if i not in used})
+        except ValueError:
+            raise TokenizerError(f"{directory}: a token is not Unicode") from None
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`; with `special`, "<|endoftext|>" in it is that one token.
@@ -75,9 +78,12 @@ class Tokenizer:
             raise TokenizerError(
                 f"character {error.start} of the text is a lone surrogate, which is not Unicode"
             ) from None
-        if special:
-            return self._encoding.encode(text, allowed_special="all")
-        return self._encoding.encode_ordinary(text)
+        try:
+            return self._encoding.encode(
+                text, allowed_special="all" if special else set(), disallowed_special=()
+            )
+        except ValueError:
+            raise TokenizerError("too long a run of whitespace") from None
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of some tokens; they may begin or end inside a character."""
@@ -128,9 +134,12 @@ def _read_files(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]]]
     try:
         vocab, pairs = data["model"]["vocab"], data["model"]["merges"]
         added = {entry["content"]: entry["id"] for entry in data.get("added_tokens", [])}
+        vocab = {**vocab, **added}
+        if not isinstance(pairs, list):
+            raise TypeError
     except (KeyError, TypeError):
         raise TokenizerError(f"{path} does not describe a byte-level BPE vocabulary") from None
-    return _vocabulary({**vocab, **added}, path), _merges(pairs, path)
+    return _vocabulary(vocab, path), _merges(pairs, path)
 
 
 def _read(path: Path) -> str:
@@ -143,12 +152,14 @@ def _read(path: Path) -> str:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not valid JSON: {error}") from None
 
 
 def _vocabulary(data: Any, path: Path) -> dict[str, int]:
-    if not isinstance(data, dict) or not all(type(i) is int and i >= 0 for i in data.values()):
+    if not isinstance(data, dict) or not all(
+        type(i) is int and 0 <= i < 2**32 and k for k, i in data.items()
+    ):
         raise TokenizerError(f"{path} must map tokens to ids")
     if len(set(data.values())) != len(data):
         raise TokenizerError(f"{path} gives one id to several tokens")
@@ -157,8 +168,10 @@ def _vocabulary(data: Any, path: Path) -> dict[str, int]:
 
 def _merges(pairs: Sequence[Any], path: Path) -> list[tuple[str, str]]:
     """Each merge is "a b", or the pair [a, b] that newer files hold."""
-    split = [tuple(p.split(" ") if isinstance(p, str) else p) for p in pairs]
+    split = [p.split(" ") if isinstance(p, str) else p for p in pairs]
     for i, pair in enumerate(split):
-        if len(pair) != 2:
+        if not (
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
+        ):
             raise TokenizerError(f"{path}: merge {i + 1} is not a pair of tokens: {pairs[i]!r}")
-    return split
+    return [(a, b) for a, b in split]

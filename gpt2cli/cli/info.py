@@ -1,2 +1,231 @@
-def info() -> None:
-    """Stub."""
+"""`gpt2 info`: how large a model is, what it needs, and whether this machine has it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpt2cli import estimate, machine, sources
+from gpt2cli.cli import options
+from gpt2cli.cli.terminal import Output
+from gpt2cli.config import ModelConfig, shipped_specs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def info(
+    model: options.Model = "124M",
+    show_all: Annotated[bool, typer.Option("--all", help="A table of all models.")] = False,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Which models fit this machine, in which precision.")
+    ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Set the model beside another, such as gpt3."),
+    ] = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Tell a model's size, the memory it needs, and whether this machine has it.
+
+    Computed from the model's config: nothing is downloaded. MB is 10^6 bytes, GB 10^9.
+
+    \b
+    Examples:
+      gpt2 info --model 774M
+      gpt2 info --fit
+      gpt2 info --model 1558M --compare gpt3
+    """
+    if show_all or fit:
+        models = {spec.name: spec.model for spec in shipped_specs()}
+        data: dict[str, Any] = _fit(models) if fit else _all(models)
+    else:
+        found = [sources.resolve(name) for name in (model, *([compare] if compare else []))]
+        models = {source.name: source.config() for source in found}
+        data = {name: _about(name, config) for name, config in models.items()}
+        data = data if compare else data[found[0].name]
+    if as_json:
+        Output().write(json.dumps(data, ensure_ascii=False) + "\n")
+    elif fit:
+        _print(_fit_table(data), _machine_line())
+    elif show_all:
+        _print(_all_table(models))
+    elif compare:
+        _print(_compare_table(models))
+    else:
+        _print(*_single(found[0].name, models[found[0].name]))
+
+
+def _about(name: str, config: ModelConfig) -> dict[str, Any]:
+    here = machine.detect()
+    return {
+        "model": name,
+        **estimate.describe(config),
+        "machine": asdict(here),
+        "fits": estimate.inference_bytes(config, _auto(here)) <= here.memory_available,
+    }
+
+
+def _auto(here: machine.Machine) -> str:
+    """The precision that `--dtype auto` means on this machine."""
+    return "bf16" if here.device == "cuda" else "fp32"
+
+
+def _all(models: dict[str, ModelConfig]) -> dict[str, Any]:
+    return {name: estimate.describe(config) for name, config in models.items()}
+
+
+def _fit(models: dict[str, ModelConfig]) -> dict[str, Any]:
+    available = machine.detect().memory_available
+    needed = {
+        name: {p: estimate.inference_bytes(config, p) for p in estimate.PRECISIONS}
+        for name, config in models.items()
+    }
+    return {
+        name: {p: {"bytes": b, "fits": b <= available} for p, b in by_precision.items()}
+        for name, by_precision in needed.items()
+    }
+
+
+# Rendering.
+
+
+def _print(*parts: Any) -> None:
+    from rich.console import Console
+
+    console: Console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 120
+    for part in parts:
+        console.print(part)
+
+
+def _table(*headings: str) -> Table:
+    """The first column is text, the others are numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left")
+    return table
+
+
+def _size(count: float) -> str:
+    """Bytes for people, decimal."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _big(count: float) -> str:
+    """A count of operations or tokens for people."""
+    units = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+    factor, unit = next((u for u in units if count >= u[0]), (1, ""))
+    return f"{count / factor:,.1f} {unit}"
+
+
+def _machine_line() -> str:
+    here = machine.detect()
+    return (
+        f"\nThis machine: {here.device} ({here.name}), {here.cores} cores, "
+        f"{_size(here.memory_available)} of {_size(here.memory_total)} free"
+    )
+
+
+def _single(name: str, config: ModelConfig) -> list[Any]:
+    here = machine.detect()
+    counts = _table(f"{name}: parameters", "count", "share")
+    total = estimate.total_parameters(config)
+    for component, count in estimate.parameters(config).items():
+        counts.add_row(component, f"{count:,}", f"{count / total:.1%}")
+    counts.add_row("total", f"{total:,}", "")
+    untied = estimate.total_parameters(config, tied=False)
+    counts.add_row("total with an untied head", f"{untied:,}", "")
+
+    context = config.context_length
+    full = f"KV cache, {context:,} tokens"
+    memory = _table("memory", "weights", "KV cache a token", full, "inference")
+    for precision in estimate.PRECISIONS:
+        memory.add_row(
+            precision,
+            _size(estimate.weight_bytes(config, precision)),
+            f"{estimate.kv_cache_bytes(config, precision, 1) / 1e3:,.1f} kB",
+            _size(estimate.kv_cache_bytes(config, precision, context)),
+            _size(estimate.inference_bytes(config, precision)),
+        )
+
+    precision = _auto(here)
+    needed = estimate.inference_bytes(config, precision)
+    verdict = "fits" if needed <= here.memory_available else "does not fit"
+    return [
+        counts,
+        "",
+        memory,
+        f"\nTraining with AdamW in fp32, one sequence of {context:,} tokens: "
+        f"{_size(estimate.training_bytes(config))}",
+        f"Operations a token: {_big(estimate.flops_per_token(config))}FLOP at the beginning, "
+        f"{_big(estimate.flops_per_token(config, context - 1))}FLOP at the end of the context",
+        _machine_line(),
+        f"Here it runs in {precision} and {verdict}: it needs up to {_size(needed)}",
+    ]
+
+
+def _all_table(models: dict[str, ModelConfig]) -> Table:
+    headings = ("model", "parameters", "layers", "heads", "width", "context")
+    table = _table(*headings, *(f"{p} inference" for p in estimate.PRECISIONS), "training")
+    for name, config in models.items():
+        table.add_row(
+            name,
+            f"{estimate.total_parameters(config):,}",
+            *(str(n) for n in (config.n_layers, config.n_heads, config.emb_dim)),
+            f"{config.context_length:,}",
+            *(_size(estimate.inference_bytes(config, p)) for p in estimate.PRECISIONS),
+            _size(estimate.training_bytes(config)),
+        )
+    return table
+
+
+def _fit_table(data: dict[str, Any]) -> Table:
+    table = _table("model, with a full context", *estimate.PRECISIONS)
+    for name, verdicts in data.items():
+        cells = (f"{_size(v['bytes'])} {'fits' if v['fits'] else '-'}" for v in verdicts.values())
+        table.add_row(name, *cells)
+    return table
+
+
+def _compare_table(models: dict[str, ModelConfig]) -> Table:
+    table = _table("", *models)
+    configs = list(models.values())
+    history = [_history(name) for name in models]
+
+    def row(label: str, *cells: str) -> None:
+        table.add_row(label, *cells)
+
+    row("parameters", *(f"{estimate.total_parameters(c):,}" for c in configs))
+    row("layers", *(f"{c.n_layers}" for c in configs))
+    row("heads", *(f"{c.n_heads}" for c in configs))
+    row("width", *(f"{c.emb_dim:,}" for c in configs))
+    row("context, tokens", *(f"{c.context_length:,}" for c in configs))
+    row("year", *(str(h.year) if h else "" for h in history))
+    row(
+        "training tokens",
+        *(_big(h.training_tokens) if h and h.training_tokens else "not published" for h in history),
+    )
+    row("training text", *(h.training_text if h else "" for h in history))
+    row("weights in fp32", *(_size(estimate.weight_bytes(c, "fp32")) for c in configs))
+    row("weights in bf16", *(_size(estimate.weight_bytes(c, "bf16")) for c in configs))
+    row("inference in bf16", *(_size(estimate.inference_bytes(c, "bf16")) for c in configs))
+    row("80 GB GPUs for that", *(f"{estimate.gpus_needed(c)}" for c in configs))
+    row("training with AdamW", *(_size(estimate.training_bytes(c)) for c in configs))
+    row("FLOP a token", *(_big(estimate.flops_per_token(c)) for c in configs))
+    row("source", *(h.source if h else "" for h in history))
+    return table
+
+
+def _history(name: str) -> estimate.History | None:
+    """What was published about a model's training; the four sizes share a paper."""
+    family = "gpt2" if name in ("124M", "355M", "774M", "1558M") else name
+    return estimate.HISTORY.get(family)

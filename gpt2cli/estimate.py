@@ -1,0 +1,154 @@
+"""How large a GPT-2 is and what it needs, from its `ModelConfig` alone.
+
+Bytes and operations are computed, never measured, so that they are known before anything is
+downloaded. Letters as in `model`: L layers, C width, H heads, T context, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from gpt2cli.config import ModelConfig
+
+# Bytes a number. int8 weights are stored in groups of 64 with one fp32 scale each.
+PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 4 / 64}
+_FP32 = 4
+_H100_MEMORY = 80e9  # bytes; NVIDIA's data sheet for the H100 SXM
+
+
+def parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters by component, the head tied to the token embedding."""
+    L, C = config.n_layers, config.emb_dim
+    qkv_bias = 3 * C if config.qkv_bias else 0
+    return {
+        "token embedding": config.vocab_size * C,
+        "position embedding": config.context_length * C,
+        "attention": L * (3 * C * C + qkv_bias + C * C + C),
+        "feed-forward": L * (4 * C * C + 4 * C + 4 * C * C + C),
+        "layer norms": L * 4 * C + 2 * C,
+    }
+
+
+def total_parameters(config: ModelConfig, *, tied: bool = True) -> int:
+    """All parameters; untied, the head has a matrix of its own, V · C more."""
+    head = 0 if tied else config.vocab_size * config.emb_dim
+    return sum(parameters(config).values()) + head
+
+
+def weight_bytes(config: ModelConfig, precision: str) -> int:
+    """Bytes of the weights; in int8 the biases and norms stay in fp32."""
+    count = total_parameters(config)
+    if precision != "int8":
+        return int(count * PRECISIONS[precision])
+    L, C = config.n_layers, config.emb_dim
+    matrices = (config.vocab_size + config.context_length) * C + L * 12 * C * C
+    return int(matrices * PRECISIONS["int8"]) + (count - matrices) * _FP32
+
+
+def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: int = 1) -> int:
+    """Bytes of keys and values: 2 · L · C numbers a token. With int8 weights, in fp32."""
+    width = _FP32 if precision == "int8" else PRECISIONS[precision]
+    return int(2 * config.n_layers * config.emb_dim * width) * tokens * samples
+
+
+def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:
+    """Bytes that reading a prompt takes besides, at its widest point, in fp32.
+
+    The attention scores of one layer (H · T²) or its feed-forward (4 C · T), twice for the
+    function applied to them, and the logits of every sample. The prompt is read once.
+    """
+    scores = config.n_heads * tokens * tokens
+    return _FP32 * (2 * max(scores, 4 * config.emb_dim * tokens) + 2 * samples * config.vocab_size)
+
+
+def inference_bytes(
+    config: ModelConfig, precision: str, tokens: int | None = None, samples: int = 1
+) -> int:
+    """Weights, KV cache and working memory for `tokens` (the whole context by default)."""
+    tokens = min(tokens or config.context_length, config.context_length)
+    return (
+        weight_bytes(config, precision)
+        + kv_cache_bytes(config, precision, tokens, samples)
+        + working_bytes(config, tokens, samples)
+    )
+
+
+def training_bytes(config: ModelConfig, batch_size: int = 1) -> int:
+    """Bytes to train in fp32 with AdamW on sequences of the whole context.
+
+    Weights, gradients and two moments: 16 bytes a parameter (Rajbhandari et al. 2019,
+    arXiv:1910.02054, section 3.1). Activations: 34 · T · C 16-bit bytes a layer where
+    attention is fused (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1), so twice
+    that in fp32; and the logits with their gradient.
+    """
+    T, C = config.context_length, config.emb_dim
+    activations = 2 * 34 * T * C * config.n_layers + 2 * _FP32 * T * config.vocab_size
+    return 16 * total_parameters(config) + batch_size * activations
+
+
+def flops_per_token(config: ModelConfig, context: int = 0) -> int:
+    """Floating-point operations to read one token after `context` others.
+
+    Two for each weight of a matrix, the head's included, and 4 · C a layer for each token
+    that attention looks at. Kaplan et al. 2020, arXiv:2001.08361, table 1.
+    """
+    L, C = config.n_layers, config.emb_dim
+    return 2 * (12 * L * C * C + config.vocab_size * C) + 4 * L * C * (context + 1)
+
+
+def training_flops_per_token(config: ModelConfig) -> int:
+    """Forward and backward, which is twice forward; attention at half the context on average."""
+    return 3 * flops_per_token(config, config.context_length // 2)
+
+
+def gpus_needed(config: ModelConfig, precision: str = "bf16") -> int:
+    """80 GB GPUs that the weights and one full KV cache fill."""
+    return math.ceil(inference_bytes(config, precision) / _H100_MEMORY)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the papers say about training; None where they do not."""
+
+    year: int
+    training_tokens: int | None
+    training_text: str
+    source: str
+
+
+HISTORY = {
+    # GPT-2, section 2.1: "slightly over 8 million documents for a total of 40 GB of text".
+    # The number of tokens seen in training was not published.
+    "gpt2": History(2019, None, "WebText, 40 GB", "Radford et al. 2019, section 2.1"),
+    # GPT-3, table 2.1: "All models were trained for a total of 300 billion tokens".
+    "gpt3-175B": History(
+        2020, 300_000_000_000, "Common Crawl, WebText2, books, Wikipedia", "arXiv:2005.14165"
+    ),
+}
+
+
+def describe(config: ModelConfig) -> dict[str, object]:
+    """All of the above for one model, as plain numbers: bytes, counts, operations."""
+    return {
+        "config": {f.name: getattr(config, f.name) for f in fields(config)},
+        "parameters": {
+            **parameters(config),
+            "total": total_parameters(config),
+            "total untied": total_parameters(config, tied=False),
+        },
+        "memory": {
+            precision: {
+                "weights": weight_bytes(config, precision),
+                "kv cache per token": kv_cache_bytes(config, precision, 1),
+                "kv cache": kv_cache_bytes(config, precision, config.context_length),
+                "inference": inference_bytes(config, precision),
+            }
+            for precision in PRECISIONS
+        },
+        "training memory": training_bytes(config),
+        "flops per token": flops_per_token(config),
+        "flops per token, full context": flops_per_token(config, config.context_length - 1),
+        "training flops per token": training_flops_per_token(config),
+        "gpus needed": gpus_needed(config),
+    }

@@ -1,0 +1,74 @@
+"""What this machine has, found out without torch: memory, cores, a GPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A device and its memory in bytes; on a CPU, and on Apple's GPUs, that is the RAM."""
+
+    device: str
+    name: str
+    memory_total: int
+    memory_available: int
+    cores: int
+
+
+def detect() -> Machine:
+    """The device that `--device auto` means here: a CUDA GPU, else Apple's, else the CPU."""
+    gpu = _nvidia()
+    if gpu:
+        return gpu
+    total, available = memory()
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    return Machine("mps" if apple else "cpu", name, total, available, cores or 1)
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of RAM in all and to be had now, within the limit of a container."""
+    ram = psutil.virtual_memory()
+    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
+    if limit is None or limit >= ram.total:
+        return ram.total, ram.available
+    return limit, min(ram.available, max(0, limit - (used or 0)))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such control group, or "max"
+        return None
+
+
+def _nvidia() -> Machine | None:
+    """The first NVIDIA GPU as its driver's own tool describes it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = "--query-gpu=name,memory.total,memory.free"
+    try:
+        done = subprocess.run(
+            [tool, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+        name, total, free = done.stdout.splitlines()[0].rsplit(",", 2)
+        return Machine("cuda", name.strip(), int(total) << 20, int(free) << 20, os.cpu_count() or 1)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None

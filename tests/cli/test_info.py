@@ -1,0 +1,85 @@
+"""`gpt2 info`: numbers for people and for programs, at once and without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Gpt2
+
+
+def test_one_model_for_people(gpt2: Gpt2) -> None:
+    done = gpt2("info")
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = done.stdout.decode()
+    for shown in ("124,439,808", "163,037,184", "497.8 MB", "73.7 kB", "This machine", "fits"):
+        assert shown in text
+    assert b"\x1b" not in done.stdout
+
+
+def test_one_model_for_programs(gpt2: Gpt2) -> None:
+    data = json.loads(gpt2("info", "-m", "medium", "--json").stdout)
+    assert data["model"] == "355M"
+    assert data["parameters"]["total"] == 354_823_168
+    assert data["memory"]["fp32"]["weights"] == 4 * 354_823_168
+    assert data["machine"]["device"] in ("cpu", "cuda", "mps")
+    assert isinstance(data["fits"], bool)
+
+
+def test_all_models(gpt2: Gpt2) -> None:
+    text = gpt2("info", "--all").stdout.decode()
+    names = ("bard", "124M", "355M", "774M", "1558M", "gpt3-175B")
+    assert [line.split()[0] for line in text.splitlines()[1:]] == list(names)
+    assert set(json.loads(gpt2("info", "--all", "--json").stdout)) == set(names)
+
+
+def test_what_fits(gpt2: Gpt2) -> None:
+    data = json.loads(gpt2("info", "--fit", "--json").stdout)
+    assert data["bard"]["fp32"]["fits"]
+    assert not data["gpt3-175B"]["fp32"]["fits"]
+    assert b"gpt3-175B" in gpt2("info", "--fit").stdout
+
+
+def test_beside_gpt3(gpt2: Gpt2) -> None:
+    text = gpt2("info", "--compare", "gpt3").stdout.decode()
+    for shown in ("174,604,259,328", "12,288", "300.0 G", "not published", "2,048", "arXiv"):
+        assert shown in text
+    data = json.loads(gpt2("info", "--compare", "gpt3", "--json").stdout)
+    assert list(data) == ["124M", "gpt3-175B"]
+
+
+def test_a_directory(gpt2: Gpt2, tiny_directory: Path) -> None:
+    data = json.loads(gpt2("info", "-m", str(tiny_directory), "--json").stdout)
+    assert data["config"]["emb_dim"] == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "126M"], b"did you mean '124M'"),
+        (["--compare", "gpt33"], b"did you mean 'gpt3'"),
+        (["-m", "someone/thing"], b"gpt2 models pull someone/thing"),
+    ],
+)
+def test_unknown_models_are_usage_errors(gpt2: Gpt2, arguments: list[str], message: bytes) -> None:
+    done = gpt2("info", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_version(gpt2: Gpt2) -> None:
+    assert gpt2("--version").stdout.startswith(b"gpt2cli ")
+
+
+def test_nothing_heavy_is_imported() -> None:
+    script = (
+        "import sys; from gpt2cli.cli import main; sys.argv = ['gpt2', 'info']\n"
+        "try: main()\n"
+        "finally: print({'torch', 'numpy', 'huggingface_hub.hf_api'} & set(sys.modules), "
+        "file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.stderr == b"set()\n"

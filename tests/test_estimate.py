@@ -1,0 +1,135 @@
+"""Sizes and costs against the built model and against calculations by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2cli import checkpoint, estimate, machine
+from gpt2cli.config import ModelConfig, find_spec, shipped_specs
+from gpt2cli.model import GPT2, KVCache
+
+SHIPPED = {spec.name: spec.model for spec in shipped_specs()}
+SMALL = SHIPPED["124M"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_parameters_are_those_of_the_model_when_built(name: str, qkv_bias: bool) -> None:
+    config = replace(SHIPPED[name], qkv_bias=qkv_bias)
+    with torch.device("meta"):
+        model = GPT2(config)
+    assert estimate.total_parameters(config) == sum(p.numel() for p in model.parameters())
+    by_component = {
+        "token embedding": sum(p.numel() for p in model.token_embedding.parameters()),
+        "position embedding": sum(p.numel() for p in model.position_embedding.parameters()),
+    }
+    for component, part in (("attention", "attention"), ("feed-forward", "feed_forward")):
+        named = model.named_parameters()
+        by_component[component] = sum(p.numel() for name, p in named if part in name)
+    named = model.named_parameters()
+    by_component["layer norms"] = sum(p.numel() for name, p in named if "norm" in name)
+    assert estimate.parameters(config) == by_component
+
+
+def test_published_totals() -> None:
+    assert estimate.total_parameters(SMALL) == 124_439_808
+    assert estimate.total_parameters(SMALL, tied=False) == 163_037_184
+    # GPT-3's paper rounds to 175.0 billion.
+    assert estimate.total_parameters(SHIPPED["gpt3-175B"]) == pytest.approx(175e9, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weight_and_cache_bytes_are_what_torch_allocates(dtype: torch.dtype) -> None:
+    config = ModelConfig(vocab_size=300, context_length=64, emb_dim=48, n_heads=4, n_layers=3)
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    model = GPT2(config).to(dtype)
+    allocated = sum(p.nbytes for p in model.parameters())
+    assert estimate.weight_bytes(config, precision) == allocated
+    cache = KVCache(config, batch_size=3, max_length=20, dtype=dtype)
+    allocated = cache.keys.nbytes + cache.values.nbytes
+    assert estimate.kv_cache_bytes(config, precision, tokens=20, samples=3) == allocated
+
+
+def test_memory_of_124m_by_hand() -> None:
+    assert estimate.weight_bytes(SMALL, "fp32") == 497_759_232  # "about 500 MB for inference"
+    assert estimate.kv_cache_bytes(SMALL, "fp32", 1) == 2 * 12 * 768 * 4 == 73_728
+    matrices = (50257 + 1024) * 768 + 12 * 12 * 768 * 768
+    rest = 124_439_808 - matrices
+    assert estimate.weight_bytes(SMALL, "int8") == matrices + matrices // 64 * 4 + rest * 4
+
+
+def test_inference_needs_grow_with_tokens_samples_and_precision() -> None:
+    needs = [estimate.inference_bytes(SMALL, p) for p in ("int8", "bf16", "fp32")]
+    assert needs == sorted(needs)
+    few, many = (estimate.inference_bytes(SMALL, "fp32", 100, s) for s in (1, 11))
+    logits = 2 * 4 * 50257
+    assert many - few == 10 * (100 * 73_728 + logits)
+    assert estimate.inference_bytes(SMALL, "fp32", 5000) == estimate.inference_bytes(SMALL, "fp32")
+
+
+def test_training_needs_sixteen_bytes_a_parameter_and_activations() -> None:
+    one, two = estimate.training_bytes(SMALL, 1), estimate.training_bytes(SMALL, 2)
+    assert one - (two - one) == 16 * 124_439_808
+
+
+def test_flops_are_two_for_each_weight_used_and_what_attention_adds() -> None:
+    """Counted by torch on the real thing."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = ModelConfig(vocab_size=300, context_length=64, emb_dim=48, n_heads=4, n_layers=3)
+    model = GPT2(config).init_weights().eval()
+    cache = KVCache(config, batch_size=1, max_length=64)
+    # The counter sees the products of attention only where they are not fused.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
+        model(torch.zeros(1, 20, dtype=torch.long), cache)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 1, dtype=torch.long), cache)
+    assert estimate.flops_per_token(config, context=20) == counter.get_total_flops()
+
+
+def test_gpt3_needs_five_gpus_of_80_gb_and_gpt2_one() -> None:
+    assert estimate.gpus_needed(SHIPPED["gpt3-175B"]) == 5  # 349 GB of weights, 10 of cache
+    assert estimate.gpus_needed(SHIPPED["1558M"]) == 1
+
+
+def test_the_names_of_parameters_are_known_without_torch(tiny_config: ModelConfig) -> None:
+    for config in (tiny_config, replace(tiny_config, qkv_bias=False)):
+        built = {n: tuple(p.shape) for n, p in GPT2(config).named_parameters()}
+        assert checkpoint.parameter_shapes(config) == built
+
+
+def test_the_machine_has_memory_and_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = machine.detect()
+    assert 0 < here.memory_available <= here.memory_total
+    assert here.cores >= 1
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("400000\n")
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    assert machine.memory() == (1_000_000, 600_000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory()[0] > 1_000_000
+
+
+def test_a_gpu_is_what_the_drivers_tool_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 143000'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    here = machine.detect()
+    assert (here.device, here.name) == ("cuda", "NVIDIA H200")
+    assert here.memory_total == 143771 * 2**20
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert machine.detect().device != "cuda"
+
+
+def test_find_spec_knows_gpt3() -> None:
+    spec = find_spec("gpt3")
+    assert spec is not None
+    assert (spec.model.n_layers, spec.model.emb_dim, spec.model.head_dim) == (96, 12288, 128)

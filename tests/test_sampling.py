@@ -1,0 +1,487 @@
+"""Each sampling rule by hand and against transformers, for NumPy and torch alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from gpt2cli.config import SamplingConfig
+from gpt2cli.sampling import (
+    choose,
+    draw,
+    generators,
+    greedy,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    mark_seen,
+    penalise_repetition,
+    scale_by_temperature,
+)
+
+INF = float("inf")
+Floats = np.ndarray[Any, Any]
+
+
+def rows(unique: bool, low: int = -120, high: int = 120) -> st.SearchStrategy[Floats]:
+    """Logits (B, V) in steps of 1/8, which float32 holds exactly; equal ones unless `unique`."""
+
+    def of_width(width: int) -> st.SearchStrategy[list[list[int]]]:
+        row = st.lists(st.integers(low, high), min_size=width, max_size=width, unique=unique)
+        return st.lists(row, min_size=1, max_size=3)
+
+    return st.integers(1, 12).flatmap(of_width).map(lambda r: np.array(r, np.float32) / 8)
+
+
+DISTINCT = rows(unique=True)
+TIED = rows(unique=False, low=-8, high=8)
+
+
+def apply(rule: Callable[..., Any], logits: Floats, *arguments: Any) -> Floats:
+    """The rule's result, once NumPy and torch have been seen to agree on it."""
+    before = logits.copy()
+    ours = rule(logits, *arguments)
+    with_torch = rule(torch.from_numpy(logits.copy()), *arguments)
+    assert isinstance(ours, np.ndarray)
+    assert isinstance(with_torch, torch.Tensor)
+    assert ours.dtype == logits.dtype
+    np.testing.assert_allclose(ours, with_torch.numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(logits, before, err_msg="the argument was changed")
+    return ours
+
+
+def theirs(processor: Any, logits: Floats, ids: list[list[int]] | None = None) -> Floats:
+    """What transformers makes of the same logits."""
+    input_ids = torch.tensor(ids if ids is not None else [[0]] * len(logits), dtype=torch.long)
+    result: Floats = processor(input_ids, torch.from_numpy(logits.copy())).numpy()
+    return result
+
+
+def kept(logits: Floats) -> list[list[int]]:
+    """The ids that a rule left in each row."""
+    return [np.flatnonzero(row > -INF).tolist() for row in logits]
+
+
+def softmax(logits: Floats) -> Floats:
+    exact = logits.astype(np.float64)
+    weights = np.exp(exact - exact.max(axis=-1, keepdims=True))
+    probabilities: Floats = weights / weights.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def by_rank(row: Floats) -> list[int]:
+    """Ids from the most probable on; equal ones in the order of their ids."""
+    return sorted(range(len(row)), key=lambda i: (-row[i], i))
+
+
+def clear_of_top_p(logits: Floats, p: float) -> bool:
+    """Whether no sum of probabilities is so near p that rounding decides."""
+    mass = np.cumsum(-np.sort(-softmax(logits), axis=-1), axis=-1)
+    return bool(np.all(np.abs(mass - p) > 1e-5))
+
+
+def clear_of_min_p(logits: Floats, p: float) -> bool:
+    """Whether no probability is so near p times the best that rounding decides."""
+    best = logits.max(axis=-1, keepdims=True)
+    return p == 0 or bool(np.all(np.abs(logits - best - np.log(p)) > 1e-4))
+
+
+# --- repetition penalty -----------------------------------------------------------------
+
+
+def test_the_penalty_divides_positive_logits_and_multiplies_negative_ones() -> None:
+    logits = np.array([[2.0, -2.0, 0.0, 3.0, -3.0]], np.float32)
+    seen = np.array([[True, True, True, False, False]])
+    assert penalise_repetition(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0, -3.0]]
+    assert penalise_repetition(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0, -3.0]]
+    assert penalise_repetition(logits, seen, 1.0).tolist() == logits.tolist()
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=TIED, penalty=st.floats(0.1, 10), data=st.data())
+def test_the_penalty_is_that_of_transformers(
+    logits: Floats, penalty: float, data: st.DataObject
+) -> None:
+    token = st.integers(0, logits.shape[1] - 1)
+    length = data.draw(st.integers(1, 4))
+    row = st.lists(token, min_size=length, max_size=length)
+    ids = data.draw(st.lists(row, min_size=len(logits), max_size=len(logits)))
+    expected = theirs(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
+
+    def rule(array: Any) -> Any:
+        return penalise_repetition(array, mark_seen(None, array, ids), penalty)
+
+    np.testing.assert_allclose(apply(rule, logits), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
+def test_seen_tokens_add_up_row_by_row(make: Callable[..., Any]) -> None:
+    logits = make((2, 4))
+    seen = mark_seen(None, logits, [[1, 1], []])
+    assert seen.tolist() == [[False, True, False, False], [False] * 4]
+    more = mark_seen(seen, logits, [[3], [0]])
+    assert more.tolist() == [[False, True, False, True], [True, False, False, False]]
+    assert seen.tolist() == [[False, True, False, False], [False] * 4]
+
+
+# --- temperature ------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(logits=TIED, temperature=st.floats(0.01, 100))
+def test_temperature_is_that_of_transformers(logits: Floats, temperature: float) -> None:
+    """Up to a constant a row, which no probability depends on."""
+    expected = theirs(TemperatureLogitsWarper(temperature), logits)
+    ours = apply(scale_by_temperature, logits, temperature)
+    ours, expected = (x - x.max(axis=-1, keepdims=True) for x in (ours, expected))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 / temperature)
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=TIED, data=st.data())
+def test_temperature_0_takes_the_best_token_and_the_lowest_id_among_equals(
+    logits: Floats, data: st.DataObject
+) -> None:
+    uniform = data.draw(st.floats(0, 1, exclude_max=True))
+    config = SamplingConfig(temperature=0, top_k=3, top_p=0.5, min_p=0.1)
+    expected = [by_rank(row)[0] for row in logits]
+    for array in (logits, torch.from_numpy(logits)):
+        assert greedy(array).tolist() == expected
+        assert choose(array, config, np.full(len(logits), uniform), None).tolist() == expected
+
+
+@pytest.mark.parametrize("shift", [0, -100])
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_a_temperature_next_to_0_is_nearly_greedy(shift: int) -> None:
+    logits = np.array([[1.0, 2.0, 3.0]], np.float32) + shift
+    config = SamplingConfig(temperature=1e-40)
+    for array in (logits, torch.from_numpy(logits)):
+        assert choose(array, config, np.array([0.5]), None).tolist() == [2]
+
+
+# --- top-k ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("logits", "k", "ids"),
+    [
+        ([1, 3, 2], 1, [1]),
+        ([1, 3, 2], 2, [1, 2]),
+        ([1, 3, 2], 3, [0, 1, 2]),
+        ([1, 3, 2], 99, [0, 1, 2]),
+        ([2, 2, 2, 2], 2, [0, 1]),
+        ([1, 2, 3, 2, 2], 3, [1, 2, 3]),
+        ([-INF, 0, -INF], 2, [1]),
+    ],
+)
+def test_top_k_keeps_k_tokens_and_the_lower_ids_among_equals(
+    logits: list[float], k: int, ids: list[int]
+) -> None:
+    assert kept(apply(keep_top_k, np.array([logits], np.float32), k)) == [ids]
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=DISTINCT, k=st.integers(1, 14))
+def test_top_k_is_that_of_transformers_where_no_logits_are_equal(logits: Floats, k: int) -> None:
+    expected = theirs(TopKLogitsWarper(k), logits)
+    np.testing.assert_array_equal(apply(keep_top_k, logits, k), expected)
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=TIED, k=st.integers(1, 14))
+def test_top_k_keeps_the_first_k_by_rank(logits: Floats, k: int) -> None:
+    result = apply(keep_top_k, logits, k)
+    assert kept(result) == [sorted(by_rank(row)[:k]) for row in logits]
+    np.testing.assert_array_equal(result[result > -INF], logits[result > -INF])
+
+
+# --- top-p ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "p", "ids"),
+    [
+        ([0.5, 0.3, 0.2], 0.4, [0]),
+        ([0.5, 0.3, 0.2], 0.6, [0, 1]),  # 0.5 is not enough, so the next one crosses 0.6
+        ([0.2, 0.5, 0.3], 0.6, [1, 2]),
+        ([0.5, 0.3, 0.2], 0.81, [0, 1, 2]),
+        ([0.5, 0.3, 0.2], 1e-9, [0]),
+        ([0.5, 0.3, 0.2], 1.0, [0, 1, 2]),
+        ([1, 1], 0.5, [0]),  # exactly reached
+        ([1, 1, 1, 1], 0.5, [0, 1]),
+        ([1, 1, 1, 1], 0.51, [0, 1, 2]),
+        ([0.0, 1.0, 0.0], 0.9, [1]),
+    ],
+)
+def test_top_p_keeps_the_token_that_crosses_p(
+    probabilities: list[float], p: float, ids: list[int]
+) -> None:
+    with np.errstate(divide="ignore"):
+        logits = np.log(np.array([probabilities], np.float32))
+    assert kept(apply(keep_top_p, logits, p)) == [ids]
+
+
+@settings(deadline=None, max_examples=150)
+@given(logits=DISTINCT, p=st.floats(0.01, 0.99))
+def test_top_p_is_that_of_transformers_where_no_logits_are_equal(logits: Floats, p: float) -> None:
+    assume(clear_of_top_p(logits, p))
+    expected = theirs(TopPLogitsWarper(p), logits)
+    np.testing.assert_array_equal(apply(keep_top_p, logits, p), expected)
+
+
+@settings(deadline=None, max_examples=150)
+@given(logits=TIED, p=st.floats(0.01, 0.99))
+def test_top_p_keeps_the_shortest_beginning_by_rank_that_reaches_p(
+    logits: Floats, p: float
+) -> None:
+    assume(clear_of_top_p(logits, p))
+    results = kept(apply(keep_top_p, logits, p))
+    for row, mass, ids in zip(logits, softmax(logits), results, strict=True):
+        ranked = by_rank(row)
+        assert ids == sorted(ranked[: len(ids)])
+        assert mass[ranked[: len(ids)]].sum() > p
+        assert mass[ranked[: len(ids) - 1]].sum() < p
+
+
+# --- min-p ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "p", "ids"),
+    [
+        ([0.4, 0.3, 0.2, 0.1], 0.0, [0, 1, 2, 3]),
+        ([0.4, 0.3, 0.2, 0.1], 0.26, [0, 1, 2]),
+        ([0.1, 0.2, 0.3, 0.4], 0.51, [2, 3]),
+        ([0.4, 0.3, 0.2, 0.1], 1.0, [0]),
+        ([0.4, 0.4, 0.2], 1.0, [0, 1]),
+    ],
+)
+def test_min_p_keeps_what_is_near_the_best(
+    probabilities: list[float], p: float, ids: list[int]
+) -> None:
+    logits = np.log(np.array([probabilities], np.float32))
+    assert kept(apply(keep_min_p, logits, p)) == [ids]
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=TIED, p=st.floats(0.001, 0.999) | st.just(0.0))
+def test_min_p_is_that_of_transformers(logits: Floats, p: float) -> None:
+    assume(clear_of_min_p(logits, p))
+    expected = theirs(MinPLogitsWarper(p), logits)
+    np.testing.assert_array_equal(apply(keep_min_p, logits, p), expected)
+
+
+# --- draw -------------------------------------------------------------------------------
+
+BELOW_1 = float(np.nextafter(1.0, 0.0))
+
+
+def both_draw(logits: list[list[float]] | Floats, uniforms: list[float]) -> list[int]:
+    array, u = np.array(logits, np.float32), np.array(uniforms)
+    drawn: list[int] = draw(array, u).tolist()
+    assert draw(torch.from_numpy(array), torch.from_numpy(u)).tolist() == drawn
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("uniform", "token"),
+    [
+        *[(0.0, 0), (0.25, 1), (0.5, 2), (0.75, 3), (BELOW_1, 3)],
+        *[(float(np.nextafter(at, 0)), i) for i, at in enumerate((0.25, 0.5, 0.75))],
+    ],
+)
+def test_a_uniform_on_the_edge_of_two_bins_draws_the_upper(uniform: float, token: int) -> None:
+    assert both_draw([[5.0, 5.0, 5.0, 5.0]], [uniform]) == [token]
+
+
+@pytest.mark.parametrize(
+    ("uniform", "token"), [(0.0, 1), (0.49, 1), (0.5, 3), (0.99, 3), (BELOW_1, 3)]
+)
+def test_a_removed_token_is_never_drawn_at_the_edges(uniform: float, token: int) -> None:
+    assert both_draw([[-INF, 7.0, -INF, 7.0, -INF]], [uniform]) == [token]
+
+
+def test_each_row_is_drawn_with_its_own_uniform() -> None:
+    assert both_draw([[0.0, 0.0], [0.0, 0.0], [-INF, 0.0]], [0.7, 0.2, 0.2]) == [1, 0, 1]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    logits=st.lists(st.just(-INF) | st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20),
+    uniform=st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, BELOW_1]),
+)
+def test_what_is_drawn_has_a_probability(logits: list[float], uniform: float) -> None:
+    assume(max(logits) > -INF)
+    (token,) = both_draw([logits], [uniform])
+    assert logits[token] > -INF
+
+
+@settings(deadline=None, max_examples=150)
+@given(logits=TIED, data=st.data())
+def test_draws_by_inverting_the_cumulative_sum(logits: Floats, data: st.DataObject) -> None:
+    uniform = st.floats(0, 1, exclude_max=True)
+    u = data.draw(st.lists(uniform, min_size=len(logits), max_size=len(logits)))
+    cumulative = np.cumsum(softmax(logits), axis=-1)
+    assume(np.all(np.abs(cumulative - np.array(u)[:, None]) > 1e-5))
+    expected = [int(np.searchsorted(row, x)) for row, x in zip(cumulative, u, strict=True)]
+    assert both_draw(logits, u) == expected
+
+
+def test_the_middle_of_a_bin_draws_its_token_in_a_vocabulary_as_large_as_gpt2s() -> None:
+    """Sums of 50,257 terms in float32 would be off by more than half a bin."""
+    random = np.random.default_rng(0)
+    logits = random.normal(size=50257).astype(np.float32)
+    upper = np.cumsum(softmax(logits[None])[0])
+    tokens = random.choice(50257, 40, replace=False)
+    middles = (upper[tokens] + upper[tokens - 1]) / 2
+    assert both_draw(np.tile(logits, (40, 1)), middles.tolist()) == tokens.tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_come_as_often_as_they_are_probable(temperature: float) -> None:
+    logits = np.array([1.0, 0.0, -1.0, 2.0, 0.5, -INF], np.float32)
+    count, config = 20_000, SamplingConfig(temperature=temperature)
+    uniforms = np.random.default_rng(0).random(count)
+    tokens = choose(np.tile(logits, (count, 1)), config, uniforms, None)
+    expected = count * softmax(logits[None] / temperature)[0]
+    observed = np.bincount(tokens, minlength=6)
+    assert observed[5] == 0
+    chi_square = (((observed - expected) ** 2)[:5] / expected[:5]).sum()
+    assert chi_square < 23.5  # four degrees of freedom: one in ten thousand is above
+
+
+# --- all rules together -----------------------------------------------------------------
+
+
+def both_choose(
+    logits: Floats, config: SamplingConfig, uniforms: list[float], ids: list[list[int]]
+) -> list[int]:
+    u, tensor = np.array(uniforms), torch.from_numpy(logits.copy())
+    chosen: list[int] = choose(logits, config, u, mark_seen(None, logits, ids)).tolist()
+    assert choose(tensor, config, u, mark_seen(None, tensor, ids)).tolist() == chosen
+    return chosen
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    logits=DISTINCT,
+    penalty=st.none() | st.floats(0.5, 2),
+    temperature=st.floats(0.3, 3),
+    k=st.none() | st.integers(1, 12),
+    p=st.none() | st.floats(0.05, 1),
+    min_p=st.none() | st.floats(0, 0.9),
+    data=st.data(),
+)
+def test_chooses_as_transformers_processors_in_their_order(
+    logits: Floats,
+    penalty: float | None,
+    temperature: float,
+    k: int | None,
+    p: float | None,
+    min_p: float | None,
+    data: st.DataObject,
+) -> None:
+    token, size = st.integers(0, logits.shape[1] - 1), len(logits)
+    ids = data.draw(st.lists(st.lists(token, min_size=2, max_size=2), min_size=size, max_size=size))
+    uniform = st.floats(0, 1, exclude_max=True)
+    uniforms = data.draw(st.lists(uniform, min_size=size, max_size=size))
+
+    expected = logits
+    if penalty is not None:
+        expected = theirs(RepetitionPenaltyLogitsProcessor(penalty), expected, ids)
+    expected = theirs(TemperatureLogitsWarper(temperature), expected)
+    gaps = np.diff(np.sort(expected, axis=-1), axis=-1)
+    assume(np.all(gaps > 1e-3))
+    if k is not None:
+        expected = theirs(TopKLogitsWarper(k), expected)
+    if p is not None and p < 1:
+        assume(clear_of_top_p(expected, p))
+        expected = theirs(TopPLogitsWarper(p), expected)
+    if min_p is not None:
+        assume(clear_of_min_p(expected, min_p))
+        expected = theirs(MinPLogitsWarper(min_p), expected)
+    cumulative = np.cumsum(softmax(expected), axis=-1)
+    assume(np.all(np.abs(cumulative - np.array(uniforms)[:, None]) > 1e-4))
+    tokens = [int(np.searchsorted(row, u)) for row, u in zip(cumulative, uniforms, strict=True)]
+
+    config = SamplingConfig(temperature, k, p, min_p, penalty)
+    assert both_choose(logits, config, uniforms, ids) == tokens
+
+
+def log(*probabilities: float) -> Floats:
+    return np.log(np.array([probabilities], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("logits", "config", "uniform", "token"),
+    [
+        # Top-p counts the mass among the k that are left: of two equals, one makes a half.
+        (log(1, 1, 1, 1), SamplingConfig(top_k=2, top_p=0.5), 0.9, 0),
+        # Min-p comes last: had it gone first, top-p would have kept token 0 alone.
+        (log(0.4, 0.3, 0.2, 0.1), SamplingConfig(top_p=0.5, min_p=0.6), 0.9, 1),
+        # Temperature comes before top-p: sharpened, token 0 has 0.64 of the mass.
+        (log(0.4, 0.3, 0.0001), SamplingConfig(temperature=0.5, top_p=0.6), 0.9, 0),
+        (log(0.4, 0.3, 0.0001), SamplingConfig(top_p=0.6), 0.9, 1),
+        # Temperature comes before min-p: flattened, 0.01 is a tenth of 1.
+        (log(1, 0.01), SamplingConfig(temperature=2, min_p=0.05), 0.99, 1),
+        (log(1, 0.01), SamplingConfig(min_p=0.05), 0.999, 0),
+    ],
+)
+def test_the_rules_apply_in_the_documented_order(
+    logits: Floats, config: SamplingConfig, uniform: float, token: int
+) -> None:
+    assert both_choose(logits, config, [uniform], [[]]) == [token]
+
+
+def test_the_penalty_comes_before_the_best_token_is_taken() -> None:
+    logits = np.array([[3.0, 2.0]], np.float32)
+    config = SamplingConfig(temperature=0, repetition_penalty=2.0)
+    assert both_choose(logits, config, [0.5], [[0]]) == [1]
+    assert both_choose(logits, config, [0.5], [[]]) == [0]
+
+
+def test_rules_that_are_off_change_nothing() -> None:
+    logits = np.array([[0.3, -1.0, 2.0, 0.0]] * 50, np.float32)
+    uniforms = np.linspace(0, BELOW_1, 50)
+    plain = choose(logits, SamplingConfig(), uniforms, None)
+    off = SamplingConfig(top_k=4, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
+    seen = np.ones(logits.shape, bool)
+    np.testing.assert_array_equal(choose(logits, off, uniforms, seen), plain)
+    assert set(plain.tolist()) == {0, 1, 2, 3}
+
+
+# --- generators -------------------------------------------------------------------------
+
+
+def first_draws(seed: int, samples: int) -> list[list[float]]:
+    return [generator.random(4).tolist() for generator in generators(seed, samples)]
+
+
+def test_a_sample_does_not_depend_on_how_many_there_are() -> None:
+    many = first_draws(7, 5)
+    for samples in range(1, 5):
+        assert first_draws(7, samples) == many[:samples]
+
+
+def test_seeds_and_samples_give_different_streams() -> None:
+    streams = [tuple(stream) for seed in range(20) for stream in first_draws(seed, 5)]
+    assert len(set(streams)) == 100
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**70), samples=st.integers(1, 4))
+def test_the_generators_are_the_children_that_numpy_spawns(seed: int, samples: int) -> None:
+    children = np.random.SeedSequence(seed).spawn(samples)
+    expected = [np.random.default_rng(child).random(4).tolist() for child in children]
+    assert first_draws(seed, samples) == expected
