@@ -83,7 +83,7 @@ class Tokenizer:
                 text, allowed_special="all" if special else set(), disallowed_special=()
             )
         except ValueError:
-            raise TokenizerError("too long a run of whitespace") from None
+            raise TokenizerError("the text has a run of whitespace that is too long") from None
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of some tokens; they may begin or end inside a character."""
@@ -170,8 +170,6 @@ def _merges(pairs: Sequence[Any], path: Path) -> list[tuple[str, str]]:
     """Each merge is "a b", or the pair [a, b] that newer files hold."""
     split = [p.split(" ") if isinstance(p, str) else p for p in pairs]
     for i, pair in enumerate(split):
-        if not (
-            isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
-        ):
+        if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
             raise TokenizerError(f"{path}: merge {i + 1} is not a pair of tokens: {pairs[i]!r}")
     return [(a, b) for a, b in split]
