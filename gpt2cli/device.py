@@ -97,6 +97,12 @@ def _probe(placement: Placement) -> None:
     """Run a toy model: some builds lack half-precision kernels for some devices."""
     import torch
 
+    if placement == Placement("cpu", "float16") and not _cpu_has_float16():
+        raise DeviceError(
+            "this CPU has no float16 arithmetic, only slow emulation; "
+            "use --dtype float32, or bfloat16 for half the memory"
+        )
+
     from gpt2cli.model import GPT2
 
     config = ModelConfig(vocab_size=8, context_length=4, emb_dim=8, n_heads=2, n_layers=1)
@@ -109,3 +115,12 @@ def _probe(placement: Placement) -> None:
             f"{placement.device} cannot compute in {placement.dtype} here; "
             "use --dtype float32 or auto"
         ) from None
+
+
+def _cpu_has_float16() -> bool:
+    """Whether products run in hardware: on all 64-bit Arm, on x86 with AVX-512 FP16."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -228,12 +228,14 @@ def _stream(events: Iterator[Event], output: Output, prompt: str) -> bool:
         output.write(prompt)
         for event in events:
             output.write(event.text)
+        interrupted = False
     except KeyboardInterrupt:
-        return True
-    finally:
-        if output.terminal:
-            output.end_line()
-    return False
+        interrupted = True
+    if output.terminal and interrupted:
+        output.write("\n")  # the terminal itself has just written ^C
+    elif output.terminal:
+        output.end_line()
+    return interrupted
 
 
 def _print_samples(texts: list[str], output: Output) -> None:

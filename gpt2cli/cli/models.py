@@ -14,7 +14,7 @@ from gpt2cli.cli.terminal import Output, download_progress, notice
 from gpt2cli.config import shipped_specs
 from gpt2cli.errors import UsageError, WeightsError
 
-app = typer.Typer(rich_markup_mode=None, help="List, fetch and remove models.")
+app = typer.Typer(rich_markup_mode=None)
 Name = Annotated[str, typer.Argument(help="Config name or alias, or hub repository (owner/name).")]
 
 

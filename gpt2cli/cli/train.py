@@ -79,6 +79,7 @@ def train(
     check_names("cpu", save_dtype)
     if threads is not None:
         limit_threads(threads)
+    notice("reading the text" if resume else "reading the text and learning its vocabulary")
     import torch
 
     from gpt2cli import training
