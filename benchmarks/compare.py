@@ -1,6 +1,6 @@
 """Measure gpt2cli beside transformers in one run, with the same random 124M weights.
 
-    python benchmarks/compare.py [--rounds 5] [--threads 2]
+    python benchmarks/compare.py [--rounds 5]
 
 Decode and prefill alternate between the two programs within one process, cold starts within
 one loop of fresh processes, so that a machine that slows down slows both. Medians are printed,
@@ -20,14 +20,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cli import checkpoint
-from gpt2cli.torch_decoder import TorchDecoder
+from gpt2cli import runtime, sources
+from gpt2cli.generation import Decoder
 from gpt2cli.training import train_vocabulary
 
 DECODED = 100
@@ -73,22 +74,29 @@ def write_model(directory: Path) -> GPT2LMHeadModel:
     return reference
 
 
+def open_decoder(directory: Path) -> Decoder:
+    """The decoder that a user of this machine's CPU gets."""
+    source = sources.resolve(str(directory))
+    return runtime.open_decoder(source, 1, PREFILL + DECODED, device="cpu")[0]
+
+
 def measure_decode(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> list[float]:
     """Seconds to decode, after a prefill that is not counted."""
-    decoder = TorchDecoder(checkpoint.load(directory))
+    decoder = open_decoder(directory)
     prompt = torch.randint(0, 50257, (1, PROMPT))
 
     def ours() -> None:
         decoder.truncate(PROMPT)
+        token = 0
         for _ in range(DECODED):
-            decoder.step([int(decoder_logits[0].argmax())])
+            token = int(decoder.step([token])[0].argmax())
 
     def theirs(new: int) -> None:
         reference.generate(
             prompt, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0
         )
 
-    decoder_logits = decoder.prefill(prompt.tolist())
+    decoder.prefill(prompt.tolist())
     mine, whole, first = alternate(
         rounds, "decode", ours, lambda: theirs(DECODED + 1), lambda: theirs(1)
     )
@@ -97,7 +105,7 @@ def measure_decode(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> 
 
 def measure_prefill(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> list[float]:
     """Seconds to read a prompt and choose one token."""
-    decoder = TorchDecoder(checkpoint.load(directory))
+    decoder = open_decoder(directory)
     prompt = torch.randint(0, 50257, (1, PREFILL))
     return alternate(
         rounds,
@@ -128,9 +136,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         directory = Path(name)
         reference = write_model(directory)
@@ -162,8 +168,8 @@ def main() -> None:
     import transformers
 
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"NumPy {np.__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}; medians of {options.rounds} rounds"
     )
 

@@ -18,6 +18,12 @@ from gpt2cli.config import ModelConfig
 from gpt2cli.generation import Rows
 
 
+# Queries that attention handles at once: bounds its memory to H · BLOCK · S scores.
+BLOCK = 128
+# Added to the scores of a block among itself: no query looks at a later key.
+_FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, dtype=np.float32), k=1)
+
+
 class NumpyDecoder:
     """Decodes B rows at once over a KV cache of `capacity` tokens a row.
 
@@ -100,10 +106,14 @@ class NumpyDecoder:
         self._keys[layer, :B, :, start:end] = k
         self._values[layer, :B, :, start:end] = v
         keys, values = self._keys[layer, :B, :, :end], self._values[layer, :B, :, :end]
-        scores = (q * np.float32(1 / math.sqrt(D))) @ keys.swapaxes(-1, -2)  # (B, H, T, S + T)
-        if end - start > 1:
-            scores[..., ~np.tri(end - start, end, start, dtype=bool)] = -np.inf
-        y = _softmax(scores) @ values  # (B, H, T, D)
+        y = np.empty_like(q)
+        for t in range(0, end - start, BLOCK):
+            # A block of queries needs only what comes before its last: half the work in all.
+            block = q[:, :, t : t + BLOCK] * np.float32(1 / math.sqrt(D))
+            seen = start + t + block.shape[2]
+            scores = block @ keys[:, :, :seen].swapaxes(-1, -2)  # (B, H, BLOCK, seen)
+            scores[..., start + t :] += _FUTURE[: block.shape[2], : block.shape[2]]
+            y[:, :, t : t + BLOCK] = _softmax(scores) @ values[:, :, :seen]
         y = y.swapaxes(1, 2).reshape(len(x), -1)
         return self._linear(y, f"blocks.{layer}.attention.out")
 
