@@ -7,6 +7,7 @@ downloaded. Letters as in `model`: L layers, C width, H heads, T context, V voca
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, fields
 
 from gpt2cli.config import ModelConfig
@@ -55,11 +56,11 @@ def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: in
 def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:
     """Bytes that reading a prompt takes besides, at its widest point, in fp32.
 
-    The attention scores of one layer (H · T²) or its feed-forward (4 C · T), twice for the
-    function applied to them, and the logits of every sample. The prompt is read once.
+    A layer's feed-forward (4 C · T) before and after its GELU, and the logits of every
+    sample. All samples share a prompt; once the context is full, each is read again.
     """
-    scores = config.n_heads * tokens * tokens
-    return _FP32 * (2 * max(scores, 4 * config.emb_dim * tokens) + 2 * samples * config.vocab_size)
+    rows = samples if tokens >= config.context_length else 1
+    return 2 * _FP32 * (rows * 4 * config.emb_dim * tokens + samples * config.vocab_size)
 
 
 def inference_bytes(
@@ -77,21 +78,23 @@ def inference_bytes(
 def training_bytes(config: ModelConfig, batch_size: int = 1) -> int:
     """Bytes to train in fp32 with AdamW on sequences of the whole context.
 
-    Weights, gradients and two moments: 16 bytes a parameter (Rajbhandari et al. 2019,
-    arXiv:1910.02054, section 3.1). Activations: 34 · T · C 16-bit bytes a layer where
-    attention is fused (Korthikanti et al. 2022, arXiv:2205.05198, section 4.1), so twice
-    that in fp32; and the logits with their gradient.
+    Weights, gradients and two moments are 16 bytes a parameter. A layer keeps 16 · T · C
+    activations where attention is fused, and two dropout masks, which PyTorch stores in
+    fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34
+    bytes in half precision. Logits and log-probabilities have a gradient each.
     """
     T, C = config.context_length, config.emb_dim
-    activations = 2 * 34 * T * C * config.n_layers + 2 * _FP32 * T * config.vocab_size
-    return 16 * total_parameters(config) + batch_size * activations
+    activations = (16 + 2) * T * C * config.n_layers + 4 * T * config.vocab_size
+    return 4 * _FP32 * total_parameters(config) + _FP32 * batch_size * activations
 
 
 def flops_per_token(config: ModelConfig, context: int = 0) -> int:
     """Floating-point operations to read one token after `context` others.
 
-    Two for each weight of a matrix, the head's included, and 4 · C a layer for each token
-    that attention looks at. Kaplan et al. 2020, arXiv:2001.08361, table 1.
+    Two for each weight of a matrix, the head's included (Kaplan et al. 2020,
+    arXiv:2001.08361, section 2.1), and 4 · C a layer for each token that attention looks at:
+    its key and its value are a product each (Hoffmann et al. 2022, arXiv:2203.15556,
+    appendix F).
     """
     L, C = config.n_layers, config.emb_dim
     return 2 * (12 * L * C * C + config.vocab_size * C) + 4 * L * C * (context + 1)
@@ -118,10 +121,10 @@ class History:
 
 
 HISTORY = {
-    # GPT-2, section 2.1: "slightly over 8 million documents for a total of 40 GB of text".
-    # The number of tokens seen in training was not published.
+    # Section 2.1 gives WebText as some 8 million documents, 40 GB; neither the paper nor the
+    # release says how many tokens were seen in training.
     "gpt2": History(2019, None, "WebText, 40 GB", "Radford et al. 2019, section 2.1"),
-    # GPT-3, table 2.1: "All models were trained for a total of 300 billion tokens".
+    # The caption of table 2.1 gives the tokens seen, table 2.2 where they are from.
     "gpt3-175B": History(
         2020, 300_000_000_000, "Common Crawl, WebText2, books, Wikipedia", "arXiv:2005.14165"
     ),
@@ -133,22 +136,22 @@ def describe(config: ModelConfig) -> dict[str, object]:
     return {
         "config": {f.name: getattr(config, f.name) for f in fields(config)},
         "parameters": {
-            **parameters(config),
+            **{re.sub(r"\W", "_", name): count for name, count in parameters(config).items()},
             "total": total_parameters(config),
-            "total untied": total_parameters(config, tied=False),
+            "total_untied": total_parameters(config, tied=False),
         },
         "memory": {
             precision: {
                 "weights": weight_bytes(config, precision),
-                "kv cache per token": kv_cache_bytes(config, precision, 1),
-                "kv cache": kv_cache_bytes(config, precision, config.context_length),
+                "kv_cache_per_token": kv_cache_bytes(config, precision, 1),
+                "kv_cache": kv_cache_bytes(config, precision, config.context_length),
                 "inference": inference_bytes(config, precision),
             }
             for precision in PRECISIONS
         },
-        "training memory": training_bytes(config),
-        "flops per token": flops_per_token(config),
-        "flops per token, full context": flops_per_token(config, config.context_length - 1),
-        "training flops per token": training_flops_per_token(config),
-        "gpus needed": gpus_needed(config),
+        "training_memory": training_bytes(config),
+        "flops_per_token": flops_per_token(config),
+        "flops_per_token_full_context": flops_per_token(config, config.context_length - 1),
+        "training_flops_per_token": training_flops_per_token(config),
+        "gpus_needed": gpus_needed(config),
     }

@@ -27,7 +27,10 @@ class Machine:
 
 
 def detect() -> Machine:
-    """The device that `--device auto` means here: a CUDA GPU, else Apple's, else the CPU."""
+    """The device that `--device auto` means here: a CUDA GPU, else Apple's, else the CPU.
+
+    Asking for a GPU starts a program, so ask once.
+    """
     gpu = _nvidia()
     if gpu:
         return gpu
@@ -44,7 +47,19 @@ def memory() -> tuple[int, int]:
     limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
     if limit is None or limit >= ram.total:
         return ram.total, ram.available
-    return limit, min(ram.available, max(0, limit - (used or 0)))
+    # Files that were read, such as weights, count as used; the kernel drops them on demand.
+    held = max(0, (used or 0) - _file_cache())
+    return limit, min(ram.available, max(0, limit - held))
+
+
+def _file_cache() -> int:
+    """Bytes of the container's memory that cache files nobody has used of late."""
+    try:
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split(maxsplit=1) for line in lines)
+    return int(counts.get("inactive_file", 0))
 
 
 def _number(path: Path) -> int | None:
@@ -55,14 +70,15 @@ def _number(path: Path) -> int | None:
 
 
 def _nvidia() -> Machine | None:
-    """The first NVIDIA GPU as its driver's own tool describes it."""
+    """The first NVIDIA GPU that CUDA may use, as its driver's own tool describes it."""
     tool = shutil.which("nvidia-smi")
-    if tool is None:
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
+    if tool is None or first in ("", "-1"):
         return None
     query = "--query-gpu=name,memory.total,memory.free"
     try:
         done = subprocess.run(
-            [tool, query, "--format=csv,noheader,nounits"],
+            [tool, f"--id={first}", query, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=5,

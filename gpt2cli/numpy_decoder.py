@@ -17,7 +17,6 @@ from gpt2cli.checkpoint import Array
 from gpt2cli.config import ModelConfig
 from gpt2cli.generation import Rows
 
-
 # Queries that attention handles at once: bounds its memory to H · BLOCK · S scores.
 BLOCK = 128
 # Added to the scores of a block among itself: no query looks at a later key.

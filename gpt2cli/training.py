@@ -256,11 +256,11 @@ class Trainer:
     def _optimise(self) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
+        self.optimizer.zero_grad(set_to_none=True)  # before memory is needed for activations
         ids = self._batch().to(self.device)  # (B, T + 1)
         with self._precision():
             logits = self.model(ids[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
         self.optimizer.step()

@@ -76,6 +76,30 @@ def test_training_needs_sixteen_bytes_a_parameter_and_activations() -> None:
     assert one - (two - one) == 16 * 124_439_808
 
 
+def test_activations_are_what_autograd_keeps() -> None:
+    """To within a tenth: norms keep their means too, and the first layer its embeddings."""
+    config = ModelConfig(
+        vocab_size=300, context_length=256, emb_dim=192, n_heads=12, n_layers=4, drop_rate=0.1
+    )
+    model = GPT2(config).init_weights().train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        logits = model(torch.zeros(1, 256, dtype=torch.long))
+        torch.nn.functional.cross_entropy(logits[0], torch.zeros(256, dtype=torch.long))
+    measured = sum(storage.nbytes() for storage in kept.values())
+    others = 3 * logits.nbytes  # of four such arrays, one is kept for the way back
+    computed = estimate.training_bytes(config) - 16 * estimate.total_parameters(config)
+    assert computed == pytest.approx(measured + others, rel=0.1)
+
+
 def test_flops_are_two_for_each_weight_used_and_what_attention_adds() -> None:
     """Counted by torch on the real thing."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -111,6 +135,8 @@ def test_the_machine_has_memory_and_cores(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "memory.current").write_text("400000\n")
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
     assert machine.memory() == (1_000_000, 600_000)
+    (tmp_path / "memory.stat").write_text("anon 100000\nfile 300000\ninactive_file 250000\n")
+    assert machine.memory() == (1_000_000, 850_000)  # what caches files is free on demand
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.memory()[0] > 1_000_000
 
@@ -121,10 +147,14 @@ def test_a_gpu_is_what_the_drivers_tool_says(
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA H200, 143771, 143000'\n")
     tool.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     here = machine.detect()
     assert (here.device, here.name) == ("cuda", "NVIDIA H200")
     assert here.memory_total == 143771 * 2**20
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.detect().device != "cuda"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert machine.detect().device != "cuda"
 

@@ -10,11 +10,11 @@ import typer
 
 from gpt2cli import estimate, machine, sources
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import Output
+from gpt2cli.cli.terminal import Output, print_rich, visible
 from gpt2cli.config import ModelConfig, shipped_specs
+from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 
@@ -41,28 +41,30 @@ def info(
       gpt2 info --fit
       gpt2 info --model 1558M --compare gpt3
     """
+    if show_all + fit + (compare is not None) > 1:
+        raise UsageError("--all, --fit and --compare are different tables; choose one")
+    here = machine.detect()
     if show_all or fit:
         models = {spec.name: spec.model for spec in shipped_specs()}
-        data: dict[str, Any] = _fit(models) if fit else _all(models)
+        data: dict[str, Any] = _fit(models, here) if fit else _all(models)
     else:
         found = [sources.resolve(name) for name in (model, *([compare] if compare else []))]
         models = {source.name: source.config() for source in found}
-        data = {name: _about(name, config) for name, config in models.items()}
+        data = {name: _about(name, config, here) for name, config in models.items()}
         data = data if compare else data[found[0].name]
     if as_json:
         Output().write(json.dumps(data, ensure_ascii=False) + "\n")
     elif fit:
-        _print(_fit_table(data), _machine_line())
+        print_rich(_fit_table(data), _machine_line(here))
     elif show_all:
-        _print(_all_table(models))
+        print_rich(_all_table(models))
     elif compare:
-        _print(_compare_table(models))
+        print_rich(_compare_table(models))
     else:
-        _print(*_single(found[0].name, models[found[0].name]))
+        print_rich(*_single(found[0].name, models[found[0].name], here))
 
 
-def _about(name: str, config: ModelConfig) -> dict[str, Any]:
-    here = machine.detect()
+def _about(name: str, config: ModelConfig, here: machine.Machine) -> dict[str, Any]:
     return {
         "model": name,
         **estimate.describe(config),
@@ -80,29 +82,19 @@ def _all(models: dict[str, ModelConfig]) -> dict[str, Any]:
     return {name: estimate.describe(config) for name, config in models.items()}
 
 
-def _fit(models: dict[str, ModelConfig]) -> dict[str, Any]:
-    available = machine.detect().memory_available
+def _fit(models: dict[str, ModelConfig], here: machine.Machine) -> dict[str, Any]:
     needed = {
         name: {p: estimate.inference_bytes(config, p) for p in estimate.PRECISIONS}
         for name, config in models.items()
     }
-    return {
-        name: {p: {"bytes": b, "fits": b <= available} for p, b in by_precision.items()}
+    models_fit = {
+        name: {p: {"bytes": b, "fits": b <= here.memory_available} for p, b in by_precision.items()}
         for name, by_precision in needed.items()
     }
+    return {"machine": asdict(here), "models": models_fit}
 
 
 # Rendering.
-
-
-def _print(*parts: Any) -> None:
-    from rich.console import Console
-
-    console: Console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 120
-    for part in parts:
-        console.print(part)
 
 
 def _table(*headings: str) -> Table:
@@ -111,13 +103,16 @@ def _table(*headings: str) -> Table:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left")
+        # Folded, a long number is still all there.
+        table.add_column(visible(heading), justify="right" if i else "left", overflow="fold")
     return table
 
 
 def _size(count: float) -> str:
     """Bytes for people, decimal."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    units = ((1e12, ".2f", "TB"), (1e9, ".2f", "GB"))
+    factor, digits, unit = next((u for u in units if count >= u[0]), (1e6, ".1f", "MB"))
+    return f"{count / factor:{digits}} {unit}"
 
 
 def _big(count: float) -> str:
@@ -127,16 +122,14 @@ def _big(count: float) -> str:
     return f"{count / factor:,.1f} {unit}"
 
 
-def _machine_line() -> str:
-    here = machine.detect()
+def _machine_line(here: machine.Machine) -> str:
     return (
         f"\nThis machine: {here.device} ({here.name}), {here.cores} cores, "
         f"{_size(here.memory_available)} of {_size(here.memory_total)} free"
     )
 
 
-def _single(name: str, config: ModelConfig) -> list[Any]:
-    here = machine.detect()
+def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
     counts = _table(f"{name}: parameters", "count", "share")
     total = estimate.total_parameters(config)
     for component, count in estimate.parameters(config).items():
@@ -168,14 +161,14 @@ def _single(name: str, config: ModelConfig) -> list[Any]:
         f"{_size(estimate.training_bytes(config))}",
         f"Operations a token: {_big(estimate.flops_per_token(config))}FLOP at the beginning, "
         f"{_big(estimate.flops_per_token(config, context - 1))}FLOP at the end of the context",
-        _machine_line(),
+        _machine_line(here),
         f"Here it runs in {precision} and {verdict}: it needs up to {_size(needed)}",
     ]
 
 
 def _all_table(models: dict[str, ModelConfig]) -> Table:
     headings = ("model", "parameters", "layers", "heads", "width", "context")
-    table = _table(*headings, *(f"{p} inference" for p in estimate.PRECISIONS), "training")
+    table = _table(*headings, *(f"inference\n{p}" for p in estimate.PRECISIONS), "training")
     for name, config in models.items():
         table.add_row(
             name,
@@ -190,7 +183,7 @@ def _all_table(models: dict[str, ModelConfig]) -> Table:
 
 def _fit_table(data: dict[str, Any]) -> Table:
     table = _table("model, with a full context", *estimate.PRECISIONS)
-    for name, verdicts in data.items():
+    for name, verdicts in data["models"].items():
         cells = (f"{_size(v['bytes'])} {'fits' if v['fits'] else '-'}" for v in verdicts.values())
         table.add_row(name, *cells)
     return table
@@ -210,10 +203,7 @@ def _compare_table(models: dict[str, ModelConfig]) -> Table:
     row("width", *(f"{c.emb_dim:,}" for c in configs))
     row("context, tokens", *(f"{c.context_length:,}" for c in configs))
     row("year", *(str(h.year) if h else "" for h in history))
-    row(
-        "training tokens",
-        *(_big(h.training_tokens) if h and h.training_tokens else "not published" for h in history),
-    )
+    row("training tokens", *(_training_tokens(h) for h in history))
     row("training text", *(h.training_text if h else "" for h in history))
     row("weights in fp32", *(_size(estimate.weight_bytes(c, "fp32")) for c in configs))
     row("weights in bf16", *(_size(estimate.weight_bytes(c, "bf16")) for c in configs))
@@ -229,3 +219,10 @@ def _history(name: str) -> estimate.History | None:
     """What was published about a model's training; the four sizes share a paper."""
     family = "gpt2" if name in ("124M", "355M", "774M", "1558M") else name
     return estimate.HISTORY.get(family)
+
+
+def _training_tokens(history: estimate.History | None) -> str:
+    """Nothing for models that no paper is about."""
+    if history is None:
+        return ""
+    return _big(history.training_tokens) if history.training_tokens else "not published"

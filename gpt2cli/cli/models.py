@@ -10,7 +10,7 @@ import typer
 
 from gpt2cli import hub, sources
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import Output, download_progress, notice
+from gpt2cli.cli.terminal import Output, download_progress, notice, print_rich, visible
 from gpt2cli.config import shipped_specs
 from gpt2cli.errors import UsageError, WeightsError
 
@@ -74,9 +74,7 @@ def _bundled_size(name: str) -> int:
 
 
 def _print_table(rows: list[_Row]) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, justify in (("model", "left"), ("aliases", "left"), ("from", "left")):
@@ -86,11 +84,8 @@ def _print_table(rows: list[_Row]) -> None:
     for row in rows:
         size = f"{row.size / 1e6:,.1f} MB" if row.size is not None else ""
         cells = (row.name, ", ".join(row.aliases), row.origin, row.status, size)
-        table.add_row(*(Text(cell) for cell in cells))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 120
-    console.print(table)
+        table.add_row(*(visible(cell) for cell in cells))
+    print_rich(table)
 
 
 def _hub_id(name: str) -> str:

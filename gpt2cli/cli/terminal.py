@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 
@@ -50,15 +50,32 @@ class Output:
         """Write and flush, so that a stream is seen as it comes."""
         if not text:
             return
-        shown = visible(text) if self.terminal else text
-        self._buffer.write(shown.encode("utf-8"))
-        self._buffer.flush()
+        self.write_as_is(visible(text) if self.terminal else text)
         self._at_line_start = text.endswith("\n")
+
+    def write_as_is(self, text: str) -> None:
+        """Write text that may hold escape sequences of our own."""
+        self._buffer.write(text.encode("utf-8"))
+        self._buffer.flush()
 
     def end_line(self) -> None:
         """Begin a new line, unless at the start of one."""
         if not self._at_line_start:
             self.write("\n")
+
+
+def print_rich(*parts: Any) -> None:
+    """Tables and lines of Rich to stdout; nothing in them is taken for markup."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 120
+    # Rich would make a closed pipe its own affair, and exit with 1.
+    with console.capture() as text:
+        for part in parts:
+            console.print(part)
+    Output().write_as_is(text.get())
 
 
 def complain(message: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,14 +34,15 @@ def test_one_model_for_programs(gpt2: Gpt2) -> None:
 def test_all_models(gpt2: Gpt2) -> None:
     text = gpt2("info", "--all").stdout.decode()
     names = ("bard", "124M", "355M", "774M", "1558M", "gpt3-175B")
-    assert [line.split()[0] for line in text.splitlines()[1:]] == list(names)
+    assert [line.split()[0] for line in text.splitlines()[2:]] == list(names)
     assert set(json.loads(gpt2("info", "--all", "--json").stdout)) == set(names)
 
 
 def test_what_fits(gpt2: Gpt2) -> None:
     data = json.loads(gpt2("info", "--fit", "--json").stdout)
-    assert data["bard"]["fp32"]["fits"]
-    assert not data["gpt3-175B"]["fp32"]["fits"]
+    assert data["models"]["bard"]["fp32"]["fits"]
+    assert not data["models"]["gpt3-175B"]["fp32"]["fits"]
+    assert data["machine"]["memory_available"] > 0
     assert b"gpt3-175B" in gpt2("info", "--fit").stdout
 
 
@@ -51,9 +54,41 @@ def test_beside_gpt3(gpt2: Gpt2) -> None:
     assert list(data) == ["124M", "gpt3-175B"]
 
 
-def test_a_directory(gpt2: Gpt2, tiny_directory: Path) -> None:
+def test_a_model_without_a_paper_has_no_published_figures(gpt2: Gpt2) -> None:
+    text = gpt2("info", "-m", "bard", "--compare", "gpt3").stdout.decode()
+    assert "not published" not in text
+
+
+def test_a_directory(gpt2: Gpt2, tiny_directory: Path, tmp_path: Path) -> None:
     data = json.loads(gpt2("info", "-m", str(tiny_directory), "--json").stdout)
     assert data["config"]["emb_dim"] == 24
+    odd = tmp_path / "[red]:heart:\x1b[2J"
+    odd.symlink_to(tiny_directory)
+    shown = gpt2("info", "-m", str(odd)).stdout
+    assert b"[red]:heart:" in shown.replace(b"\n", b"")
+    assert b"\x1b" not in shown
+
+
+def test_a_reader_that_has_gone() -> None:
+    for option in ([], ["--all"], ["--fit"], ["--compare", "gpt3"], ["--json"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [sys.executable, "-m", "gpt2cli", "info", *option],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_narrow_terminal_loses_no_digit(gpt2: Gpt2) -> None:
+    wide = gpt2("info", "--all").stdout
+    narrow = gpt2("info", "--all", env={"FORCE_COLOR": "1", "COLUMNS": "60"}).stdout
+    narrow = re.sub(rb"\x1b\[\d*m", b"", narrow)
+    assert max(len(line) for line in narrow.splitlines()) <= 60
+    assert sorted(re.findall(rb"\d", narrow)) == sorted(re.findall(rb"\d", wide))
 
 
 @pytest.mark.parametrize(
