@@ -76,10 +76,7 @@ def _bundled_size(name: str) -> int:
 def _print_table(rows: list[_Row]) -> None:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading, justify in (("model", "left"), ("aliases", "left"), ("from", "left")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    table.add_column("status")
+    table = Table("model", "aliases", "from", "status", box=None, pad_edge=False)
     table.add_column("on disk", justify="right")
     for row in rows:
         size = f"{row.size / 1e6:,.1f} MB" if row.size is not None else ""
