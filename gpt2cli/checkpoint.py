@@ -134,7 +134,7 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
     # Copy on write: torch wants writable memory, and the file must never change.
-    data = np.memmap(path, dtype=np.uint8, mode="c")
+    data: Array = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)

@@ -142,12 +142,14 @@ def _softmax(logits: Array) -> Array:
 
 
 def _descending(logits: Array) -> Array:
-    return array_namespace(logits).sort(logits, axis=-1, descending=True)
+    # Values alone need no stable sort, which takes NumPy thirty times as long.
+    xp = array_namespace(logits)
+    return xp.flip(xp.sort(logits, axis=-1, stable=False), axis=-1)
 
 
 def _only(logits: Array, keep: Array) -> Array:
     xp = array_namespace(logits)
-    return xp.where(keep, logits, xp.full_like(logits, -float("inf")))
+    return xp.where(keep, logits, -xp.inf)
 
 
 def _keep_largest(logits: Array, ordered: Array, count: Array) -> Array:
