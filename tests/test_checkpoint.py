@@ -185,7 +185,8 @@ def test_saved_files_are_as_readable_as_others(directory: Path) -> None:
     assert (directory / "model.safetensors").stat().st_mode == (directory / "plain").stat().st_mode
 
 
-def test_loading_fp32_makes_no_second_copy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decoder", ["torch", "numpy"])
+def test_loading_fp32_makes_no_second_copy(tmp_path: Path, decoder: str) -> None:
     """Peak memory over that of importing, in a process of its own, relative to the weights."""
     config = ModelConfig(vocab_size=20000, context_length=64, emb_dim=512, n_heads=8, n_layers=12)
     checkpoint.save(random_model(config), tmp_path, end_of_text=0, dtype=torch.float32)
@@ -193,13 +194,21 @@ def test_loading_fp32_makes_no_second_copy(tmp_path: Path) -> None:
     script = f"""
 import resource, sys
 from pathlib import Path
-import torch
-from gpt2cli import checkpoint, torch_decoder
+import numpy, torch
+from gpt2cli import checkpoint
+from gpt2cli.numpy_decoder import NumpyDecoder
+from gpt2cli.torch_decoder import TorchDecoder
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 torch.ones(64, 64) @ torch.ones(64, 64)
+numpy.ones((64, 64)) @ numpy.ones((64, 64))
 before = peak()
-model = checkpoint.load(Path({str(tmp_path)!r}))
-model.head(model.hidden(torch.zeros(1, 4, dtype=torch.long)))
+directory = Path({str(tmp_path)!r})
+if {decoder!r} == "torch":
+    decoder = TorchDecoder(checkpoint.load(directory))
+else:
+    config, tensors = checkpoint.read(directory)
+    decoder = NumpyDecoder(config, {{name: t.to_numpy() for name, t in tensors.items()}})
+decoder.prefill([[1, 2, 3, 4]])
 print((peak() - before) / {size})
 """
     done = subprocess.run(
