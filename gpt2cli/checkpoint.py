@@ -278,11 +278,14 @@ def atomic(path: Path) -> Iterator[Path]:
 def write_safetensors(
     tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
 ) -> None:
-    """Write one safetensors file, atomically."""
+    """Write one safetensors file, atomically. Raises `WeightsError` where that fails."""
     from safetensors.torch import save_file
 
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    try:
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"cannot write {path} ({error}); what was there is kept") from None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
