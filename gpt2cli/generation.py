@@ -121,7 +121,7 @@ def generate(
         if config.sampling.repetition_penalty is not None:
             seen = mark_seen(seen, logits, rows if seen is None else [r[-1:] for r in rows])
         uniforms = np.array([generator.random() for generator in random])
-        ids = [int(i) for i in choose(logits, config.sampling, uniforms, seen)]
+        ids: list[int] = choose(logits, config.sampling, uniforms, seen).tolist()
         for i in sorted(active):
             event = _event(i, ids[i], texts[i], eos, last=count == config.max_tokens)
             if event.finish_reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
 from gpt2cli import checkpoint
-from gpt2cli.config import SamplingConfig
+from gpt2cli.config import ModelConfig, SamplingConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import (
     Decoder,
@@ -213,13 +215,17 @@ def model(tiny_directory: Path) -> Any:
     return checkpoint.load(tiny_directory)
 
 
+def decoders(kind: str, directory: Path) -> MakeDecoder:
+    """Every decoder of the project, behind the one protocol."""
+    if kind == "torch":
+        return partial(TorchDecoder, checkpoint.load(directory))
+    config, tensors = checkpoint.read(directory)
+    return partial(NumpyDecoder, config, {name: t.to_numpy() for name, t in tensors.items()})
+
+
 @pytest.fixture(scope="module", params=["torch", "numpy"])
 def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
-    """Every decoder of the project, behind the one protocol."""
-    config, tensors = checkpoint.read(tiny_directory)
-    if request.param == "torch":
-        return partial(TorchDecoder, checkpoint.load(tiny_directory))
-    return partial(NumpyDecoder, config, {name: t.to_numpy() for name, t in tensors.items()})
+    return decoders(request.param, tiny_directory)
 
 
 def sample_ids(
@@ -232,20 +238,28 @@ def sample_ids(
     return rows
 
 
-def test_greedy_tokens_equal_those_of_transformers(
-    make: MakeDecoder, tiny_directory: Path, tiny_tokenizer: Tokenizer
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_a_hundred_greedy_tokens_equal_those_of_transformers(
+    kind: str, qkv_bias: bool, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
+    config = ModelConfig(300, context_length=128, emb_dim=48, n_heads=4, n_layers=3)
+    model = random_model(replace(config, qkv_bias=qkv_bias))
+    checkpoint.save(model, tmp_path, end_of_text=0, dtype=torch.float32)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     prompt = tiny_tokenizer.encode("ROMEO: But")
     expected = theirs.generate(
         torch.tensor([prompt]),
-        max_new_tokens=20,
-        min_new_tokens=20,
+        max_new_tokens=100,
+        min_new_tokens=100,
         do_sample=False,
         pad_token_id=0,
     )[0, len(prompt) :]
-    config = GenerationConfig(GREEDY, max_tokens=20, ignore_eos=True)
-    assert sample_ids(make, tiny_tokenizer, prompt, config)[0] == expected.tolist()
+    greedy = GenerationConfig(GREEDY, max_tokens=100, ignore_eos=True)
+    assert sample_ids(decoders(kind, tmp_path), tiny_tokenizer, prompt, greedy) == [
+        expected.tolist()
+    ]
+    assert len(set(expected.tolist())) > 10  # not one token over and over
 
 
 SAMPLED = SamplingConfig(temperature=1.0, top_p=0.95)
