@@ -28,6 +28,7 @@ from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2cli import runtime, sources
+from gpt2cli.device import place
 from gpt2cli.generation import Decoder
 from gpt2cli.training import train_vocabulary
 
@@ -77,7 +78,7 @@ def write_model(directory: Path) -> GPT2LMHeadModel:
 def open_decoder(directory: Path) -> Decoder:
     """The decoder that a user of this machine's CPU gets."""
     source = sources.resolve(str(directory))
-    return runtime.open_decoder(source, 1, PREFILL + DECODED, device="cpu")[0]
+    return runtime.open_decoder(source, place("cpu"), 1, PREFILL + DECODED)
 
 
 def measure_decode(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpt2cli import checkpoint, estimate, machine
 from gpt2cli.config import END_OF_TEXT
-from gpt2cli.device import Placement, place
+from gpt2cli.device import Placement
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
 from gpt2cli.sources import Source
@@ -55,20 +55,11 @@ def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) ->
     return fit_prompt(ids, context)
 
 
-def open_decoder(
-    source: Source,
-    samples: int,
-    capacity: int,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-) -> tuple[Decoder, Placement]:
+def open_decoder(source: Source, placement: Placement, samples: int, capacity: int) -> Decoder:
     """Load the weights where they shall run, with a KV cache of `capacity` tokens a sample.
 
-    Raises `DeviceError` for a device or precision that is not here, `UsageError` for more
-    samples than memory, before any weights are read.
+    Raises `UsageError` for more samples than memory, before any weights are read.
     """
-    placement = place(device, dtype)
     if samples > 1:
         _check_memory(source, placement, samples, capacity)
     directory = directory_of(source)
@@ -77,7 +68,7 @@ def open_decoder(
 
         config, tensors = checkpoint.read(directory)
         weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
-        return NumpyDecoder(config, weights, samples, capacity), placement
+        return NumpyDecoder(config, weights, samples, capacity)
 
     import torch
 
@@ -86,7 +77,7 @@ def open_decoder(
     model = checkpoint.load(
         directory, device=placement.device, dtype=getattr(torch, placement.dtype)
     )
-    return TorchDecoder(model, samples, capacity), placement
+    return TorchDecoder(model, samples, capacity)
 
 
 def _check_memory(source: Source, placement: Placement, samples: int, tokens: int) -> None:

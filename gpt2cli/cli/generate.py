@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -18,11 +17,12 @@ from gpt2cli.cli.terminal import (
     Output,
     complain,
     download_progress,
-    is_terminal,
     notice,
     read_argument,
     read_file,
     read_stdin,
+    stdin_is_piped,
+    token_progress,
 )
 from gpt2cli.config import END_OF_TEXT, SamplingConfig
 from gpt2cli.errors import UsageError
@@ -131,7 +131,7 @@ def generate(
       cat notes.txt | gpt2 generate "In short:" --stop "." --json
       gpt2 generate -s 3 --seed 7 "The best thing about Mondays is"
     """
-    from gpt2cli.device import check_names, limit_threads
+    from gpt2cli.device import check_names, limit_threads, place
 
     if threads is not None:
         limit_threads(threads)
@@ -159,6 +159,7 @@ def generate(
     )
     text = _read_prompt(prompt, file, keep_newline)
     output = Output()
+    placement = place(device, dtype)
     with download_progress() as progress:
         source = sources.fetch(source, offline=offline, progress=progress)
     begun = time.perf_counter()
@@ -167,9 +168,7 @@ def generate(
     window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
     if len(window) < len(ids):
         complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
-    decoder, placement = runtime.open_decoder(
-        source, samples, len(window) + max_tokens, device=device, dtype=dtype
-    )
+    decoder = runtime.open_decoder(source, placement, samples, len(window) + max_tokens)
     load_seconds = time.perf_counter() - begun
 
     recorder = Recorder(samples)
@@ -178,7 +177,7 @@ def generate(
         echo = output.terminal
     shown_prompt = text if echo else ""
     if as_json or no_stream or samples > 1:
-        interrupted = _exhaust(events)
+        interrupted = _exhaust(events, samples * max_tokens)
     else:
         interrupted = _stream(events, output, shown_prompt)
     facts = _facts(source, placement, config, overflow, load_seconds, recorder)
@@ -195,16 +194,16 @@ def generate(
 
 def _read_prompt(argument: str | None, file: Path | None, keep_newline: bool) -> str:
     """The piped or filed text, a newline and the argument: whatever there is of them."""
-    piped = None
+    piped, origin = None, ""
     if file is not None:
         piped, origin = read_file(file), str(file)
-    elif argument == "-" or not is_terminal(sys.stdin):
+    elif argument == "-" or stdin_is_piped():
         piped, origin = read_stdin(), "stdin"
     own = None if argument in (None, "-") else read_argument(argument or "")
     if piped is None:
         return own or ""
     if not keep_newline:
-        piped = piped.removesuffix("\n").removesuffix("\r")
+        piped = piped.removesuffix("\r\n" if piped.endswith("\r\n") else "\n")
     if own is None and not piped:
         raise UsageError(f"{origin} is empty; give a prompt there or as an argument")
     if own is None:
@@ -212,11 +211,12 @@ def _read_prompt(argument: str | None, file: Path | None, keep_newline: bool) ->
     return f"{piped}\n{own}" if piped else own
 
 
-def _exhaust(events: Iterator[Event]) -> bool:
-    """Run to the end; True if Ctrl-C came first."""
+def _exhaust(events: Iterator[Event], total: int) -> bool:
+    """Run to the end, at most `total` events; True if Ctrl-C came first."""
     try:
-        for _ in events:
-            pass
+        with token_progress(total) as advance:
+            for _ in events:
+                advance()
     except KeyboardInterrupt:
         return True
     return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -106,6 +106,11 @@ def read_argument(argument: str) -> str:
     return decode_utf8(os.fsencode(argument), "the prompt")
 
 
+def stdin_is_piped() -> bool:
+    """Whether stdin is there and nobody types into it."""
+    return sys.stdin is not None and not sys.stdin.isatty()
+
+
 def read_stdin() -> str:
     """All of stdin. Raises `UsageError` if it is closed or not UTF-8."""
     if sys.stdin is None:
@@ -119,6 +124,20 @@ def read_file(path: Path) -> str:
         return decode_utf8(path.read_bytes(), str(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+@contextmanager
+def token_progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr that advances a token at a time, if a person looks on; then it goes."""
+    if not is_terminal(sys.stderr):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    with RichProgress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("tokens", total=total)
+        yield lambda: bars.advance(task)
 
 
 @contextmanager

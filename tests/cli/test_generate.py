@@ -152,6 +152,8 @@ def test_piped_text_comes_first_less_one_newline(gpt2: Gpt2, letters: Path) -> N
     assert prompt_of(gpt2, letters, "-", stdin=b"piped") == "piped"
     assert prompt_of(gpt2, letters, "--keep-newline", stdin=b"piped\n") == "piped\n"
     assert prompt_of(gpt2, letters, "own") == "own"
+    assert prompt_of(gpt2, letters, stdin=b"windows\r\n") == "windows"
+    assert prompt_of(gpt2, letters, stdin=b"kept\r") == "kept\r"
 
 
 def test_the_prompt_can_be_a_file(gpt2: Gpt2, letters: Path, tmp_path: Path) -> None:
