@@ -1,0 +1,49 @@
+"""The bundled model: small enough to travel, and as good as the README says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from conftest import SHARED_DATA
+
+from gpt2cli import checkpoint, training
+from gpt2cli.config import BUNDLED_DIR, find_spec
+from gpt2cli.tokenizer import Tokenizer
+
+BARD = BUNDLED_DIR / "bard"
+
+
+def test_bard_is_as_small_as_promised_and_fits_its_config() -> None:
+    spec = find_spec("bard")
+    assert spec is not None
+    config, tensors = checkpoint.read(BARD)
+    assert config == spec.model
+    assert sum(tensor.bits.size for tensor in tensors.values()) <= 4_000_000
+    assert (BARD / "model.safetensors").stat().st_size <= 8_000_000
+    assert Tokenizer.load(BARD).size == config.vocab_size == 1024
+
+
+@pytest.fixture
+def shakespeare() -> str:
+    path: Path = SHARED_DATA / "tinyshakespeare.txt"
+    if not path.is_file():
+        pytest.skip("tinyshakespeare.txt is not at ../shared/data")
+    return path.read_text(encoding="utf-8")
+
+
+def test_bard_reaches_its_figure_on_text_that_it_has_not_seen(shakespeare: str) -> None:
+    train, val = training.split_text(shakespeare, 0.1)
+    corpus = training.encode_corpus(Tokenizer.load(BARD), train, val)
+    nats = training.evaluate(checkpoint.load(BARD), corpus.val) * (len(corpus.val) - 1)
+    assert nats / math.log(2) / corpus.val_bytes == pytest.approx(2.141, abs=0.002)
+
+
+def test_its_vocabulary_is_what_training_on_that_text_gives(
+    shakespeare: str, tmp_path: Path
+) -> None:
+    train, _ = training.split_text(shakespeare, 0.1)
+    training.train_vocabulary(train, 1024, tmp_path)
+    for name in training.VOCABULARY_FILES:
+        assert (tmp_path / name).read_bytes() == (BARD / name).read_bytes()
