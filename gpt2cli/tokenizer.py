@@ -170,6 +170,6 @@ def _merges(pairs: Sequence[Any], path: Path) -> list[tuple[str, str]]:
     """Each merge is "a b", or the pair [a, b] that newer files hold."""
     split = [p.split(" ") if isinstance(p, str) else p for p in pairs]
     for i, pair in enumerate(split):
-        if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
+        if type(pair) is not list or len(pair) != 2 or not type(pair[0]) is type(pair[1]) is str:
             raise TokenizerError(f"{path}: merge {i + 1} is not a pair of tokens: {pairs[i]!r}")
     return [(a, b) for a, b in split]
