@@ -17,6 +17,7 @@ from gpt2cli.checkpoint import Array
 from gpt2cli.config import ModelConfig
 from gpt2cli.generation import Rows
 
+FEW_ROWS = 4
 # Queries that attention handles at once: bounds its memory to H · BLOCK · S scores.
 BLOCK = 128
 # Added to the scores of a block among itself: no query looks at a later key.
@@ -77,8 +78,7 @@ class NumpyDecoder:
             x += self._feed_forward(i, self._norm(x, f"blocks.{i}.norm2"))
         self.length += T
         last = x.reshape(B, T, -1)[:, -1]  # (B, C)
-        logits: Array = self._norm(last, "final_norm") @ w["token_embedding.weight"].T
-        return logits
+        return _product(self._norm(last, "final_norm"), w["token_embedding.weight"].T)
 
     def _norm(self, x: Array, name: str) -> Array:
         """Zero mean, unit variance, scale and shift. (…, C) → (…, C)"""
@@ -91,7 +91,7 @@ class NumpyDecoder:
 
     def _linear(self, x: Array, name: str) -> Array:
         """The product x W + b, with W as (in, out). (…, in) → (…, out)"""
-        y: Array = x @ self._weights[name + ".weight"]
+        y = _product(x, self._weights[name + ".weight"])
         if (bias := self._weights.get(name + ".bias")) is not None:
             y += bias
         return y
@@ -120,6 +120,16 @@ class NumpyDecoder:
         """(B · T, C) → (B · T, 4 C) → GELU → (B · T, C)"""
         up = self._linear(x, f"blocks.{layer}.feed_forward.up")
         return self._linear(_gelu(up), f"blocks.{layer}.feed_forward.down")
+
+
+def _product(x: Array, w: Array) -> Array:
+    """The matrix product x W, row by row while rows are few. (R, in), (in, out) → (R, out)
+
+    BLAS takes a single row at the speed of memory. For a few it is no faster than one after
+    another, and its threads stall on a machine that is busy with something else.
+    """
+    y: Array = np.stack([row @ w for row in x]) if len(x) <= FEW_ROWS else x @ w
+    return y
 
 
 def _softmax(x: Array) -> Array:
