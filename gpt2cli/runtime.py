@@ -1,15 +1,17 @@
 """From a found model to a running one: vocabulary, prompt, memory check, decoder.
 
-A CPU in fp32 decodes with NumPy and never imports torch; all else is PyTorch's.
+A CPU in fp32 decodes with the native engine, or NumPy where that could not be built, and never
+imports torch; all else is PyTorch's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpt2cli import checkpoint, estimate, machine
-from gpt2cli.config import END_OF_TEXT
+from gpt2cli.checkpoint import Array
+from gpt2cli.config import END_OF_TEXT, ModelConfig
 from gpt2cli.device import Placement
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
@@ -64,11 +66,9 @@ def open_decoder(source: Source, placement: Placement, samples: int, capacity: i
         _check_memory(source, placement, samples, capacity)
     directory = directory_of(source)
     if placement == Placement("cpu", "float32"):
-        from gpt2cli.numpy_decoder import NumpyDecoder
-
         config, tensors = checkpoint.read(directory)
         weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
-        return NumpyDecoder(config, weights, samples, capacity)
+        return _cpu_decoder(config, weights, samples, capacity)
 
     import torch
 
@@ -78,6 +78,22 @@ def open_decoder(source: Source, placement: Placement, samples: int, capacity: i
         directory, device=placement.device, dtype=getattr(torch, placement.dtype)
     )
     return TorchDecoder(model, samples, capacity)
+
+
+def _cpu_decoder(
+    config: ModelConfig, weights: Mapping[str, Array], samples: int, capacity: int
+) -> Decoder:
+    """The native engine where it was built, else NumPy."""
+    from gpt2cli import engine
+
+    if engine.available():
+        from gpt2cli.engine.decoder import EngineDecoder
+
+        return EngineDecoder(config, weights, samples, capacity)
+
+    from gpt2cli.numpy_decoder import NumpyDecoder
+
+    return NumpyDecoder(config, weights, samples, capacity)
 
 
 def _check_memory(source: Source, placement: Placement, samples: int, tokens: int) -> None:

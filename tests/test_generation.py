@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import checkpoint
+from gpt2cli import checkpoint, engine
 from gpt2cli.config import ModelConfig, SamplingConfig
+from gpt2cli.engine.decoder import EngineDecoder
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import (
     Decoder,
@@ -217,13 +218,18 @@ def model(tiny_directory: Path) -> Any:
 
 def decoders(kind: str, directory: Path) -> MakeDecoder:
     """Every decoder of the project, behind the one protocol."""
+    config, tensors = checkpoint.read(directory)
     if kind == "torch":
         return partial(TorchDecoder, checkpoint.load(directory))
-    config, tensors = checkpoint.read(directory)
-    return partial(NumpyDecoder, config, {name: t.to_numpy() for name, t in tensors.items()})
+    weights = {name: t.to_numpy() for name, t in tensors.items()}
+    if kind == "numpy":
+        return partial(NumpyDecoder, config, weights)
+    if not engine.available():
+        pytest.skip(engine.why_not())
+    return partial(EngineDecoder, config, weights)
 
 
-@pytest.fixture(scope="module", params=["torch", "numpy"])
+@pytest.fixture(scope="module", params=["torch", "numpy", "engine"])
 def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
     return decoders(request.param, tiny_directory)
 
@@ -239,7 +245,7 @@ def sample_ids(
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
-@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
 def test_a_hundred_greedy_tokens_equal_those_of_transformers(
     kind: str, qkv_bias: bool, tiny_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -1,0 +1,52 @@
+"""The native CPU decoder: `engine.cpp`, built with the package where there is a compiler.
+
+Nothing depends on it: without it the same text comes from `numpy_decoder`, more slowly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+LEVELS = ("baseline", "avx2", "avx512")  # of instructions, as engine.cpp numbers them
+
+
+def available() -> bool:
+    """Whether the library was built and can be loaded."""
+    return not why_not()
+
+
+def why_not() -> str:
+    """Why it is not available, as a clause; empty if it is."""
+    found = load()
+    return found if isinstance(found, str) else ""
+
+
+@functools.cache
+def load() -> ctypes.CDLL | str:
+    """The shared library with its functions declared, or why there is none."""
+    directory = Path(__file__).parent
+    paths = [directory / f"_engine{suffix}" for suffix in EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return "it was not built (no C++ compiler when gpt2cli was installed)"
+    try:
+        library = ctypes.CDLL(str(path))
+        _declare(library)
+    except (OSError, AttributeError) as error:
+        return f"{path.name} cannot be loaded ({error})"
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    """Types of the functions at the end of engine.cpp."""
+    number, pointer = ctypes.c_int, ctypes.c_void_p
+    library.engine_best_level.restype = number
+    library.engine_new.restype = pointer
+    library.engine_new.argtypes = [pointer, ctypes.c_float, pointer, *[number] * 4]
+    library.engine_free.restype = None
+    library.engine_free.argtypes = [pointer]
+    library.engine_read.restype = number
+    library.engine_read.argtypes = [pointer, pointer, *[number] * 6, pointer, pointer, pointer]

@@ -1,0 +1,149 @@
+"""The `Decoder` protocol on top of `engine.cpp`; the letters for shapes are those of `model`."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gpt2cli import engine
+from gpt2cli.checkpoint import Array
+from gpt2cli.config import ModelConfig
+from gpt2cli.errors import DeviceError
+from gpt2cli.generation import Rows
+
+_ERRORS = {
+    1: "a token id is outside the vocabulary",
+    2: "the tokens do not fit the KV cache",
+    3: "a decoder cannot be used in a forked process; make a new one there",
+}
+
+
+class EngineDecoder:
+    """Decodes B rows at once over a KV cache of `capacity` tokens a row.
+
+    `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
+    be memory-mapped. `threads` defaults to OMP_NUM_THREADS or all cores. `level` holds the
+    engine to one of `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not
+    available, or memory is not.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Array],
+        batch_size: int = 1,
+        capacity: int | None = None,
+        *,
+        threads: int | None = None,
+        level: str = engine.LEVELS[-1],
+    ) -> None:
+        library = engine.load()
+        if isinstance(library, str):
+            raise DeviceError(f"the native engine is not available: {library}")
+        self.config = config
+        self.context_length = config.context_length
+        self.length = 0
+        self._library = library
+        self._batch_size = batch_size
+        self._capacity = min(capacity or config.context_length, config.context_length)
+        # Room for a register past the last key, and an odd number of cache lines: keys a
+        # power of two apart would compete for the same places of the cache.
+        self._ld = (self._capacity + 15) // 32 * 32 + 16
+        heads = (config.n_layers, batch_size, config.n_heads)
+        self._keys = np.zeros((*heads, config.head_dim, self._ld), dtype=np.float32)
+        self._values = np.zeros((*heads, self._capacity, config.head_dim), dtype=np.float32)
+        self._weights = _in_order(config, weights)  # kept alive: the engine has their addresses
+        sizes = np.array(
+            [
+                config.vocab_size,
+                config.context_length,
+                config.emb_dim,
+                config.n_heads,
+                config.n_layers,
+            ],
+            dtype=np.int32,
+        )
+        addresses = np.array([0 if w is None else w.ctypes.data for w in self._weights], np.uintp)
+        self._engine = library.engine_new(
+            sizes.ctypes.data,
+            config.layer_norm_eps,
+            addresses.ctypes.data,
+            batch_size,
+            self._ld,
+            threads or _threads(),
+            engine.LEVELS.index(level),
+        )
+        if not self._engine:
+            raise DeviceError("there is not enough memory for the native engine")
+        weakref.finalize(self, library.engine_free, self._engine)
+
+    def prefill(self, rows: Rows) -> Array:
+        """Read B rows, or one for all, from an empty cache. → (B, V)"""
+        self.length = 0
+        logits = self._read(np.array(rows, dtype=np.int32))
+        if len(logits) < self._batch_size:  # one prompt for the whole batch is read once
+            end = self.length
+            self._keys[:, 1:, ..., :end] = self._keys[:, :1, ..., :end]
+            self._values[:, 1:, :, :end] = self._values[:, :1, :, :end]
+            logits = np.repeat(logits, self._batch_size, axis=0)
+        return logits
+
+    def step(self, ids: Sequence[int]) -> Array:
+        """Read one more token a row. (B,) → (B, V)"""
+        return self._read(np.array(ids, dtype=np.int32)[:, None])
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        self.length = min(length, self.length)
+
+    def _read(self, ids: Array) -> Array:
+        """Logits after the last of T ids. (B, T) → (B, V)"""
+        B, T = ids.shape
+        logits = np.empty((B, self.config.vocab_size), dtype=np.float32)
+        code = self._library.engine_read(
+            self._engine,
+            ids.ctypes.data,
+            B,
+            T,
+            self.length,
+            self._batch_size,
+            self._capacity,
+            self._ld,
+            self._keys.ctypes.data,
+            self._values.ctypes.data,
+            logits.ctypes.data,
+        )
+        if code:
+            raise ValueError(_ERRORS[code])
+        self.length += T
+        return logits
+
+
+def _threads() -> int:
+    """As many as `device.limit_threads` or the user allows; else one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _in_order(config: ModelConfig, weights: Mapping[str, Array]) -> list[Array | None]:
+    """All weights as `engine_new` expects them; None where there is no bias."""
+    names = ["token_embedding.weight", "position_embedding.weight"]
+    names += ["final_norm.scale", "final_norm.shift"]
+    for i in range(config.n_layers):
+        for norm, *matrices in (
+            ("norm1", "attention.qkv", "attention.out"),
+            ("norm2", "feed_forward.up", "feed_forward.down"),
+        ):
+            names += [f"blocks.{i}.{norm}.scale", f"blocks.{i}.{norm}.shift"]
+            names += [f"blocks.{i}.{m}.{part}" for m in matrices for part in ("weight", "bias")]
+    return [
+        np.ascontiguousarray(weights[name], dtype=np.float32) if name in weights else None
+        for name in names
+    ]

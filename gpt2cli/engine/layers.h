@@ -1,0 +1,344 @@
+// GPT-2's layers, named as in model.py. engine.cpp includes this file once for each level of
+// SIMD instructions, in a namespace of its own (LEVEL), with FLOATS set to what a register holds.
+//
+// Letters for shapes are those of model.py: B sequences, T new tokens, S tokens attended to,
+// C width, H heads, D width of a head, V vocabulary; N = B · T rows are worked on at once.
+// Every function is run by all threads at once; each computes its own share of the output.
+
+namespace LEVEL {
+
+typedef float Vec __attribute__((vector_size(4 * FLOATS)));
+typedef int32_t IntVec __attribute__((vector_size(4 * FLOATS)));
+
+static inline Vec load(const float* p) {
+    Vec v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// The first n < FLOATS numbers; the rest are zero.
+static inline Vec load_some(const float* p, int n) {
+    Vec v = {};
+    __builtin_memcpy(&v, p, 4 * n);
+    return v;
+}
+
+static inline void store_some(float* p, Vec v, int n) { __builtin_memcpy(p, &v, 4 * n); }
+
+static inline Vec broadcast(float x) { return x - Vec{}; }
+
+static inline float sum(Vec v) {
+    float total = 0;
+    for (int i = 0; i < FLOATS; i++) total += v[i];
+    return total;
+}
+
+// eˣ to 1e-7 of itself, for |x| < 88: 2ⁿ times a polynomial for what is left.
+static inline Vec exp(Vec x) {
+    const Vec low = broadcast(-87), high = broadcast(88);
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    // Adding 1.5 · 2²³ leaves no bits for a fraction: it rounds.
+    const Vec magic = broadcast(12582912.0f);
+    Vec n = x * 1.44269504f + magic;
+    IntVec exponent = (IntVec)n - (IntVec)magic;
+    n -= magic;
+    x = x - n * 0.693145752f - n * 1.42860677e-6f;  // ln 2 in two parts
+    Vec p = broadcast(1.0f / 5040);
+    for (float factorial : {720.0f, 120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f})
+        p = p * x + 1 / factorial;
+    return (Vec)((IntVec)p + (exponent << 23));
+}
+
+// ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), written with tanh u = 2 / (1 + e⁻²ᵘ) − 1.
+static inline Vec gelu(Vec x) {
+    Vec u = x * (x * x * 0.044715f + 1) * 0.797884561f;
+    return x / (exp(u * -2) + 1);
+}
+
+static void gelu(float* x, int n) {
+    int i = 0;
+    for (; i + FLOATS <= n; i += FLOATS) store(x + i, gelu(load(x + i)));
+    if (i < n) store_some(x + i, gelu(load_some(x + i, n - i)), n - i);
+}
+
+// Zero mean and unit variance, then scale and shift. (C) → (C)
+static void layer_norm(const Norm& norm, const float* x, float* y, int C, float eps) {
+    Vec total = {}, squares = {};
+    int i = 0;
+    for (; i + FLOATS <= C; i += FLOATS) total += load(x + i);
+    if (i < C) total += load_some(x + i, C - i);
+    const float mean = sum(total) / C;
+    for (i = 0; i + FLOATS <= C; i += FLOATS) {
+        Vec centred = load(x + i) - mean;
+        squares += centred * centred;
+    }
+    float variance = sum(squares);
+    for (; i < C; i++) variance += (x[i] - mean) * (x[i] - mean);
+    const float inverse = 1 / __builtin_sqrtf(variance / C + eps);
+    for (i = 0; i < C; i++) y[i] = (x[i] - mean) * inverse * norm.scale[i] + norm.shift[i];
+}
+
+// R rows of a product with one vector: y[j] += Σᵣ x[r] · w[r][j], for `columns` of them.
+template <int R>
+static void add_rows(const float* x, const float* w, int64_t ld, float* y, int columns) {
+    int j = 0;
+    for (; j + 16 <= columns; j += 16) {  // one cache line
+        for (int part = 0; part < 16; part += FLOATS) {
+            Vec total = load(y + j + part);
+            for (int r = 0; r < R; r++) total += x[r] * load(w + r * ld + j + part);
+            store(y + j + part, total);
+        }
+        // Memory is slow to start on a new row, so the next R are asked for now.
+        for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * ld + j, 0, 2);
+    }
+    for (; j < columns; j++)
+        for (int r = 0; r < R; r++) y[j] += x[r] * w[r * ld + j];
+}
+
+// y += x W, one vector with (in, out) weights that begin at w and have rows of `ld`.
+static void product(const float* x, const float* w, int64_t ld, float* y, int in, int columns) {
+    int i = 0;
+    for (; i + 8 <= in; i += 8) add_rows<8>(x + i, w + i * ld, ld, y, columns);
+    for (; i < in; i++) add_rows<1>(x + i, w + i * ld, ld, y, columns);
+}
+
+constexpr int PANEL = 2 * FLOATS;            // columns of a tile
+constexpr int TILE = FLOATS == 16 ? 12 : 6;  // rows of a tile: what fits the registers
+
+// A tile of a product of matrices: y (R, PANEL) += x (R, depth) · panel (depth, PANEL).
+template <int R>
+static void add_tile(const float* x, int64_t ldx, const float* panel, float* y, int64_t ldy,
+                     int depth, int columns) {
+    Vec total[R][2];
+    for (int r = 0; r < R; r++) total[r][0] = total[r][1] = Vec{};
+    for (int i = 0; i < depth; i++) {
+        const Vec left = load(panel + i * PANEL), right = load(panel + i * PANEL + FLOATS);
+        for (int r = 0; r < R; r++) {
+            total[r][0] += x[r * ldx + i] * left;
+            total[r][1] += x[r * ldx + i] * right;
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        float* row = y + r * ldy;
+        if (columns == PANEL) {
+            store(row, load(row) + total[r][0]);
+            store(row + FLOATS, load(row + FLOATS) + total[r][1]);
+        } else {
+            for (int j = 0; j < columns; j++) row[j] += total[r][j / FLOATS][j % FLOATS];
+        }
+    }
+}
+
+// Repack (depth, columns) weights into panels that a tile reads from front to back.
+static void pack(const float* w, int64_t ld, float* panels, int depth, int columns) {
+    for (int i = 0; i < depth; i++) {
+        for (int j = 0; j < columns; j += PANEL) {
+            float* to = panels + (int64_t)j * depth + i * PANEL;
+            const float* from = w + i * ld + j;
+            const int n = smaller(PANEL, columns - j);
+            if (n == PANEL) {
+                store(to, load(from));
+                store(to + FLOATS, load(from + FLOATS));
+            } else {
+                for (int c = 0; c < PANEL; c++) to[c] = c < n ? from[c] : 0;
+            }
+        }
+    }
+}
+
+// y (N, columns) += x (N, in) · w (in, columns), each with its own length of row.
+static void product(const float* x, int64_t ldx, const float* w, int64_t ldw, float* y,
+                    int64_t ldy, int N, int in, int columns, float* panels) {
+    if (N == 1) return product(x, w, ldw, y, in, columns);
+    for (int j0 = 0; j0 < columns; j0 += PACK_COLUMNS) {
+        const int width = smaller(PACK_COLUMNS, columns - j0);
+        for (int i0 = 0; i0 < in; i0 += PACK_DEPTH) {
+            const int depth = smaller(PACK_DEPTH, in - i0);
+            pack(w + i0 * ldw + j0, ldw, panels, depth, width);
+            for (int n = 0, rows; n < N; n += rows) {
+                const int left = N - n;
+                rows = left >= TILE ? TILE : left >= 4 ? 4 : 1;
+                const auto tile = rows == TILE ? add_tile<TILE> : rows == 4 ? add_tile<4> : add_tile<1>;
+                for (int j = 0; j < width; j += PANEL)
+                    tile(x + n * ldx + i0, ldx, panels + (int64_t)j * depth,
+                         y + n * ldy + j0 + j, ldy, depth, smaller(PANEL, width - j));
+            }
+        }
+    }
+}
+
+// y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
+static Share linear(const Engine& e, const Matrix& m, const float* x, float* y, int N, bool add,
+                    int thread) {
+    const Share mine = share(m.out, 16, e.pool.threads, thread);
+    const int columns = mine.end - mine.begin;
+    for (int n = 0; n < N && columns > 0; n++) {
+        float* row = y + (int64_t)n * m.out + mine.begin;
+        for (int j = 0; j < columns; j++)
+            row[j] = (add ? row[j] : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
+    }
+    if (columns > 0)
+        product(x, m.in, m.weight + mine.begin, m.out, y + mine.begin, m.out, N, m.in, columns,
+                e.scratch[thread].panels);
+    return mine;
+}
+
+// Over the first `seen` scores, in place; those up to `total` get no weight.
+static void softmax(float* x, int seen, int total) {
+    float highest = x[0];
+    for (int i = 1; i < seen; i++) highest = x[i] > highest ? x[i] : highest;
+    Vec sums = {};
+    int i = 0;
+    for (; i + FLOATS <= seen; i += FLOATS) {
+        const Vec y = exp(load(x + i) - highest);
+        store(x + i, y);
+        sums += y;
+    }
+    float denominator = sum(sums);
+    if (i < seen) {
+        const Vec y = exp(load_some(x + i, seen - i) - highest);
+        store_some(x + i, y, seen - i);
+        for (int j = 0; j < seen - i; j++) denominator += y[j];
+    }
+    for (i = 0; i < seen; i++) x[i] *= 1 / denominator;
+    for (; i < total; i++) x[i] = 0;
+}
+
+// Remember the new keys and values of one head. (T, D) → (D, S) and (S, D)
+static void remember(const float* qkv, const Config& c, float* keys, float* values, int start,
+                     int T, int64_t ld) {
+    const int D = c.C / c.H;
+    for (int t = 0; t < T; t++) {
+        const float *k = qkv + (int64_t)t * 3 * c.C + c.C, *v = k + c.C;
+        for (int d = 0; d < D; d++) keys[d * ld + start + t] = k[d];
+        __builtin_memcpy(values + (int64_t)(start + t) * D, v, 4 * D);
+    }
+}
+
+// softmax(q kᵀ / √D) v, for all heads; a token sees itself and what came before.
+// (B, T, 3 C) → (B, T, C). Keys are kept as (D, S), so that both products are of one kind.
+static void attention(const Engine& e, const Job& job, int layer, int start, int T, int thread) {
+    const Config& c = e.config;
+    const int D = c.C / c.H, pairs = job.B * c.H, tiles = (T + QUERIES - 1) / QUERIES;
+    const float scale = 1 / __builtin_sqrtf(D);
+    const Scratch& own = e.scratch[thread];
+    const Share heads = share(pairs, 1, e.pool.threads, thread);
+    for (int pair = heads.begin; pair < heads.end; pair++) {
+        const int b = pair / c.H, h = pair % c.H;
+        const int64_t cell = ((int64_t)layer * job.rows + b) * c.H + h;
+        float* keys = job.keys + cell * D * job.ld;
+        float* values = job.values + cell * D * job.capacity;
+        const float* qkv = e.qkv + (int64_t)b * T * 3 * c.C + h * D;
+        remember(qkv, c, keys, values, start, T, job.ld);
+        for (int tile = 0; tile < tiles; tile++) {
+            const int first = tile * QUERIES, n = smaller(QUERIES, T - first);
+            const int S = start + first + n;  // no query of the tile sees more
+            for (int64_t i = 0; i < (int64_t)n * job.ld; i++) own.scores[i] = 0;
+            product(qkv + (int64_t)first * 3 * c.C, 3 * c.C, keys, job.ld, own.scores, job.ld, n,
+                    D, S, own.panels);
+            for (int t = 0; t < n; t++) {
+                float* row = own.scores + t * job.ld;
+                for (int s = 0; s < S; s++) row[s] *= scale;
+                softmax(row, start + first + t + 1, S);
+            }
+            float* y = e.mixed + ((int64_t)b * T + first) * c.C + h * D;
+            for (int t = 0; t < n; t++)
+                for (int d = 0; d < D; d++) y[(int64_t)t * c.C + d] = 0;
+            product(own.scores, job.ld, values, D, y, c.C, n, S, D, own.panels);
+        }
+    }
+}
+
+// Norms of N rows. Few are computed by every thread for itself, which saves a meeting.
+static const float* normalise(Engine& e, const Norm& norm, const float* x, int N, int thread) {
+    const Config& c = e.config;
+    const bool alone = N <= FEW_ROWS;
+    float* y = alone ? e.scratch[thread].normed : e.normed;
+    const Share rows = alone ? Share{0, N} : share(N, 1, e.pool.threads, thread);
+    for (int64_t n = rows.begin; n < rows.end; n++)
+        layer_norm(norm, x + n * c.C, y + n * c.C, c.C, c.eps);
+    if (!alone) e.pool.meet();
+    return y;
+}
+
+// (N, C) → (N, 4 C) → GELU → added to x (N, C)
+static void feed_forward(Engine& e, const Block& block, int N, int thread) {
+    const float* y = normalise(e, block.norm2, e.x, N, thread);
+    const Share mine = linear(e, block.up, y, e.hidden, N, false, thread);
+    for (int64_t n = 0; n < N; n++)
+        gelu(e.hidden + n * block.up.out + mine.begin, mine.end - mine.begin);
+    e.pool.meet();
+    linear(e, block.down, e.hidden, e.x, N, true, thread);
+    e.pool.meet();
+}
+
+// Scores of every vocabulary entry: x · wteᵀ. (B, C) → (B, V)
+static void head(const Engine& e, const float* x, float* logits, int B, int thread) {
+    const int C = e.config.C, V = e.config.V, R = 4;
+    const Share mine = share(V, R, e.pool.threads, thread);
+    for (int v = mine.begin; v < mine.end; v += R) {
+        const float* w[R];
+        for (int r = 0; r < R; r++) w[r] = e.wte + (int64_t)smaller(v + r, V - 1) * C;
+        for (int b = 0; b < B; b++) {
+            const float* row = x + (int64_t)b * C;
+            Vec totals[R] = {};
+            int i = 0;
+            for (; i + FLOATS <= C; i += FLOATS)
+                for (int r = 0; r < R; r++) {
+                    totals[r] += load(row + i) * load(w[r] + i);
+                    __builtin_prefetch(w[r] + 2 * R * C + i, 0, 2);
+                }
+            for (int r = 0; r < smaller(R, V - v); r++) {
+                float total = sum(totals[r]);
+                for (int j = i; j < C; j++) total += row[j] * w[r][j];
+                logits[(int64_t)b * V + v + r] = total;
+            }
+        }
+    }
+}
+
+// Token and position embeddings. (B, T) ids → (B, T, C)
+static void embed(Engine& e, const Job& job, int done, int T, int thread) {
+    const int C = e.config.C;
+    const Share rows = share(job.B * T, 1, e.pool.threads, thread);
+    for (int n = rows.begin; n < rows.end; n++) {
+        const int b = n / T, t = n % T;
+        const float* token = e.wte + (int64_t)job.ids[b * job.T + done + t] * C;
+        const float* position = e.wpe + (int64_t)(job.start + done + t) * C;
+        for (int i = 0; i < C; i++) e.x[(int64_t)n * C + i] = token[i] + position[i];
+    }
+    e.pool.meet();
+}
+
+// All T tokens of B rows, some at a time, so that a prompt reads each weight once per some.
+static void forward(Engine& e, int thread) {
+    const Config& c = e.config;
+    const Job& job = e.job;
+    const int most = larger(1, e.max_rows / job.B);
+    for (int done = 0, T; done < job.T; done += T) {
+        T = smaller(most, job.T - done);
+        const int N = job.B * T;
+        embed(e, job, done, T, thread);
+        for (int layer = 0; layer < c.L; layer++) {
+            const Block& block = e.blocks[layer];
+            const float* y = normalise(e, block.norm1, e.x, N, thread);
+            linear(e, block.qkv, y, e.qkv, N, false, thread);
+            e.pool.meet();
+            attention(e, job, layer, job.start + done, T, thread);
+            e.pool.meet();
+            linear(e, block.out, e.mixed, e.x, N, true, thread);
+            e.pool.meet();
+            feed_forward(e, block, N, thread);
+        }
+        if (done + T < job.T) continue;
+        float* last = e.scratch[thread].last;  // (B, C)
+        for (int64_t b = 0; b < job.B; b++)
+            layer_norm(e.final_norm, e.x + (b * T + T - 1) * c.C, last + b * c.C, c.C, c.eps);
+        head(e, last, job.logits, job.B, thread);
+    }
+}
+
+}  // namespace LEVEL

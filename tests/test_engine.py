@@ -1,0 +1,125 @@
+"""The native CPU decoder against model.py: shapes, instruction sets, numbers of threads."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_model
+
+from gpt2cli import engine
+from gpt2cli.config import ModelConfig
+from gpt2cli.generation import Decoder
+from gpt2cli.numpy_decoder import NumpyDecoder
+
+pytestmark = pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+
+# Widths that fill no register, or some exactly; one head; odd contexts; no QKV bias.
+CONFIGS = [
+    ModelConfig(vocab_size=77, context_length=37, emb_dim=40, n_heads=1, n_layers=2),
+    ModelConfig(vocab_size=300, context_length=64, emb_dim=30, n_heads=6, n_layers=1),
+    ModelConfig(vocab_size=257, context_length=65, emb_dim=192, n_heads=3, n_layers=2),
+    ModelConfig(129, 48, emb_dim=112, n_heads=7, n_layers=2, qkv_bias=False),
+]
+
+
+def model_of(config: ModelConfig) -> Any:
+    """Random weights, smaller in a wide model: its logits shall be of the size of a real one's."""
+    model = random_model(config)
+    for p in model.parameters():
+        p.mul_(min(1, (40 / config.emb_dim) ** 0.5) if p.dim() > 1 else 1)
+    return model
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    return {name: p.numpy() for name, p in model.named_parameters()}
+
+
+def make(model: Any, **options: Any) -> Any:
+    from gpt2cli.engine.decoder import EngineDecoder
+
+    return EngineDecoder(model.config, weights_of(model), **options)
+
+
+def random_ids(config: ModelConfig, rows: int) -> Any:
+    shape = (rows, config.context_length)
+    return torch.randint(0, config.vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def read(decoder: Decoder, ids: Any, prompt: int) -> Any:
+    """Logits after the prompt and after each token that follows. (B, T) → (B, T − prompt + 1, V)"""
+    logits = [decoder.prefill(ids[:, :prompt].tolist())]
+    logits += [decoder.step(ids[:, t].tolist()) for t in range(prompt, ids.shape[1])]
+    return np.stack(logits, axis=1)
+
+
+def levels() -> list[str]:
+    library = engine.load()
+    best = 0 if isinstance(library, str) else library.engine_best_level()
+    return list(engine.LEVELS[: best + 1])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"C{c.emb_dim}")
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("rows", [1, 3])
+def test_logits_are_those_of_the_model(config: ModelConfig, level: str, rows: int) -> None:
+    model = model_of(config)
+    ids = random_ids(config, rows)
+    expected = model(ids)[:, 18:].numpy()
+    assert np.abs(read(make(model, batch_size=rows, level=level), ids, 19) - expected).max() < 1e-4
+
+
+def test_a_prompt_longer_than_a_block_is_read_in_parts() -> None:
+    config = ModelConfig(vocab_size=64, context_length=700, emb_dim=32, n_heads=2, n_layers=2)
+    model = model_of(config)
+    ids = random_ids(config, 2)
+    expected = model(ids)[:, -2:].numpy()
+    assert np.abs(read(make(model, batch_size=2), ids, 699) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_number_of_threads_changes_nothing(threads: int) -> None:
+    model = model_of(CONFIGS[2])
+    ids = random_ids(model.config, 2)
+    alone, together = (make(model, batch_size=2, threads=n) for n in (1, threads))
+    assert np.array_equal(read(alone, ids, 20), read(together, ids, 20))
+
+
+def test_greedy_text_is_that_of_numpy_for_200_tokens() -> None:
+    config = ModelConfig(vocab_size=500, context_length=256, emb_dim=96, n_heads=4, n_layers=3)
+    model = model_of(config)
+    decoders = [make(model), NumpyDecoder(config, weights_of(model))]
+    chosen = [[int(decoder.prefill([[1, 2, 3]]).argmax())] for decoder in decoders]
+    for _ in range(200):
+        for decoder, ids in zip(decoders, chosen, strict=True):
+            ids.append(int(decoder.step(ids[-1:]).argmax()))
+    assert chosen[0] == chosen[1]
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    decoder = make(model_of(CONFIGS[0]), capacity=8)
+    with pytest.raises(ValueError, match="vocabulary"):
+        decoder.prefill([[1, 77]])
+    with pytest.raises(ValueError, match="vocabulary"):
+        decoder.prefill([[-1]])
+    decoder.prefill([[1] * 8])
+    with pytest.raises(ValueError, match="KV cache"):
+        decoder.step([1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_told_to_make_its_own() -> None:
+    decoder = make(model_of(CONFIGS[0]), threads=2)
+    decoder.prefill([[1, 2]])
+    child = os.fork()
+    if child == 0:
+        try:
+            decoder.step([3])
+        except ValueError as error:
+            os._exit(7 if "forked" in str(error) else 1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    decoder.step([3])
