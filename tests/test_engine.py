@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
+from conftest import SHARED_DATA, random_model
 
-from gpt2cli import engine
-from gpt2cli.config import ModelConfig
+from gpt2cli import checkpoint, engine
+from gpt2cli.config import BUNDLED_DIR, ModelConfig
+from gpt2cli.engine.decoder import EngineDecoder
 from gpt2cli.generation import Decoder
 from gpt2cli.numpy_decoder import NumpyDecoder
+from gpt2cli.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.skipif(not engine.available(), reason=engine.why_not())
 
@@ -39,8 +41,6 @@ def weights_of(model: Any) -> dict[str, Any]:
 
 
 def make(model: Any, **options: Any) -> Any:
-    from gpt2cli.engine.decoder import EngineDecoder
-
     return EngineDecoder(model.config, weights_of(model), **options)
 
 
@@ -97,6 +97,49 @@ def test_greedy_text_is_that_of_numpy_for_200_tokens() -> None:
         for decoder, ids in zip(decoders, chosen, strict=True):
             ids.append(int(decoder.step(ids[-1:]).argmax()))
     assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize(("precision", "most"), [("int8", 0.05), ("int4", 0.45)])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"C{c.emb_dim}")
+def test_fewer_bits_score_nearly_the_same(
+    config: ModelConfig, precision: str, most: float, level: str
+) -> None:
+    """The share of the scores that is error; 12 rows fill tiles and leave some over.
+
+    Wide limits, for wrong code gives 1 or more: weights this large and random magnify every
+    error (measured: 0.035 and 0.32). What a trained model makes of it is tested below.
+    """
+    model = model_of(config)
+    ids = random_ids(config, 12)
+    exact = model(ids)[:, 18:].numpy()
+    coded = read(make(model, batch_size=12, precision=precision, level=level), ids, 19)
+    error = float(np.sqrt(np.square(coded - exact).mean() / np.square(exact).mean()))
+    assert error < most
+
+
+def log_softmax(logits: Any) -> Any:
+    return torch.from_numpy(logits).double().log_softmax(-1).numpy()
+
+
+@pytest.mark.parametrize(("precision", "most"), [("int8", 0.002), ("int4", 0.03)])
+def test_fewer_bits_keep_the_perplexity_of_bard(precision: str, most: float) -> None:
+    """On the end of its text, which it was not trained on."""
+    directory, text = BUNDLED_DIR / "bard", SHARED_DATA / "tinyshakespeare.txt"
+    if not directory.is_dir() or not text.is_file():
+        pytest.skip("bard or its text is not here")
+    config, tensors = checkpoint.read(directory)
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+    B, T = 8, config.context_length
+    tokens = Tokenizer.load(directory).encode(text.read_text(encoding="utf-8")[-30_000:])
+    ids = torch.tensor(tokens[: B * T]).view(B, T)
+
+    def loss(precision: Any) -> float:
+        decoder = EngineDecoder(config, weights, B, precision=precision)
+        scores = log_softmax(read(decoder, ids[:, :-1], 1))  # (B, T − 1, V)
+        return float(-np.take_along_axis(scores, ids[:, 1:, None].numpy(), axis=2).mean())
+
+    assert abs(np.expm1(loss(precision) - loss("fp32"))) < most
 
 
 def test_what_cannot_be_read_is_refused() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 LEVELS = ("baseline", "avx2", "avx512")  # of instructions, as engine.cpp numbers them
 
+BITS = {"fp32": 32, "int8": 8, "int4": 4}  # of a weight, by the name of the precision
+
 
 def available() -> bool:
     """Whether the library was built and can be loaded."""
@@ -45,7 +47,7 @@ def _declare(library: ctypes.CDLL) -> None:
     number, pointer = ctypes.c_int, ctypes.c_void_p
     library.engine_best_level.restype = number
     library.engine_new.restype = pointer
-    library.engine_new.argtypes = [pointer, ctypes.c_float, pointer, *[number] * 4]
+    library.engine_new.argtypes = [pointer, ctypes.c_float, pointer, *[number] * 5]
     library.engine_free.restype = None
     library.engine_free.argtypes = [pointer]
     library.engine_read.restype = number

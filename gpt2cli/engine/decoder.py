@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -25,7 +26,9 @@ class EngineDecoder:
     """Decodes B rows at once over a KV cache of `capacity` tokens a row.
 
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
-    be memory-mapped. `threads` defaults to OMP_NUM_THREADS or all cores. `level` holds the
+    be memory-mapped. With `precision` int8 or int4 they are coded in so many bits on the way
+    in, in groups of 32 with a scale of their own, as are the inputs of each layer in 8 bits;
+    the head keeps 8. `threads` defaults to OMP_NUM_THREADS or all cores. `level` holds the
     engine to one of `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not
     available, or memory is not.
     """
@@ -37,6 +40,7 @@ class EngineDecoder:
         batch_size: int = 1,
         capacity: int | None = None,
         *,
+        precision: Literal["fp32", "int8", "int4"] = "fp32",
         threads: int | None = None,
         level: str = engine.LEVELS[-1],
     ) -> None:
@@ -75,6 +79,7 @@ class EngineDecoder:
             self._ld,
             threads or _threads(),
             engine.LEVELS.index(level),
+            engine.BITS[precision],
         )
         if not self._engine:
             raise DeviceError("there is not enough memory for the native engine")

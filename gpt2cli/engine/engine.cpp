@@ -10,7 +10,10 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cmath>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -25,6 +28,7 @@
 #if defined(_WIN32)
 #error "needs GCC's vector types; Windows keeps to NumPy"
 #endif
+#include <sys/mman.h>
 #include <unistd.h>
 
 namespace {
@@ -33,6 +37,7 @@ constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half
 constexpr int QUERIES = 32;                          // that attention handles at once
 constexpr int FEW_ROWS = 8;                          // normalised by every thread for itself
 constexpr int ROWS = 256;                            // tokens of a prompt read at once
+constexpr int CODED_ROWS = 64;                       // of them coded at once by a thread
 
 inline int smaller(int a, int b) { return a < b ? a : b; }
 inline int larger(int a, int b) { return a > b ? a : b; }
@@ -57,10 +62,94 @@ struct Norm {
     const float *scale, *shift;  // (C)
 };
 
+// Fewer bits: outputs in blocks of 16, inputs in groups of 32 that share a scale an output. A
+// block holds, of four inputs after four, those of each output, as unsigned bytes around 128;
+// with 4 bits of eight after eight, the first four in the low halves of the bytes, around 8.
+// That is the order in which one instruction multiplies and adds them. Scales are bfloat16.
+constexpr int GROUP = 32, BLOCK = 16;
+
 struct Matrix {
     int in, out;
     const float *weight, *bias;  // (in, out); (out) or null
+    int bits = 32;
+    uint8_t* codes = nullptr;    // (out / 16, in / 4, 16, 4), or (out / 16, in / 8, 16, 4)
+    uint16_t* scales = nullptr;  // (out / 16, in / 32, 16)
+
+    int groups() const { return (in + GROUP - 1) / GROUP; }
+    int blocks() const { return (out + BLOCK - 1) / BLOCK; }
+    int64_t group_bytes() const { return GROUP * BLOCK * bits / 8; }
 };
+
+inline float from_bf16(uint16_t half) {
+    const uint32_t bits = (uint32_t)half << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+// To the next that is not smaller in size, so that no weight is beyond the largest code.
+inline uint16_t to_bf16(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return (bits + 0xffff) >> 16;
+}
+
+// Codes in [-highest - 1 or so, highest] for 32 weights; returns their scale.
+uint16_t encode(const float* w, int bits, int* codes) {
+    float extreme = 0;  // the largest in size, with its sign
+    for (int i = 0; i < GROUP; i++)
+        if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
+    if (extreme == 0) {
+        for (int i = 0; i < GROUP; i++) codes[i] = 0;
+        return 0;
+    }
+    // With 4 bits, cutting off the extreme somewhat often makes the whole group more exact.
+    uint16_t best = 0;
+    float least = INFINITY;
+    for (int trial = 0; trial < (bits == 4 ? 12 : 1); trial++) {
+        const uint16_t half =
+            to_bf16(bits == 8 ? std::fabs(extreme) / 127 : extreme / (-8.5f + 0.25f * (trial - 4)));
+        const float scale = from_bf16(half), inverse = 1 / scale;
+        const int low = bits == 8 ? -127 : -8, high = bits == 8 ? 127 : 7;
+        int tried[GROUP];
+        float error = 0;
+        for (int i = 0; i < GROUP; i++) {
+            const float scaled = w[i] * inverse;
+            const int code = (int)(scaled + (scaled < 0 ? -0.5f : 0.5f));
+            tried[i] = code < low ? low : code > high ? high : code;
+            error += (w[i] - tried[i] * scale) * (w[i] - tried[i] * scale);
+        }
+        if (error >= least) continue;
+        least = error;
+        best = half;
+        std::memcpy(codes, tried, sizeof tried);
+    }
+    return best;
+}
+
+// Fill in one block of 16 outputs. `row` and `column` are the strides of inputs and outputs.
+void encode_block(const Matrix& m, int64_t row, int64_t column, int block) {
+    for (int g = 0; g < m.groups(); g++) {
+        const int64_t at = (int64_t)block * m.groups() + g;
+        uint8_t* bytes = m.codes + at * m.group_bytes();
+        for (int o = 0; o < BLOCK; o++) {
+            float w[GROUP];
+            int codes[GROUP];
+            for (int i = 0; i < GROUP; i++) {
+                const int64_t in = g * GROUP + i, out = block * BLOCK + o;
+                w[i] = in < m.in && out < m.out ? m.weight[in * row + out * column] : 0;
+            }
+            m.scales[at * BLOCK + o] = encode(w, m.bits, codes);
+            for (int i = 0; i < GROUP; i++) {
+                if (m.bits == 8)
+                    bytes[(i / 4 * BLOCK + o) * 4 + i % 4] = codes[i] + 128;
+                else if (i % 8 < 4)
+                    bytes[(i / 8 * BLOCK + o) * 4 + i % 4] =
+                        (codes[i] + 8) | (codes[i + 4] + 8) << 4;
+            }
+        }
+    }
+}
 
 struct Block {
     Norm norm1;
@@ -154,6 +243,11 @@ class Pool {
 struct Scratch {
     std::vector<float> memory;
     float *panels, *scores, *normed, *last;
+    // Inputs of a product with codes: (rows, groups, 32), and for each group the scale, and the
+    // sum, which is what the weights' being around 128 or 8 adds too much.
+    int8_t* inputs;
+    float* input_scales;
+    int32_t* input_sums;
 };
 
 // One call from Python: T ids of B rows that follow `start` tokens.
@@ -169,6 +263,8 @@ struct Engine {
     const float *wte, *wpe;  // (V, C), (context, C)
     Norm final_norm;
     std::vector<Block> blocks;
+    Matrix head;  // with fewer bits; else `wte` serves
+    std::unique_ptr<void, void (*)(void*)> codes{nullptr, std::free};
     int max_rows;
     std::vector<float> memory;
     float *x, *normed, *mixed, *qkv, *hidden;  // (N, C), (N, C), (N, C), (N, 3 C), (N, 4 C)
@@ -266,12 +362,62 @@ void allocate(Engine& e, int batch, int ld) {
     for (Scratch& own : e.scratch) {
         const int64_t panels = PACK_COLUMNS * PACK_DEPTH, scores = (int64_t)QUERIES * ld;
         const int64_t normed = (int64_t)FEW_ROWS * c.C, last = (int64_t)batch * c.C;
-        Parts parts{Parts::align(own.memory, panels + scores + normed + last)};
+        const int64_t groups = CODED_ROWS * ((4 * c.C + GROUP - 1) / GROUP);
+        const int64_t inputs = groups * (GROUP / 4 + 2) + 48;
+        Parts parts{Parts::align(own.memory, panels + scores + normed + last + inputs)};
         own.panels = parts.take(panels);
         own.scores = parts.take(scores);
         own.normed = parts.take(normed);
         own.last = parts.take(last);
+        own.inputs = (int8_t*)parts.take(groups * GROUP / 4);
+        own.input_scales = parts.take(groups);
+        own.input_sums = (int32_t*)parts.take(groups);
     }
+}
+
+// Replace all matrices by codes of 8 or 4 bits, the head by 8: it decides between words.
+void quantise(Engine& e, int bits) {
+    const Config& c = e.config;
+    e.head = {c.C, c.V, e.wte, nullptr};
+    std::vector<Matrix*> all{&e.head};
+    for (Block& block : e.blocks)
+        for (Matrix* m : {&block.qkv, &block.out, &block.up, &block.down}) all.push_back(m);
+    const auto bytes = [](const Matrix& m) {
+        return (int64_t)m.blocks() * m.groups() * (m.group_bytes() + 2 * BLOCK);
+    };
+    constexpr int64_t HUGE_PAGE = 1 << 21;
+    int64_t total = 0;
+    for (Matrix* m : all) {
+        m->bits = m == &e.head ? 8 : bits;
+        total += (bytes(*m) + 63) / 64 * 64;
+    }
+    total = (total + HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE;  // and room to ask for more than there is
+    e.codes.reset(std::aligned_alloc(HUGE_PAGE, total));
+    if (!e.codes) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(e.codes.get(), total, MADV_HUGEPAGE);
+#endif
+    uint8_t* next = (uint8_t*)e.codes.get();
+    for (Matrix* m : all) {
+        m->codes = next;
+        m->scales = (uint16_t*)(next + (int64_t)m->blocks() * m->groups() * m->group_bytes());
+        next += (bytes(*m) + 63) / 64 * 64;
+    }
+    struct Work {
+        Engine& e;
+        std::vector<Matrix*>& all;
+    } work{e, all};
+    e.pool.run(
+        [](void* argument, int thread) {
+            Work& w = *(Work*)argument;
+            for (Matrix* m : w.all) {
+                const bool head = m == &w.e.head;  // stored (out, in)
+                const Share mine = share(m->blocks(), 1, w.e.pool.threads, thread);
+                for (int block = mine.begin; block < mine.end; block++)
+                    encode_block(*m, head ? 1 : m->out, head ? m->in : 1, block);
+            }
+        },
+        &work);
 }
 
 Matrix matrix(int in, int out, const float* const*& weights) {
@@ -298,9 +444,9 @@ int engine_best_level() { return best_level(); }
 // weights: token and position embedding; scale and shift of the final norm; for each block
 // norm1, qkv, out, norm2, up, down, each as weight (or scale) and bias (or shift), null if it
 // has none. They must outlive the engine. `batch` rows at most; keys have rows of `ld`.
-// Returns null when there is not enough memory.
+// `bits` of 8 or 4 make codes of the weights, 32 uses them as they are. Returns null when there is not enough memory.
 Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights, int batch, int ld,
-                   int threads, int level) {
+                   int threads, int level, int bits) {
     try {
         auto e = std::make_unique<Engine>(threads);
         const int C = sizes[2];
@@ -320,6 +466,7 @@ Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights,
         }
         allocate(*e, batch, ld);
         choose_level(*e, smaller(level, best_level()));
+        if (bits < 32) quantise(*e, bits);
         return e.release();
     } catch (...) {  // an exception must not reach Python
         return nullptr;

@@ -170,6 +170,143 @@ static void product(const float* x, int64_t ldx, const float* w, int64_t ldw, fl
     }
 }
 
+static inline IntVec load_int(const void* p) {
+    IntVec v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// Adds, to each number of `total`, the products of four unsigned bytes of w and four signed of x.
+static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
+#if FLOATS == 16
+    return (IntVec)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
+#elif FLOATS == 8
+    // For 4 bits; with 8, sums of two products of unsigned bytes would not fit 16 bits.
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+    return total + (IntVec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#else
+    for (int shift = 0; shift < 32; shift += 8) total += (w >> shift & 255) * (x << (24 - shift) >> 24);
+    return total;
+#endif
+}
+
+// The same for 8 bits. AVX2 takes 128 off each weight; SUBTRACTS says how much is still to go.
+#if FLOATS == 8
+constexpr int SUBTRACTS = 0;
+static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
+    const __m256i centred = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
+    const __m256i sizes = _mm256_abs_epi8(centred), signed_x = _mm256_sign_epi8((__m256i)x, centred);
+    return dot4(total, (IntVec)sizes, (IntVec)signed_x);
+}
+#else
+constexpr int SUBTRACTS = 128;
+static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) { return dot4(total, w, x); }
+#endif
+
+// Code N rows of inputs, each group of 32 with a scale of its own: some channels are far larger.
+static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
+    const int groups = (in + GROUP - 1) / GROUP;
+    for (int n = 0; n < N; n++)
+        for (int g = 0; g < groups; g++) {
+            float values[GROUP] = {};
+            const float* from = x + (int64_t)n * in + g * GROUP;
+            __builtin_memcpy(values, from, 4 * smaller(GROUP, in - g * GROUP));
+            Vec most = {};
+            for (int i = 0; i < GROUP; i += FLOATS) {
+                const Vec v = load(values + i), size = v < 0 ? -v : v;
+                most = size > most ? size : most;
+            }
+            float largest = 0;
+            for (int i = 0; i < FLOATS; i++) largest = most[i] > largest ? most[i] : largest;
+            const float inverse = largest > 0 ? 127 / largest : 0;
+            const Vec magic = broadcast(12582912.0f);  // rounds, as in exp
+            int32_t codes[GROUP], total = 0;
+            for (int i = 0; i < GROUP; i += FLOATS) {
+                const IntVec code = (IntVec)(load(values + i) * inverse + magic) - (IntVec)magic;
+                __builtin_memcpy(codes + i, &code, sizeof code);
+            }
+            const int64_t at = (int64_t)n * groups + g;
+            for (int i = 0; i < GROUP; i++) {
+                own.inputs[at * GROUP + i] = (int8_t)codes[i];
+                total += codes[i];
+            }
+            own.input_scales[at] = largest / 127;
+            own.input_sums[at] = total;
+        }
+}
+
+// 16 outputs of R rows: y (R, 16) += inputs (R, in) · one block of codes.
+template <int R, int BITS>
+static void add_block(const Scratch& own, int row, const Matrix& m, int block, float* y) {
+    constexpr int PARTS = BLOCK / FLOATS;
+    const int groups = m.groups();
+    const uint8_t* codes = m.codes + (int64_t)block * groups * m.group_bytes();
+    const uint16_t* scales = m.scales + (int64_t)block * groups * BLOCK;
+    const int64_t first = (int64_t)row * groups;
+    Vec sums[R][PARTS] = {};
+    for (int g = 0; g < groups; g++) {
+        IntVec totals[R][PARTS];
+        for (int r = 0; r < R; r++)
+            for (int p = 0; p < PARTS; p++)
+                totals[r][p] = IntVec{} - (BITS == 4 ? 8 : SUBTRACTS) *
+                                              own.input_sums[first + r * groups + g];
+        for (int i = 0; i < GROUP; i += 32 / BITS, codes += 4 * BLOCK) {
+            __builtin_prefetch(codes + 4096);
+            for (int p = 0; p < PARTS; p++) {
+                const IntVec w = load_int(codes + 4 * p * FLOATS);
+                for (int r = 0; r < R; r++) {
+                    const int8_t* x = own.inputs + (first + r * groups + g) * GROUP + i;
+                    int32_t four;
+                    __builtin_memcpy(&four, x, 4);
+                    if (BITS == 8) {
+                        totals[r][p] = dot4_bytes(totals[r][p], w, four - IntVec{});
+                        continue;
+                    }
+                    int32_t next;
+                    __builtin_memcpy(&next, x + 4, 4);
+                    const IntVec halves = IntVec{} + 0x0f0f0f0f;
+                    totals[r][p] = dot4(totals[r][p], w & halves, four - IntVec{});
+                    totals[r][p] = dot4(totals[r][p], w >> 4 & halves, next - IntVec{});
+                }
+            }
+        }
+        for (int p = 0; p < PARTS; p++) {
+            uint16_t some[FLOATS];
+            __builtin_memcpy(some, scales + g * BLOCK + p * FLOATS, sizeof some);
+            typedef uint16_t Halves __attribute__((vector_size(2 * FLOATS)));
+            Halves halves;
+            __builtin_memcpy(&halves, some, sizeof halves);
+            const Vec scale = (Vec)(__builtin_convertvector(halves, IntVec) << 16);
+            for (int r = 0; r < R; r++)
+                sums[r][p] += __builtin_convertvector(totals[r][p], Vec) *
+                              (scale * own.input_scales[first + r * groups + g]);
+        }
+    }
+    const int outputs = smaller(BLOCK, m.out - block * BLOCK);
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < outputs; j++)
+            y[(int64_t)r * m.out + block * BLOCK + j] += sums[r][j / FLOATS][j % FLOATS];
+}
+
+// y (N, out) += x (N, in) · W, for the outputs of `mine`, with W as codes of 8 or 4 bits.
+template <int BITS>
+static void coded_product(const Matrix& m, const float* x, float* y, int N, Share mine,
+                          const Scratch& own) {
+    constexpr int R = FLOATS == 16 ? 8 : 4;
+    for (int done = 0, rows; done < N; done += rows) {
+        rows = smaller(CODED_ROWS, N - done);
+        encode_inputs(x + (int64_t)done * m.in, rows, m.in, own);
+        for (int block = mine.begin / BLOCK; block * BLOCK < mine.end; block++)
+            for (int n = 0; n < rows;) {
+                float* to = y + (int64_t)(done + n) * m.out;
+                const bool many = rows - n >= R;
+                if (many) add_block<R, BITS>(own, n, m, block, to);
+                else add_block<1, BITS>(own, n, m, block, to);
+                n += many ? R : 1;
+            }
+    }
+}
+
 // y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
 static Share linear(const Engine& e, const Matrix& m, const float* x, float* y, int N, bool add,
                     int thread) {
@@ -180,7 +317,10 @@ static Share linear(const Engine& e, const Matrix& m, const float* x, float* y, 
         for (int j = 0; j < columns; j++)
             row[j] = (add ? row[j] : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
     }
-    if (columns > 0)
+    if (columns <= 0) return mine;
+    if (m.bits == 8) coded_product<8>(m, x, y, N, mine, e.scratch[thread]);
+    if (m.bits == 4) coded_product<4>(m, x, y, N, mine, e.scratch[thread]);
+    if (m.bits == 32)
         product(x, m.in, m.weight + mine.begin, m.out, y + mine.begin, m.out, N, m.in, columns,
                 e.scratch[thread].panels);
     return mine;
@@ -337,7 +477,10 @@ static void forward(Engine& e, int thread) {
         float* last = e.scratch[thread].last;  // (B, C)
         for (int64_t b = 0; b < job.B; b++)
             layer_norm(e.final_norm, e.x + (b * T + T - 1) * c.C, last + b * c.C, c.C, c.eps);
-        head(e, last, job.logits, job.B, thread);
+        if (e.head.codes)
+            linear(e, e.head, last, job.logits, job.B, false, thread);
+        else
+            head(e, last, job.logits, job.B, thread);
     }
 }
 
