@@ -3,8 +3,8 @@
     python benchmarks/parity.py 124M 355M 774M 1558M
 
 For each size: the largest difference between the logits after a 64-token prompt (limit 1e-4,
-fp32), and how many of 100 greedy tokens are identical, for the PyTorch model and for the NumPy
-decoder that a CPU runs. The 1558M model needs about 14 GB.
+fp32), and how many of 100 greedy tokens are identical, for the PyTorch model, the NumPy decoder
+and, where it was built, the native engine. The 1558M model needs about 14 GB.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cli import checkpoint
+from gpt2cli import checkpoint, engine
 from gpt2cli.config import END_OF_TEXT, SamplingConfig, find_spec
+from gpt2cli.engine.decoder import EngineDecoder
 from gpt2cli.generation import Decoder, GenerationConfig, generate
 from gpt2cli.numpy_decoder import NumpyDecoder
 from gpt2cli.tokenizer import Tokenizer
@@ -38,7 +39,7 @@ def byte_tokenizer(size: int) -> Tokenizer:
 
 
 def compare(name: str) -> bool:
-    """Print two lines for one size; True if both decoders agree."""
+    """Print a line for each decoder of one size; True if all agree."""
     spec = find_spec(name)
     assert spec is not None
     torch.manual_seed(0)
@@ -71,6 +72,7 @@ def compare(name: str) -> bool:
         decoders: dict[str, Decoder] = {
             "PyTorch": TorchDecoder(checkpoint.load(Path(directory))),
             "NumPy": NumpyDecoder(loaded, arrays),
+            **({"engine": EngineDecoder(loaded, arrays)} if engine.available() else {}),
         }
         agreed = [
             agrees(f"{name:>6} {kind:<8}", decoder, prompt[0].tolist(), logits, text)

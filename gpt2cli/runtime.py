@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gpt2cli import checkpoint, estimate, machine
+from gpt2cli import checkpoint, engine, estimate, machine
 from gpt2cli.checkpoint import Array
 from gpt2cli.config import END_OF_TEXT, ModelConfig
 from gpt2cli.device import Placement
@@ -17,6 +17,8 @@ from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
 from gpt2cli.sources import Source
 from gpt2cli.tokenizer import Tokenizer
+
+QUANTIZATIONS = ("int8", "int4")
 
 
 def directory_of(source: Source) -> Path:
@@ -57,10 +59,39 @@ def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) ->
     return fit_prompt(ids, context)
 
 
-def open_decoder(source: Source, placement: Placement, samples: int, capacity: int) -> Decoder:
+def engine_name(placement: Placement) -> str:
+    """What computes there: native, NumPy or PyTorch."""
+    if placement != Placement("cpu", "float32"):
+        return "PyTorch"
+    return "native" if engine.available() else "NumPy"
+
+
+def check_quantize(quantize: str | None, placement: Placement) -> None:
+    """Refuse a quantisation that nothing here can compute. Raises `UsageError`."""
+    if quantize is None:
+        return
+    if quantize not in QUANTIZATIONS:
+        raise UsageError(f"quantize must be {' or '.join(QUANTIZATIONS)}, not {quantize!r}")
+    if placement != Placement("cpu", "float32"):
+        raise UsageError(
+            f"--quantize works on a CPU in float32, not on {placement.device} in "
+            f"{placement.dtype}; add --device cpu, or leave it out"
+        )
+    if reason := engine.why_not():
+        raise UsageError(f"--quantize needs the native engine: {reason}")
+
+
+def open_decoder(
+    source: Source,
+    placement: Placement,
+    samples: int,
+    capacity: int,
+    quantize: str | None = None,
+) -> Decoder:
     """Load the weights where they shall run, with a KV cache of `capacity` tokens a sample.
 
-    Raises `UsageError` for more samples than memory, before any weights are read.
+    `quantize` is what `check_quantize` has accepted. Raises `UsageError` for more samples
+    than memory, before any weights are read.
     """
     if samples > 1:
         _check_memory(source, placement, samples, capacity)
@@ -68,7 +99,7 @@ def open_decoder(source: Source, placement: Placement, samples: int, capacity: i
     if placement == Placement("cpu", "float32"):
         config, tensors = checkpoint.read(directory)
         weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
-        return _cpu_decoder(config, weights, samples, capacity)
+        return _cpu_decoder(config, weights, samples, capacity, quantize)
 
     import torch
 
@@ -81,15 +112,17 @@ def open_decoder(source: Source, placement: Placement, samples: int, capacity: i
 
 
 def _cpu_decoder(
-    config: ModelConfig, weights: Mapping[str, Array], samples: int, capacity: int
+    config: ModelConfig,
+    weights: Mapping[str, Array],
+    samples: int,
+    capacity: int,
+    quantize: str | None,
 ) -> Decoder:
     """The native engine where it was built, else NumPy."""
-    from gpt2cli import engine
-
     if engine.available():
         from gpt2cli.engine.decoder import EngineDecoder
 
-        return EngineDecoder(config, weights, samples, capacity)
+        return EngineDecoder(config, weights, samples, capacity, precision=quantize or "fp32")
 
     from gpt2cli.numpy_decoder import NumpyDecoder
 

@@ -114,6 +114,14 @@ def generate(
     ] = "slide",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GPT2_QUANTIZE",
+            metavar="int8|int4",
+            help="Code the weights in fewer bits: several times as fast on a CPU.",
+        ),
+    ] = None,
     threads: options.Threads = None,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
@@ -160,6 +168,7 @@ def generate(
     text = _read_prompt(prompt, file, keep_newline)
     output = Output()
     placement = place(device, dtype)
+    runtime.check_quantize(quantize, placement)
     with download_progress() as progress:
         source = sources.fetch(source, offline=offline, progress=progress)
     begun = time.perf_counter()
@@ -168,7 +177,7 @@ def generate(
     window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
     if len(window) < len(ids):
         complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
-    decoder = runtime.open_decoder(source, placement, samples, len(window) + max_tokens)
+    decoder = runtime.open_decoder(source, placement, samples, len(window) + max_tokens, quantize)
     load_seconds = time.perf_counter() - begun
 
     recorder = Recorder(samples)
@@ -181,6 +190,7 @@ def generate(
     else:
         interrupted = _stream(events, output, shown_prompt)
     facts = _facts(source, placement, config, overflow, load_seconds, recorder)
+    facts |= {"engine": runtime.engine_name(placement), "quantize": quantize}
     if as_json:
         for i, sample in enumerate(recorder.samples):
             record = {"prompt": text, "sample": i, **asdict(sample), **facts}
@@ -284,7 +294,8 @@ def _report(facts: dict[str, Any], recorder: Recorder, *, asked: bool, drawn: bo
     if asked:
         first, speed = recorder.time_to_first_token, recorder.tokens_per_second
         parts = [
-            f"{facts['model']} on {facts['device']} in {facts['dtype']}",
+            f"{facts['model']} on {facts['device']} in {facts['quantize'] or facts['dtype']}, "
+            f"{facts['engine']} engine",
             f"loaded in {facts['timings']['load_s']:.2f} s",
             f"first token after {first:.3f} s" if first is not None else "no token",
             f"{recorder.tokens} tokens",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt2cli import estimate, machine, sources
+from gpt2cli import engine, estimate, machine, sources
 from gpt2cli.cli import options
 from gpt2cli.cli.terminal import Output, print_rich, visible
 from gpt2cli.config import ModelConfig, shipped_specs
@@ -69,6 +69,7 @@ def _about(name: str, config: ModelConfig, here: machine.Machine) -> dict[str, A
         "model": name,
         **estimate.describe(config),
         "machine": asdict(here),
+        "cpu_engine": "NumPy" if engine.why_not() else "native",
         "fits": estimate.inference_bytes(config, _auto(here)) <= here.memory_available,
     }
 
@@ -123,9 +124,12 @@ def _big(count: float) -> str:
 
 
 def _machine_line(here: machine.Machine) -> str:
+    absent = engine.why_not()
+    cpu = f"NumPy, for the native engine is absent: {absent}" if absent else "the native engine"
     return (
         f"\nThis machine: {here.device} ({here.name}), {here.cores} cores, "
-        f"{_size(here.memory_available)} of {_size(here.memory_total)} free"
+        f"{_size(here.memory_available)} of {_size(here.memory_total)} free\n"
+        f"A CPU decodes with {cpu}"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -40,7 +39,7 @@ class EngineDecoder:
         batch_size: int = 1,
         capacity: int | None = None,
         *,
-        precision: Literal["fp32", "int8", "int4"] = "fp32",
+        precision: str = "fp32",
         threads: int | None = None,
         level: str = engine.LEVELS[-1],
     ) -> None:

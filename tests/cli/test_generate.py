@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import Gpt2
 
-from gpt2cli import checkpoint
+from gpt2cli import checkpoint, engine
 from gpt2cli.config import ModelConfig
 from gpt2cli.model import GPT2
 from gpt2cli.tokenizer import Tokenizer
@@ -69,6 +69,7 @@ def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
         (["--seed", "-5"], "seed must be 0 or more"),
         (["--stop", ""], "stop string must not be empty"),
         (["--overflow", "wrap"], "overflow must be slide or error"),
+        (["--quantize", "int2"], "quantize must be int8 or int4, not 'int2'"),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["--dtype", "float8"], "unknown dtype 'float8'"),
         (["-m", "124m-"], "unknown model '124m-'; did you mean '124M'?"),
@@ -229,6 +230,34 @@ def test_json_holds_what_is_needed_to_run_again(gpt2: Gpt2, tiny_directory: Path
         first["text"],
         second["text"],
     ]
+
+
+@pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+def test_quantised_weights_say_the_same_where_the_model_is_sure(gpt2: Gpt2, letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "-n", "5", "-t", "0", "--device", "cpu")
+    for bits in ("int8", "int4"):
+        done = gpt2(*arguments, "--quantize", bits, "--json")
+        record = json.loads(done.stdout)
+        assert (record["text"], record["quantize"]) == ("bcdef", bits)
+        assert record["engine"] == "native"
+    refused = gpt2(*arguments, "--quantize", "int8", "--dtype", "bfloat16")
+    assert refused.returncode == 2
+    assert b"--quantize works on a CPU in float32" in refused.stderr
+
+
+def test_without_the_engine_the_text_is_the_same_and_quantising_is_refused(letters: Path) -> None:
+    script = (
+        "import sys; from gpt2cli import engine; engine.load = lambda: 'it was not built';"
+        "from gpt2cli.cli import main; sys.argv = ['gpt2', *sys.argv[1:]]; main()"
+    )
+    command = [sys.executable, "-c", script, "generate", "a", "-m", str(letters), "-t", "0"]
+    options = {"capture_output": True, "stdin": subprocess.DEVNULL, "check": False}
+    done = subprocess.run([*command, "-n", "5", "-v", "--device", "cpu"], **options)
+    assert done.stdout == b"bcdef"
+    assert b"NumPy engine" in done.stderr
+    done = subprocess.run([*command, "--quantize", "int8", "--device", "cpu"], **options)
+    assert done.returncode == 2
+    assert b"--quantize needs the native engine: it was not built" in done.stderr
 
 
 def test_samples_are_numbered_and_the_first_equals_a_run_alone(
