@@ -9,7 +9,7 @@ setup(
         Extension(
             "gpt2cli.engine._engine",
             ["gpt2cli/engine/engine.cpp"],
-            depends=["gpt2cli/engine/layers.h"],
+            depends=["gpt2cli/engine/layers.h", "gpt2cli/engine/pool.h"],
             optional=True,
             language="c++",
             extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno"],

@@ -5,19 +5,14 @@
 // that are asked for before they are needed, and nothing in between.
 //
 // Python calls the functions at the end (plain C, through ctypes) and owns weights, KV cache
-// and logits; nothing is copied. The layers are in layers.h.
+// and logits; nothing is copied. The layers are in layers.h, the threads in pool.h.
 
-#include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <new>
-#include <thread>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -30,6 +25,8 @@
 #endif
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include "pool.h"
 
 namespace {
 
@@ -156,87 +153,6 @@ struct Block {
     Matrix qkv, out;
     Norm norm2;
     Matrix up, down;
-};
-
-// Threads that run one function together and meet between its steps.
-//
-// A meeting spins for a while, because sleeping costs as much as a whole layer, and then
-// sleeps, because a machine may have less cores than we have threads, or other work to do.
-class Pool {
-  public:
-    int threads = 1;
-
-    // Where the system refuses some of n threads, the rest do the work.
-    explicit Pool(int n) {
-        std::lock_guard<std::mutex> lock(mutex);  // none begins before their number is known
-        try {
-            for (; threads < n; threads++)
-                workers.emplace_back([this, i = threads] { work(i); });
-        } catch (...) {
-        }
-    }
-
-    ~Pool() {
-        run(nullptr, nullptr);
-        for (std::thread& worker : workers) worker.join();
-    }
-
-    using Task = void (*)(void* argument, int thread);
-
-    // Call task(argument, thread) on all threads; null ends them.
-    void run(Task new_task, void* new_argument) {
-        task = new_task;
-        argument = new_argument;
-        meet();
-        if (!task) return;
-        task(argument, 0);
-        meet();
-    }
-
-    // Wait until all threads are here.
-    void meet() {
-        if (threads == 1) return;
-        const unsigned before = round.load(std::memory_order_acquire);
-        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-            arrived.store(0, std::memory_order_relaxed);
-            {
-                std::lock_guard<std::mutex> lock(mutex);  // none may be about to sleep
-                round.store(before + 1, std::memory_order_release);
-            }
-            wake.notify_all();
-            return;
-        }
-        const auto met = [&] { return round.load(std::memory_order_acquire) != before; };
-        const auto begin = std::chrono::steady_clock::now();
-        while (std::chrono::steady_clock::now() - begin < std::chrono::microseconds(50))
-            for (int i = 0; i < 32; i++) {
-                if (met()) return;
-#ifdef X86
-                _mm_pause();
-#endif
-            }
-        std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, met);
-    }
-
-  private:
-    void work(int thread) {
-        { std::lock_guard<std::mutex> lock(mutex); }
-        for (;;) {
-            meet();
-            if (!task) return;
-            task(argument, thread);
-            meet();
-        }
-    }
-
-    Task task = nullptr;
-    void* argument = nullptr;
-    alignas(64) std::atomic<int> arrived{0};
-    alignas(64) std::atomic<unsigned> round{0};
-    std::mutex mutex;
-    std::condition_variable wake;
-    std::vector<std::thread> workers;
 };
 
 // What one thread needs for itself.
