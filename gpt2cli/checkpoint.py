@@ -7,6 +7,7 @@ mapping. Nothing here opens a pickle, which could run code of a stranger's choos
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -89,6 +90,19 @@ class StoredTensor:
         if self.dtype == "bfloat16":  # the upper half of a float32
             return (self.bits.astype(np.uint32) << 16).view(np.float32)
         return self.bits.astype(np.float32, copy=False)
+
+    def release(self) -> None:
+        """Let the system take back the memory of what was read; the file still has it."""
+        mapped: Any = self.bits
+        while isinstance(mapped, np.ndarray):
+            mapped = mapped.base
+        if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
+            return
+        first = self.bits.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+        begin = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (first + self.bits.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if begin < end:
+            mapped.madvise(mmap.MADV_DONTNEED, begin, end - begin)
 
     def to_torch(self, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
         """On a device and in a precision; a view of the file if it is stored like that."""

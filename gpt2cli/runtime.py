@@ -6,12 +6,11 @@ imports torch; all else is PyTorch's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpt2cli import checkpoint, engine, estimate, machine
-from gpt2cli.checkpoint import Array
-from gpt2cli.config import END_OF_TEXT, ModelConfig
+from gpt2cli.config import END_OF_TEXT
 from gpt2cli.device import Placement
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
@@ -19,6 +18,8 @@ from gpt2cli.sources import Source
 from gpt2cli.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("int8", "int4")
+
+Progress = Callable[[str, int, int], None]  # of what, how much is done, of how much
 
 
 def directory_of(source: Source) -> Path:
@@ -87,19 +88,21 @@ def open_decoder(
     samples: int,
     capacity: int,
     quantize: str | None = None,
+    progress: Progress | None = None,
 ) -> Decoder:
     """Load the weights where they shall run, with a KV cache of `capacity` tokens a sample.
 
-    `quantize` is what `check_quantize` has accepted. Raises `UsageError` for more samples
-    than memory, before any weights are read.
+    `quantize` is what `check_quantize` has accepted; coding the weights, which the first run
+    does, tells `progress` of it. Raises `UsageError` for more samples than memory, before any
+    weights are read.
     """
     if samples > 1:
         _check_memory(source, placement, samples, capacity)
     directory = directory_of(source)
     if placement == Placement("cpu", "float32"):
-        config, tensors = checkpoint.read(directory)
-        weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
-        return _cpu_decoder(config, weights, samples, capacity, quantize)
+        if quantize:
+            return _quantized_decoder(directory, samples, capacity, quantize, progress)
+        return _cpu_decoder(directory, samples, capacity)
 
     import torch
 
@@ -111,22 +114,30 @@ def open_decoder(
     return TorchDecoder(model, samples, capacity)
 
 
-def _cpu_decoder(
-    config: ModelConfig,
-    weights: Mapping[str, Array],
-    samples: int,
-    capacity: int,
-    quantize: str | None,
-) -> Decoder:
+def _cpu_decoder(directory: Path, samples: int, capacity: int) -> Decoder:
     """The native engine where it was built, else NumPy."""
+    config, tensors = checkpoint.read(directory)
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
     if engine.available():
         from gpt2cli.engine.decoder import EngineDecoder
 
-        return EngineDecoder(config, weights, samples, capacity, precision=quantize or "fp32")
+        return EngineDecoder(config, weights, samples, capacity)
 
     from gpt2cli.numpy_decoder import NumpyDecoder
 
     return NumpyDecoder(config, weights, samples, capacity)
+
+
+def _quantized_decoder(
+    directory: Path, samples: int, capacity: int, precision: str, progress: Progress | None
+) -> Decoder:
+    from gpt2cli.engine.decoder import EngineDecoder
+    from gpt2cli.engine.quantize import HEAD, open_coded
+
+    config, tensors = checkpoint.read(directory)
+    codes = open_coded(directory, config, tensors, precision, progress)
+    weights = {n: t.to_numpy() for n, t in tensors.items() if n not in codes or n == HEAD}
+    return EngineDecoder(config, weights, samples, capacity, precision=precision, codes=codes)
 
 
 def _check_memory(source: Source, placement: Placement, samples: int, tokens: int) -> None:

@@ -177,7 +177,10 @@ def generate(
     window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
     if len(window) < len(ids):
         complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
-    decoder = runtime.open_decoder(source, placement, samples, len(window) + max_tokens, quantize)
+    with download_progress() as progress:
+        decoder = runtime.open_decoder(
+            source, placement, samples, len(window) + max_tokens, quantize, progress
+        )
     load_seconds = time.perf_counter() - begun
 
     recorder = Recorder(samples)

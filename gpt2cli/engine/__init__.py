@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+
+from gpt2cli.errors import DeviceError
 
 LEVELS = ("baseline", "avx2", "avx512")  # of instructions, as engine.cpp numbers them
 
@@ -42,10 +45,32 @@ def load() -> ctypes.CDLL | str:
     return library
 
 
+def library() -> ctypes.CDLL:
+    """The same. Raises `DeviceError` where it is not available."""
+    found = load()
+    if isinstance(found, str):
+        raise DeviceError(f"the native engine is not available: {found}")
+    return found
+
+
+def thread_count() -> int:
+    """As many as `device.limit_threads` or the user allows; else one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _declare(library: ctypes.CDLL) -> None:
     """Types of the functions at the end of engine.cpp."""
-    number, pointer = ctypes.c_int, ctypes.c_void_p
+    number, long, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
     library.engine_best_level.restype = number
+    library.engine_code_bytes.restype = long
+    library.engine_code_bytes.argtypes = [number] * 3
+    library.engine_encode.restype = None
+    library.engine_encode.argtypes = [pointer, long, long, *[number] * 3, pointer, number, number]
     library.engine_new.restype = pointer
     library.engine_new.argtypes = [pointer, ctypes.c_float, pointer, *[number] * 5]
     library.engine_free.restype = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ import numpy as np
 from gpt2cli import engine
 from gpt2cli.checkpoint import Array
 from gpt2cli.config import ModelConfig
+from gpt2cli.engine import quantize
 from gpt2cli.errors import DeviceError
 from gpt2cli.generation import Rows
 
@@ -25,11 +25,12 @@ class EngineDecoder:
     """Decodes B rows at once over a KV cache of `capacity` tokens a row.
 
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
-    be memory-mapped. With `precision` int8 or int4 they are coded in so many bits on the way
-    in, in groups of 32 with a scale of their own, as are the inputs of each layer in 8 bits;
-    the head keeps 8. `threads` defaults to OMP_NUM_THREADS or all cores. `level` holds the
-    engine to one of `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not
-    available, or memory is not.
+    be memory-mapped. With `precision` int8 or int4 the matrices are in so many bits, in groups
+    of 32 with a scale of their own, as are the inputs of each layer in 8 bits; the KV cache is
+    in bfloat16. `codes` are those matrices where `quantize` has made them already. `threads`
+    defaults to OMP_NUM_THREADS or all cores. `level` holds the engine to one of
+    `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not available, or
+    memory is not.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class EngineDecoder:
         capacity: int | None = None,
         *,
         precision: str = "fp32",
+        codes: Mapping[str, Array] | None = None,
         threads: int | None = None,
         level: str = engine.LEVELS[-1],
     ) -> None:
-        library = engine.load()
-        if isinstance(library, str):
-            raise DeviceError(f"the native engine is not available: {library}")
+        library = engine.library()
+        if precision != "fp32" and codes is None:
+            codes = quantize.encode(config, weights, precision)
         self.config = config
         self.context_length = config.context_length
         self.length = 0
@@ -54,11 +56,15 @@ class EngineDecoder:
         self._capacity = min(capacity or config.context_length, config.context_length)
         # Room for a register past the last key, and an odd number of cache lines: keys a
         # power of two apart would compete for the same places of the cache.
-        self._ld = (self._capacity + 15) // 32 * 32 + 16
+        number = np.float32 if precision == "fp32" else np.uint16  # the bits of a bfloat16
+        line = 64 // np.dtype(number).itemsize
+        self._ld = (self._capacity + line - 1) // (2 * line) * (2 * line) + line
         heads = (config.n_layers, batch_size, config.n_heads)
-        self._keys = np.zeros((*heads, config.head_dim, self._ld), dtype=np.float32)
-        self._values = np.zeros((*heads, self._capacity, config.head_dim), dtype=np.float32)
-        self._weights = _in_order(config, weights)  # kept alive: the engine has their addresses
+        self._keys = np.zeros((*heads, config.head_dim, self._ld), dtype=number)
+        self._values = np.zeros((*heads, self._capacity, config.head_dim), dtype=number)
+        self._weights = _in_order(
+            config, weights, codes or {}
+        )  # kept alive: the engine has their addresses
         sizes = np.array(
             [
                 config.vocab_size,
@@ -76,7 +82,7 @@ class EngineDecoder:
             addresses.ctypes.data,
             batch_size,
             self._ld,
-            threads or _threads(),
+            threads or engine.thread_count(),
             engine.LEVELS.index(level),
             engine.BITS[precision],
         )
@@ -126,28 +132,24 @@ class EngineDecoder:
         return logits
 
 
-def _threads() -> int:
-    """As many as `device.limit_threads` or the user allows; else one a core."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _in_order(
+    config: ModelConfig, weights: Mapping[str, Array], codes: Mapping[str, Array]
+) -> list[Array | None]:
+    """All weights as `engine_new` expects them; None for what there is not."""
 
+    def floats(name: str) -> Array | None:
+        return np.ascontiguousarray(weights[name], dtype=np.float32) if name in weights else None
 
-def _in_order(config: ModelConfig, weights: Mapping[str, Array]) -> list[Array | None]:
-    """All weights as `engine_new` expects them; None where there is no bias."""
-    names = ["token_embedding.weight", "position_embedding.weight"]
-    names += ["final_norm.scale", "final_norm.shift"]
+    ordered = [floats("token_embedding.weight"), floats("position_embedding.weight")]
+    ordered += [codes.get(quantize.HEAD), None]
+    ordered += [floats("final_norm.scale"), floats("final_norm.shift")]
     for i in range(config.n_layers):
         for norm, *matrices in (
             ("norm1", "attention.qkv", "attention.out"),
             ("norm2", "feed_forward.up", "feed_forward.down"),
         ):
-            names += [f"blocks.{i}.{norm}.scale", f"blocks.{i}.{norm}.shift"]
-            names += [f"blocks.{i}.{m}.{part}" for m in matrices for part in ("weight", "bias")]
-    return [
-        np.ascontiguousarray(weights[name], dtype=np.float32) if name in weights else None
-        for name in names
-    ]
+            ordered += [floats(f"blocks.{i}.{norm}.scale"), floats(f"blocks.{i}.{norm}.shift")]
+            for name in (f"blocks.{i}.{m}" for m in matrices):
+                weight = codes[f"{name}.weight"] if codes else floats(f"{name}.weight")
+                ordered += [weight, floats(f"{name}.bias")]
+    return ordered

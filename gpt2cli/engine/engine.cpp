@@ -9,7 +9,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -23,7 +22,6 @@
 #if defined(_WIN32)
 #error "needs GCC's vector types; Windows keeps to NumPy"
 #endif
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "pool.h"
@@ -66,15 +64,17 @@ struct Norm {
 constexpr int GROUP = 32, BLOCK = 16;
 
 struct Matrix {
-    int in, out;
-    const float *weight, *bias;  // (in, out); (out) or null
-    int bits = 32;
-    uint8_t* codes = nullptr;    // (out / 16, in / 4, 16, 4), or (out / 16, in / 8, 16, 4)
-    uint16_t* scales = nullptr;  // (out / 16, in / 32, 16)
+    int in, out, bits;
+    const float *weight, *bias;  // (in, out), or null with fewer bits than 32; (out) or null
+    // (out / 16, in / 4, 16, 4), or (out / 16, in / 8, 16, 4), followed by the scales.
+    uint8_t* codes;
 
     int groups() const { return (in + GROUP - 1) / GROUP; }
     int blocks() const { return (out + BLOCK - 1) / BLOCK; }
     int64_t group_bytes() const { return GROUP * BLOCK * bits / 8; }
+    int64_t code_bytes() const { return blocks() * groups() * group_bytes(); }
+    uint16_t* scales() const { return (uint16_t*)(codes + code_bytes()); }  // (out / 16, in / 32, 16)
+    int64_t bytes() const { return code_bytes() + (int64_t)blocks() * groups() * BLOCK * 2; }
 };
 
 inline float from_bf16(uint16_t half) {
@@ -82,6 +82,16 @@ inline float from_bf16(uint16_t half) {
     float x;
     std::memcpy(&x, &bits, 4);
     return x;
+}
+
+// The numbers of a KV cache: floats, or bfloat16 where weights have fewer bits too.
+inline float widen(float x) { return x; }
+inline float widen(uint16_t half) { return from_bf16(half); }
+inline void narrow(float x, float& to) { to = x; }
+inline void narrow(float x, uint16_t& to) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    to = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, halves to even
 }
 
 // To the next that is not smaller in size, so that no weight is beyond the largest code.
@@ -124,19 +134,19 @@ uint16_t encode(const float* w, int bits, int* codes) {
     return best;
 }
 
-// Fill in one block of 16 outputs. `row` and `column` are the strides of inputs and outputs.
-void encode_block(const Matrix& m, int64_t row, int64_t column, int block) {
+// Fill in one block of 16 outputs. `row` and `column` are the strides of w's inputs and outputs.
+void encode_block(const Matrix& m, const float* w, int64_t row, int64_t column, int block) {
     for (int g = 0; g < m.groups(); g++) {
         const int64_t at = (int64_t)block * m.groups() + g;
         uint8_t* bytes = m.codes + at * m.group_bytes();
         for (int o = 0; o < BLOCK; o++) {
-            float w[GROUP];
+            float weights[GROUP];
             int codes[GROUP];
             for (int i = 0; i < GROUP; i++) {
                 const int64_t in = g * GROUP + i, out = block * BLOCK + o;
-                w[i] = in < m.in && out < m.out ? m.weight[in * row + out * column] : 0;
+                weights[i] = in < m.in && out < m.out ? w[in * row + out * column] : 0;
             }
-            m.scales[at * BLOCK + o] = encode(w, m.bits, codes);
+            m.scales()[at * BLOCK + o] = encode(weights, m.bits, codes);
             for (int i = 0; i < GROUP; i++) {
                 if (m.bits == 8)
                     bytes[(i / 4 * BLOCK + o) * 4 + i % 4] = codes[i] + 128;
@@ -171,16 +181,17 @@ struct Job {
     const int32_t* ids;  // (B, T)
     int B, T, start;
     int rows, capacity, ld;  // of the cache: (L, rows, H, D, ld) keys, (…, capacity, D) values
-    float *keys, *values, *logits;
+    void *keys, *values;  // of floats, or of bfloat16 where weights have fewer bits
+    float* logits;
 };
 
 struct Engine {
     Config config;
+    int bits;                // of a weight
     const float *wte, *wpe;  // (V, C), (context, C)
     Norm final_norm;
     std::vector<Block> blocks;
     Matrix head;  // with fewer bits; else `wte` serves
-    std::unique_ptr<void, void (*)(void*)> codes{nullptr, std::free};
     int max_rows;
     std::vector<float> memory;
     float *x, *normed, *mixed, *qkv, *hidden;  // (N, C), (N, C), (N, C), (N, 3 C), (N, 4 C)
@@ -291,53 +302,8 @@ void allocate(Engine& e, int batch, int ld) {
     }
 }
 
-// Replace all matrices by codes of 8 or 4 bits, the head by 8: it decides between words.
-void quantise(Engine& e, int bits) {
-    const Config& c = e.config;
-    e.head = {c.C, c.V, e.wte, nullptr};
-    std::vector<Matrix*> all{&e.head};
-    for (Block& block : e.blocks)
-        for (Matrix* m : {&block.qkv, &block.out, &block.up, &block.down}) all.push_back(m);
-    const auto bytes = [](const Matrix& m) {
-        return (int64_t)m.blocks() * m.groups() * (m.group_bytes() + 2 * BLOCK);
-    };
-    constexpr int64_t HUGE_PAGE = 1 << 21;
-    int64_t total = 0;
-    for (Matrix* m : all) {
-        m->bits = m == &e.head ? 8 : bits;
-        total += (bytes(*m) + 63) / 64 * 64;
-    }
-    total = (total + HUGE_PAGE) / HUGE_PAGE * HUGE_PAGE;  // and room to ask for more than there is
-    e.codes.reset(std::aligned_alloc(HUGE_PAGE, total));
-    if (!e.codes) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    madvise(e.codes.get(), total, MADV_HUGEPAGE);
-#endif
-    uint8_t* next = (uint8_t*)e.codes.get();
-    for (Matrix* m : all) {
-        m->codes = next;
-        m->scales = (uint16_t*)(next + (int64_t)m->blocks() * m->groups() * m->group_bytes());
-        next += (bytes(*m) + 63) / 64 * 64;
-    }
-    struct Work {
-        Engine& e;
-        std::vector<Matrix*>& all;
-    } work{e, all};
-    e.pool.run(
-        [](void* argument, int thread) {
-            Work& w = *(Work*)argument;
-            for (Matrix* m : w.all) {
-                const bool head = m == &w.e.head;  // stored (out, in)
-                const Share mine = share(m->blocks(), 1, w.e.pool.threads, thread);
-                for (int block = mine.begin; block < mine.end; block++)
-                    encode_block(*m, head ? 1 : m->out, head ? m->in : 1, block);
-            }
-        },
-        &work);
-}
-
-Matrix matrix(int in, int out, const float* const*& weights) {
-    Matrix m{in, out, weights[0], weights[1]};
+Matrix matrix(int in, int out, int bits, const float* const*& weights) {
+    Matrix m{in, out, bits, weights[0], weights[1], (uint8_t*)weights[0]};
     weights += 2;
     return m;
 }
@@ -357,32 +323,46 @@ enum { OK, NO_SUCH_TOKEN, NO_ROOM, FORKED };
 // The highest level of instructions that this CPU has: 0 baseline, 1 AVX2, 2 AVX-512 with VNNI.
 int engine_best_level() { return best_level(); }
 
-// weights: token and position embedding; scale and shift of the final norm; for each block
-// norm1, qkv, out, norm2, up, down, each as weight (or scale) and bias (or shift), null if it
-// has none. They must outlive the engine. `batch` rows at most; keys have rows of `ld`.
-// `bits` of 8 or 4 make codes of the weights, 32 uses them as they are. Returns null when there is not enough memory.
+// Bytes of a matrix in `bits` of 8 or 4.
+int64_t engine_code_bytes(int in, int out, int bits) { return Matrix{in, out, bits}.bytes(); }
+
+// Code thread's share of a matrix. `row` and `column` are the strides of w's inputs and outputs.
+void engine_encode(const float* w, int64_t row, int64_t column, int in, int out, int bits,
+                   uint8_t* codes, int threads, int thread) {
+    const Matrix m{in, out, bits, nullptr, nullptr, codes};
+    const Share mine = share(m.blocks(), 1, threads, thread);
+    for (int block = mine.begin; block < mine.end; block++) encode_block(m, w, row, column, block);
+}
+
+// weights: token and position embedding; the head and null; scale and shift of the final norm;
+// for each block norm1, qkv, out, norm2, up, down, each as weight (or scale) and bias (or shift),
+// null if it has none. With `bits` of 8 or 4 what `engine_encode` made of the matrices, the head
+// always in 8: it decides between words. With 32 the head is null: the embedding serves. All must
+// outlive the engine. `batch` rows at most; keys have rows of `ld`. Returns null when there is
+// not enough memory.
 Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights, int batch, int ld,
                    int threads, int level, int bits) {
     try {
         auto e = std::make_unique<Engine>(threads);
-        const int C = sizes[2];
-        e->config = {sizes[0], sizes[1], C, sizes[3], sizes[4], eps};
+        const int V = sizes[0], C = sizes[2];
+        e->config = {V, sizes[1], C, sizes[3], sizes[4], eps};
+        e->bits = bits;
         e->wte = *weights++;
         e->wpe = *weights++;
+        e->head = matrix(C, V, 8, weights);
         e->final_norm = norm(weights);
         for (int i = 0; i < e->config.L; i++) {
             Block block;
             block.norm1 = norm(weights);
-            block.qkv = matrix(C, 3 * C, weights);
-            block.out = matrix(C, C, weights);
+            block.qkv = matrix(C, 3 * C, bits, weights);
+            block.out = matrix(C, C, bits, weights);
             block.norm2 = norm(weights);
-            block.up = matrix(C, 4 * C, weights);
-            block.down = matrix(4 * C, C, weights);
+            block.up = matrix(C, 4 * C, bits, weights);
+            block.down = matrix(4 * C, C, bits, weights);
             e->blocks.push_back(block);
         }
         allocate(*e, batch, ld);
         choose_level(*e, smaller(level, best_level()));
-        if (bits < 32) quantise(*e, bits);
         return e.release();
     } catch (...) {  // an exception must not reach Python
         return nullptr;
@@ -395,7 +375,7 @@ void engine_free(Engine* e) {
 
 // Read T more ids of B rows into a cache that holds `start` tokens of each; (B, V) logits.
 int engine_read(Engine* e, const int32_t* ids, int B, int T, int start, int rows, int capacity,
-                int ld, float* keys, float* values, float* logits) {
+                int ld, void* keys, void* values, float* logits) {
     if (e->process != getpid()) return FORKED;
     if (start + T > capacity || T < 1 || B > rows) return NO_ROOM;
     for (int64_t i = 0; i < (int64_t)B * T; i++)

@@ -16,6 +16,14 @@ static inline Vec load(const float* p) {
     return v;
 }
 
+// bfloat16 is the upper half of a float.
+static inline Vec load(const uint16_t* p) {
+    typedef uint16_t Halves __attribute__((vector_size(2 * FLOATS)));
+    Halves halves;
+    __builtin_memcpy(&halves, p, sizeof halves);
+    return (Vec)(__builtin_convertvector(halves, IntVec) << 16);
+}
+
 static inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
 
 // The first n < FLOATS numbers; the rest are zero.
@@ -82,8 +90,8 @@ static void layer_norm(const Norm& norm, const float* x, float* y, int C, float 
 }
 
 // R rows of a product with one vector: y[j] += Σᵣ x[r] · w[r][j], for `columns` of them.
-template <int R>
-static void add_rows(const float* x, const float* w, int64_t ld, float* y, int columns) {
+template <int R, class Number>
+static void add_rows(const float* x, const Number* w, int64_t ld, float* y, int columns) {
     int j = 0;
     for (; j + 16 <= columns; j += 16) {  // one cache line
         for (int part = 0; part < 16; part += FLOATS) {
@@ -95,11 +103,12 @@ static void add_rows(const float* x, const float* w, int64_t ld, float* y, int c
         for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * ld + j, 0, 2);
     }
     for (; j < columns; j++)
-        for (int r = 0; r < R; r++) y[j] += x[r] * w[r * ld + j];
+        for (int r = 0; r < R; r++) y[j] += x[r] * widen(w[r * ld + j]);
 }
 
 // y += x W, one vector with (in, out) weights that begin at w and have rows of `ld`.
-static void product(const float* x, const float* w, int64_t ld, float* y, int in, int columns) {
+template <class Number>
+static void product(const float* x, const Number* w, int64_t ld, float* y, int in, int columns) {
     int i = 0;
     for (; i + 8 <= in; i += 8) add_rows<8>(x + i, w + i * ld, ld, y, columns);
     for (; i < in; i++) add_rows<1>(x + i, w + i * ld, ld, y, columns);
@@ -133,24 +142,26 @@ static void add_tile(const float* x, int64_t ldx, const float* panel, float* y, 
 }
 
 // Repack (depth, columns) weights into panels that a tile reads from front to back.
-static void pack(const float* w, int64_t ld, float* panels, int depth, int columns) {
+template <class Number>
+static void pack(const Number* w, int64_t ld, float* panels, int depth, int columns) {
     for (int i = 0; i < depth; i++) {
         for (int j = 0; j < columns; j += PANEL) {
             float* to = panels + (int64_t)j * depth + i * PANEL;
-            const float* from = w + i * ld + j;
+            const Number* from = w + i * ld + j;
             const int n = smaller(PANEL, columns - j);
             if (n == PANEL) {
                 store(to, load(from));
                 store(to + FLOATS, load(from + FLOATS));
             } else {
-                for (int c = 0; c < PANEL; c++) to[c] = c < n ? from[c] : 0;
+                for (int c = 0; c < PANEL; c++) to[c] = c < n ? widen(from[c]) : 0;
             }
         }
     }
 }
 
 // y (N, columns) += x (N, in) · w (in, columns), each with its own length of row.
-static void product(const float* x, int64_t ldx, const float* w, int64_t ldw, float* y,
+template <class Number>
+static void product(const float* x, int64_t ldx, const Number* w, int64_t ldw, float* y,
                     int64_t ldy, int N, int in, int columns, float* panels) {
     if (N == 1) return product(x, w, ldw, y, in, columns);
     for (int j0 = 0; j0 < columns; j0 += PACK_COLUMNS) {
@@ -241,7 +252,7 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
     constexpr int PARTS = BLOCK / FLOATS;
     const int groups = m.groups();
     const uint8_t* codes = m.codes + (int64_t)block * groups * m.group_bytes();
-    const uint16_t* scales = m.scales + (int64_t)block * groups * BLOCK;
+    const uint16_t* scales = m.scales() + (int64_t)block * groups * BLOCK;
     const int64_t first = (int64_t)row * groups;
     Vec sums[R][PARTS] = {};
     for (int g = 0; g < groups; g++) {
@@ -271,12 +282,7 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
             }
         }
         for (int p = 0; p < PARTS; p++) {
-            uint16_t some[FLOATS];
-            __builtin_memcpy(some, scales + g * BLOCK + p * FLOATS, sizeof some);
-            typedef uint16_t Halves __attribute__((vector_size(2 * FLOATS)));
-            Halves halves;
-            __builtin_memcpy(&halves, some, sizeof halves);
-            const Vec scale = (Vec)(__builtin_convertvector(halves, IntVec) << 16);
+            const Vec scale = load(scales + g * BLOCK + p * FLOATS);
             for (int r = 0; r < R; r++)
                 sums[r][p] += __builtin_convertvector(totals[r][p], Vec) *
                               (scale * own.input_scales[first + r * groups + g]);
@@ -348,18 +354,22 @@ static void softmax(float* x, int seen, int total) {
 }
 
 // Remember the new keys and values of one head. (T, D) → (D, S) and (S, D)
-static void remember(const float* qkv, const Config& c, float* keys, float* values, int start,
+template <class Number>
+static void remember(const float* qkv, const Config& c, Number* keys, Number* values, int start,
                      int T, int64_t ld) {
     const int D = c.C / c.H;
     for (int t = 0; t < T; t++) {
         const float *k = qkv + (int64_t)t * 3 * c.C + c.C, *v = k + c.C;
-        for (int d = 0; d < D; d++) keys[d * ld + start + t] = k[d];
-        __builtin_memcpy(values + (int64_t)(start + t) * D, v, 4 * D);
+        for (int d = 0; d < D; d++) {
+            narrow(k[d], keys[d * ld + start + t]);
+            narrow(v[d], values[(int64_t)(start + t) * D + d]);
+        }
     }
 }
 
 // softmax(q kᵀ / √D) v, for all heads; a token sees itself and what came before.
 // (B, T, 3 C) → (B, T, C). Keys are kept as (D, S), so that both products are of one kind.
+template <class Number>
 static void attention(const Engine& e, const Job& job, int layer, int start, int T, int thread) {
     const Config& c = e.config;
     const int D = c.C / c.H, pairs = job.B * c.H, tiles = (T + QUERIES - 1) / QUERIES;
@@ -369,8 +379,8 @@ static void attention(const Engine& e, const Job& job, int layer, int start, int
     for (int pair = heads.begin; pair < heads.end; pair++) {
         const int b = pair / c.H, h = pair % c.H;
         const int64_t cell = ((int64_t)layer * job.rows + b) * c.H + h;
-        float* keys = job.keys + cell * D * job.ld;
-        float* values = job.values + cell * D * job.capacity;
+        Number* keys = (Number*)job.keys + cell * D * job.ld;
+        Number* values = (Number*)job.values + cell * D * job.capacity;
         const float* qkv = e.qkv + (int64_t)b * T * 3 * c.C + h * D;
         remember(qkv, c, keys, values, start, T, job.ld);
         for (int tile = 0; tile < tiles; tile++) {
@@ -467,7 +477,8 @@ static void forward(Engine& e, int thread) {
             const float* y = normalise(e, block.norm1, e.x, N, thread);
             linear(e, block.qkv, y, e.qkv, N, false, thread);
             e.pool.meet();
-            attention(e, job, layer, job.start + done, T, thread);
+            const auto attend = e.bits == 32 ? attention<float> : attention<uint16_t>;
+            attend(e, job, layer, job.start + done, T, thread);
             e.pool.meet();
             linear(e, block.out, e.mixed, e.x, N, true, thread);
             e.pool.meet();

@@ -1,0 +1,209 @@
+"""Matrices in 8 or 4 bits for the native engine: coded once, kept on this disk, mapped from there.
+
+The file is a safetensors file of bytes, in the folder that huggingface_hub sets aside for what
+programs derive from models. It is found by where the checkpoint lies, and belongs to it as long
+as size and time of the weights are the same; its header is predictable down to the checksum, so
+that a file is good exactly when its first bytes are those expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from gpt2cli import checkpoint, engine
+from gpt2cli.checkpoint import Array, StoredTensor
+from gpt2cli.config import ModelConfig
+
+HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
+LAYOUT = 1  # to be raised with every change to how engine.cpp arranges its codes
+ALIGNMENT = 64  # a cache line
+
+Progress = Callable[[str, int, int], None]
+
+
+def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """What is coded: the head and the matrices of all blocks, as (in, out)."""
+    found = {HEAD: (config.emb_dim, config.vocab_size)}
+    for name, shape in checkpoint.parameter_shapes(config).items():
+        if name.startswith("blocks.") and len(shape) == 2:
+            found[name] = (shape[0], shape[1])
+    return found
+
+
+def encode(config: ModelConfig, weights: Mapping[str, Array], precision: str) -> dict[str, Array]:
+    """Code fp32 arrays in memory: a row of bytes for each matrix."""
+    return {
+        name: _encode(name, weights[name], shape, precision)
+        for name, shape in shapes(config).items()
+    }
+
+
+def open_coded(
+    directory: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, StoredTensor],
+    precision: str,
+    progress: Progress | None = None,
+) -> dict[str, Array]:
+    """The same of a checkpoint, from the file of an earlier run if that is still good.
+
+    `progress` is told of the bytes written. A disk that is full or read-only costs only time.
+    """
+    sizes = {name: _bytes(name, shape, precision) for name, shape in shapes(config).items()}
+    weights = checkpoint.weight_files(directory)[0].resolve()
+    path = cache_path(weights, precision)
+    if (coded := _read(path, weights, sizes)) is not None:
+        return coded
+    pieces = _encode_all(config, tensors, precision, sum(sizes.values()), progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with checkpoint.atomic(path) as temporary, temporary.open("wb") as file:
+            _write(file, weights, sizes, pieces)
+        if (coded := _read(path, weights, sizes)) is not None:
+            return coded
+    except OSError:
+        pass
+    return dict(_encode_all(config, tensors, precision, sum(sizes.values()), progress))
+
+
+def cache_path(weights: Path, precision: str) -> Path:
+    """Where the codes of a weights file are kept."""
+    name = hashlib.sha256(os.fsencode(weights)).hexdigest()[:16]
+    return _folder() / f"{name}-{precision}.safetensors"
+
+
+def prune() -> int:
+    """Delete the codes of checkpoints that are gone; returns the bytes freed."""
+    freed = 0
+    for path in _folder().glob("*.safetensors"):
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            if not Path(header["__metadata__"]["weights"]).exists():
+                freed += path.stat().st_size
+                path.unlink()
+        except (OSError, ValueError, KeyError, MemoryError, OverflowError):
+            continue
+    return freed
+
+
+def _folder() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "gpt2cli"
+
+
+def _encode_all(
+    config: ModelConfig,
+    tensors: Mapping[str, StoredTensor],
+    precision: str,
+    total: int,
+    progress: Progress | None,
+) -> Iterator[tuple[str, Array]]:
+    """One matrix after the other, so that little of a large model is in memory at a time."""
+    done = 0
+    for name, shape in shapes(config).items():
+        codes = _encode(name, tensors[name].to_numpy(), shape, precision)
+        tensors[name].release()
+        yield name, codes
+        done += codes.nbytes
+        if progress:
+            progress(f"weights in {precision}", done, total)
+
+
+def _encode(name: str, weight: Array, shape: tuple[int, int], precision: str) -> Array:
+    """One fp32 matrix as codes, by all threads."""
+    library = engine.library()
+    weight = np.ascontiguousarray(weight, dtype=np.float32)
+    codes = np.zeros(_bytes(name, shape, precision), dtype=np.uint8)
+    rows, columns = (1, shape[0]) if name == HEAD else (shape[1], 1)
+    threads = engine.thread_count()
+
+    def encode_share(thread: int) -> None:
+        library.engine_encode(
+            weight.ctypes.data,
+            rows,
+            columns,
+            *shape,
+            _bits(name, precision),
+            codes.ctypes.data,
+            threads,
+            thread,
+        )
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(encode_share, range(threads)))
+    return codes
+
+
+def _bits(name: str, precision: str) -> int:
+    """The head keeps 8 bits: it decides between words."""
+    return 8 if name == HEAD else engine.BITS[precision]
+
+
+def _bytes(name: str, shape: tuple[int, int], precision: str) -> int:
+    """Length of a matrix in the file, filled up so that the next begins a cache line."""
+    size: int = engine.library().engine_code_bytes(*shape, _bits(name, precision))
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _header(weights: Path, sizes: Mapping[str, int], checksum: int) -> bytes:
+    """The first bytes of a safetensors file that holds the codes of these weights."""
+    stat = weights.stat()
+    metadata = {
+        "weights": str(weights),
+        "size": str(stat.st_size),
+        "modified": str(stat.st_mtime_ns),
+        "layout": str(LAYOUT),
+        "checksum": f"{checksum:016x}",
+    }
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, size in sizes.items():
+        begin, end = end, end + size
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _checksum(data: Array) -> int:
+    """The sum of 64-bit words, modulo 2⁶⁴: as fast as memory, and enough against accidents."""
+    return int(data.view(np.uint64).sum(dtype=np.uint64))
+
+
+def _write(
+    file: BinaryIO, weights: Path, sizes: Mapping[str, int], pieces: Iterator[tuple[str, Array]]
+) -> None:
+    checksum = 0
+    file.write(_header(weights, sizes, checksum))
+    for _, codes in pieces:
+        file.write(codes.data)
+        checksum = (checksum + _checksum(codes)) % 2**64
+    file.seek(0)
+    file.write(_header(weights, sizes, checksum))
+
+
+def _read(path: Path, weights: Path, sizes: Mapping[str, int]) -> dict[str, Array] | None:
+    """The codes in a file, or None if it is not there, of other weights, or damaged."""
+    start = len(_header(weights, sizes, 0))
+    try:
+        data: Array = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    except (OSError, ValueError):  # ValueError: it is empty
+        return None
+    if len(data) != start + sum(sizes.values()):
+        return None
+    if data[:start].tobytes() != _header(weights, sizes, _checksum(data[start:])):
+        return None
+    ends = np.cumsum(list(sizes.values())) + start
+    return {
+        name: data[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
