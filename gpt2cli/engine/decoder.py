@@ -27,7 +27,7 @@ class EngineDecoder:
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
     be memory-mapped. With `precision` int8 or int4 the matrices are in so many bits, in groups
     of 32 with a scale of their own, as are the inputs of each layer in 8 bits; the KV cache is
-    in bfloat16. `codes` are those matrices where `quantize` has made them already. `threads`
+    in 8 with a scale for each token and head. `codes` are those matrices where `quantize` has made them already. `threads`
     defaults to OMP_NUM_THREADS or all cores. `level` holds the engine to one of
     `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not available, or
     memory is not.
@@ -56,12 +56,14 @@ class EngineDecoder:
         self._capacity = min(capacity or config.context_length, config.context_length)
         # Room for a register past the last key, and an odd number of cache lines: keys a
         # power of two apart would compete for the same places of the cache.
-        number = np.float32 if precision == "fp32" else np.uint16  # the bits of a bfloat16
+        number = np.float32 if precision == "fp32" else np.int8
         line = 64 // np.dtype(number).itemsize
         self._ld = (self._capacity + line - 1) // (2 * line) * (2 * line) + line
         heads = (config.n_layers, batch_size, config.n_heads)
         self._keys = np.zeros((*heads, config.head_dim, self._ld), dtype=number)
         self._values = np.zeros((*heads, self._capacity, config.head_dim), dtype=number)
+        self._key_scales = np.zeros((*heads, self._ld), dtype=np.float32)
+        self._value_scales = np.zeros((*heads, self._ld), dtype=np.float32)
         self._weights = _in_order(
             config, weights, codes or {}
         )  # kept alive: the engine has their addresses
@@ -96,7 +98,8 @@ class EngineDecoder:
         logits = self._read(np.array(rows, dtype=np.int32))
         if len(logits) < self._batch_size:  # one prompt for the whole batch is read once
             end = self.length
-            self._keys[:, 1:, ..., :end] = self._keys[:, :1, ..., :end]
+            for stored in (self._keys, self._key_scales, self._value_scales):
+                stored[:, 1:, ..., :end] = stored[:, :1, ..., :end]
             self._values[:, 1:, :, :end] = self._values[:, :1, :, :end]
             logits = np.repeat(logits, self._batch_size, axis=0)
         return logits
@@ -124,6 +127,8 @@ class EngineDecoder:
             self._ld,
             self._keys.ctypes.data,
             self._values.ctypes.data,
+            self._key_scales.ctypes.data,
+            self._value_scales.ctypes.data,
             logits.ctypes.data,
         )
         if code:

@@ -84,16 +84,6 @@ inline float from_bf16(uint16_t half) {
     return x;
 }
 
-// The numbers of a KV cache: floats, or bfloat16 where weights have fewer bits too.
-inline float widen(float x) { return x; }
-inline float widen(uint16_t half) { return from_bf16(half); }
-inline void narrow(float x, float& to) { to = x; }
-inline void narrow(float x, uint16_t& to) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    to = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to the nearest, halves to even
-}
-
 // To the next that is not smaller in size, so that no weight is beyond the largest code.
 inline uint16_t to_bf16(float x) {
     uint32_t bits;
@@ -181,7 +171,8 @@ struct Job {
     const int32_t* ids;  // (B, T)
     int B, T, start;
     int rows, capacity, ld;  // of the cache: (L, rows, H, D, ld) keys, (…, capacity, D) values
-    void *keys, *values;  // of floats, or of bfloat16 where weights have fewer bits
+    void *keys, *values;               // of floats, or of bytes where weights have fewer bits
+    float *key_scales, *value_scales;  // (L, rows, H, ld)
     float* logits;
 };
 
@@ -375,12 +366,13 @@ void engine_free(Engine* e) {
 
 // Read T more ids of B rows into a cache that holds `start` tokens of each; (B, V) logits.
 int engine_read(Engine* e, const int32_t* ids, int B, int T, int start, int rows, int capacity,
-                int ld, void* keys, void* values, float* logits) {
+                int ld, void* keys, void* values, float* key_scales, float* value_scales,
+                float* logits) {
     if (e->process != getpid()) return FORKED;
     if (start + T > capacity || T < 1 || B > rows) return NO_ROOM;
     for (int64_t i = 0; i < (int64_t)B * T; i++)
         if (ids[i] < 0 || ids[i] >= e->config.V) return NO_SUCH_TOKEN;
-    e->job = {ids, B, T, start, rows, capacity, ld, keys, values, logits};
+    e->job = {ids, B, T, start, rows, capacity, ld, keys, values, key_scales, value_scales, logits};
     e->pool.run([](void* it, int thread) { ((Engine*)it)->forward(*(Engine*)it, thread); }, e);
     return OK;
 }

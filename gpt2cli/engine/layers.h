@@ -16,12 +16,27 @@ static inline Vec load(const float* p) {
     return v;
 }
 
+// GCC's own conversions of short vectors go number by number, hence the intrinsics.
+
+static inline Vec load(const int8_t* p) {
+#if FLOATS == 16
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif FLOATS == 8
+    return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+    return Vec{(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+#endif
+}
+
 // bfloat16 is the upper half of a float.
 static inline Vec load(const uint16_t* p) {
-    typedef uint16_t Halves __attribute__((vector_size(2 * FLOATS)));
-    Halves halves;
-    __builtin_memcpy(&halves, p, sizeof halves);
-    return (Vec)(__builtin_convertvector(halves, IntVec) << 16);
+#if FLOATS == 16
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif FLOATS == 8
+    return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#else
+    return (Vec)(IntVec{p[0], p[1], p[2], p[3]} << 16);
+#endif
 }
 
 static inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
@@ -103,7 +118,7 @@ static void add_rows(const float* x, const Number* w, int64_t ld, float* y, int 
         for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * ld + j, 0, 2);
     }
     for (; j < columns; j++)
-        for (int r = 0; r < R; r++) y[j] += x[r] * widen(w[r * ld + j]);
+        for (int r = 0; r < R; r++) y[j] += x[r] * w[r * ld + j];
 }
 
 // y += x W, one vector with (in, out) weights that begin at w and have rows of `ld`.
@@ -153,7 +168,7 @@ static void pack(const Number* w, int64_t ld, float* panels, int depth, int colu
                 store(to, load(from));
                 store(to + FLOATS, load(from + FLOATS));
             } else {
-                for (int c = 0; c < PANEL; c++) to[c] = c < n ? widen(from[c]) : 0;
+                for (int c = 0; c < PANEL; c++) to[c] = c < n ? (float)from[c] : 0;
             }
         }
     }
@@ -353,52 +368,76 @@ static void softmax(float* x, int seen, int total) {
     for (; i < total; i++) x[i] = 0;
 }
 
-// Remember the new keys and values of one head. (T, D) → (D, S) and (S, D)
+// The keys and values of one head in the cache: (D, ld) and (capacity, D), so that both products
+// of attention are of one kind. With fewer bits those of a token have a scale.
 template <class Number>
-static void remember(const float* qkv, const Config& c, Number* keys, Number* values, int start,
-                     int T, int64_t ld) {
+struct Cell {
+    Number *keys, *values;
+    float *key_scales, *value_scales;  // (ld)
+};
+
+// A number with each stride; as bytes, the largest in size is 127.
+static void keep(const float* x, int D, float* to, int64_t stride, float&) {
+    for (int d = 0; d < D; d++) to[d * stride] = x[d];
+}
+
+static void keep(const float* x, int D, int8_t* to, int64_t stride, float& scale) {
+    float largest = 0;
+    for (int d = 0; d < D; d++) largest = __builtin_fmaxf(largest, __builtin_fabsf(x[d]));
+    const float inverse = largest > 0 ? 127 / largest : 0;
+    for (int d = 0; d < D; d++) to[d * stride] = (int8_t)__builtin_rintf(x[d] * inverse);
+    scale = largest / 127;
+}
+
+// Remember T new keys and values. qkv (T, 3 C) begins at this head.
+template <class Number>
+static void remember(const Config& c, const Job& job, const float* qkv, const Cell<Number>& cell,
+                     int start, int T) {
     const int D = c.C / c.H;
-    for (int t = 0; t < T; t++) {
+    for (int t = 0, s = start; t < T; t++, s++) {
         const float *k = qkv + (int64_t)t * 3 * c.C + c.C, *v = k + c.C;
-        for (int d = 0; d < D; d++) {
-            narrow(k[d], keys[d * ld + start + t]);
-            narrow(v[d], values[(int64_t)(start + t) * D + d]);
-        }
+        keep(k, D, cell.keys + s, job.ld, cell.key_scales[s]);
+        keep(v, D, cell.values + (int64_t)s * D, 1, cell.value_scales[s]);
     }
 }
 
-// softmax(q kᵀ / √D) v, for all heads; a token sees itself and what came before.
-// (B, T, 3 C) → (B, T, C). Keys are kept as (D, S), so that both products are of one kind.
+// softmax(q kᵀ / √D) v for one head and n queries that follow `past` tokens. → y (n, C)
+template <class Number>
+static void attend(const Config& c, const Job& job, const float* qkv, const Cell<Number>& cell,
+                   int past, int n, float* y, const Scratch& own) {
+    const int D = c.C / c.H, S = past + n;  // no query sees more
+    for (int64_t i = 0; i < (int64_t)n * job.ld; i++) own.scores[i] = 0;
+    product(qkv, 3 * c.C, cell.keys, job.ld, own.scores, job.ld, n, D, S, own.panels);
+    const float scale = 1 / __builtin_sqrtf(D);
+    constexpr bool scaled = sizeof(Number) == 1;
+    for (int t = 0; t < n; t++) {
+        float* row = own.scores + t * job.ld;
+        for (int s = 0; s < S; s++) row[s] *= scaled ? scale * cell.key_scales[s] : scale;
+        softmax(row, past + t + 1, S);
+        for (int s = 0; scaled && s < S; s++) row[s] *= cell.value_scales[s];
+        for (int d = 0; d < D; d++) y[(int64_t)t * c.C + d] = 0;
+    }
+    product(own.scores, job.ld, cell.values, D, y, c.C, n, S, D, own.panels);
+}
+
+// All heads; a token sees itself and what came before. (B, T, 3 C) → (B, T, C)
 template <class Number>
 static void attention(const Engine& e, const Job& job, int layer, int start, int T, int thread) {
     const Config& c = e.config;
-    const int D = c.C / c.H, pairs = job.B * c.H, tiles = (T + QUERIES - 1) / QUERIES;
-    const float scale = 1 / __builtin_sqrtf(D);
-    const Scratch& own = e.scratch[thread];
-    const Share heads = share(pairs, 1, e.pool.threads, thread);
-    for (int pair = heads.begin; pair < heads.end; pair++) {
+    const int D = c.C / c.H;
+    const Share pairs = share(job.B * c.H, 1, e.pool.threads, thread);
+    for (int pair = pairs.begin; pair < pairs.end; pair++) {
         const int b = pair / c.H, h = pair % c.H;
-        const int64_t cell = ((int64_t)layer * job.rows + b) * c.H + h;
-        Number* keys = (Number*)job.keys + cell * D * job.ld;
-        Number* values = (Number*)job.values + cell * D * job.capacity;
+        const int64_t at = ((int64_t)layer * job.rows + b) * c.H + h;
+        const Cell<Number> cell{(Number*)job.keys + at * D * job.ld,
+                                (Number*)job.values + at * D * job.capacity,
+                                job.key_scales + at * job.ld, job.value_scales + at * job.ld};
         const float* qkv = e.qkv + (int64_t)b * T * 3 * c.C + h * D;
-        remember(qkv, c, keys, values, start, T, job.ld);
-        for (int tile = 0; tile < tiles; tile++) {
-            const int first = tile * QUERIES, n = smaller(QUERIES, T - first);
-            const int S = start + first + n;  // no query of the tile sees more
-            for (int64_t i = 0; i < (int64_t)n * job.ld; i++) own.scores[i] = 0;
-            product(qkv + (int64_t)first * 3 * c.C, 3 * c.C, keys, job.ld, own.scores, job.ld, n,
-                    D, S, own.panels);
-            for (int t = 0; t < n; t++) {
-                float* row = own.scores + t * job.ld;
-                for (int s = 0; s < S; s++) row[s] *= scale;
-                softmax(row, start + first + t + 1, S);
-            }
-            float* y = e.mixed + ((int64_t)b * T + first) * c.C + h * D;
-            for (int t = 0; t < n; t++)
-                for (int d = 0; d < D; d++) y[(int64_t)t * c.C + d] = 0;
-            product(own.scores, job.ld, values, D, y, c.C, n, S, D, own.panels);
-        }
+        float* y = e.mixed + (int64_t)b * T * c.C + h * D;
+        remember(c, job, qkv, cell, start, T);
+        for (int t = 0; t < T; t += QUERIES)
+            attend(c, job, qkv + (int64_t)t * 3 * c.C, cell, start + t, smaller(QUERIES, T - t),
+                   y + (int64_t)t * c.C, e.scratch[thread]);
     }
 }
 
@@ -477,8 +516,8 @@ static void forward(Engine& e, int thread) {
             const float* y = normalise(e, block.norm1, e.x, N, thread);
             linear(e, block.qkv, y, e.qkv, N, false, thread);
             e.pool.meet();
-            const auto attend = e.bits == 32 ? attention<float> : attention<uint16_t>;
-            attend(e, job, layer, job.start + done, T, thread);
+            const auto attention = e.bits == 32 ? LEVEL::attention<float> : LEVEL::attention<int8_t>;
+            attention(e, job, layer, job.start + done, T, thread);
             e.pool.meet();
             linear(e, block.out, e.mixed, e.x, N, true, thread);
             e.pool.meet();
