@@ -16,9 +16,10 @@ from gpt2cli.generation import Rows
 
 _ERRORS = {
     1: "a token id is outside the vocabulary",
-    2: "the tokens do not fit the KV cache",
+    2: "the tokens or rows do not fit the KV cache",
     3: "a decoder cannot be used in a forked process; make a new one there",
 }
+PANEL = 32  # tokens whose keys lie together, or a multiple of those, at every level
 
 
 class EngineDecoder:
@@ -27,7 +28,8 @@ class EngineDecoder:
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
     be memory-mapped. With `precision` int8 or int4 the matrices are in so many bits, in groups
     of 32 with a scale of their own, as are the inputs of each layer in 8 bits; the KV cache is
-    in 8 with a scale for each token and head. `codes` are those matrices where `quantize` has made them already. `threads`
+    in 8 with a scale for each token and head. `codes` are those matrices where `quantize` has
+    made them already. `threads`
     defaults to OMP_NUM_THREADS or all cores. `level` holds the engine to one of
     `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not available, or
     memory is not.
@@ -54,16 +56,14 @@ class EngineDecoder:
         self._library = library
         self._batch_size = batch_size
         self._capacity = min(capacity or config.context_length, config.context_length)
-        # Room for a register past the last key, and an odd number of cache lines: keys a
-        # power of two apart would compete for the same places of the cache.
+        self._cells = -(-self._capacity // PANEL) * PANEL
         number = np.float32 if precision == "fp32" else np.int8
-        line = 64 // np.dtype(number).itemsize
-        self._ld = (self._capacity + line - 1) // (2 * line) * (2 * line) + line
         heads = (config.n_layers, batch_size, config.n_heads)
-        self._keys = np.zeros((*heads, config.head_dim, self._ld), dtype=number)
-        self._values = np.zeros((*heads, self._capacity, config.head_dim), dtype=number)
-        self._key_scales = np.zeros((*heads, self._ld), dtype=np.float32)
-        self._value_scales = np.zeros((*heads, self._ld), dtype=np.float32)
+        panels = (*heads, self._cells // PANEL, PANEL * config.head_dim)
+        self._keys = np.zeros(panels, dtype=number)
+        self._values = np.zeros(panels, dtype=number)
+        self._key_scales = np.zeros((*heads, self._cells), dtype=np.float32)
+        self._value_scales = np.zeros((*heads, self._cells), dtype=np.float32)
         self._weights = _in_order(
             config, weights, codes or {}
         )  # kept alive: the engine has their addresses
@@ -83,7 +83,7 @@ class EngineDecoder:
             config.layer_norm_eps,
             addresses.ctypes.data,
             batch_size,
-            self._ld,
+            self._cells,
             threads or engine.thread_count(),
             engine.LEVELS.index(level),
             engine.BITS[precision],
@@ -97,10 +97,8 @@ class EngineDecoder:
         self.length = 0
         logits = self._read(np.array(rows, dtype=np.int32))
         if len(logits) < self._batch_size:  # one prompt for the whole batch is read once
-            end = self.length
-            for stored in (self._keys, self._key_scales, self._value_scales):
-                stored[:, 1:, ..., :end] = stored[:, :1, ..., :end]
-            self._values[:, 1:, :, :end] = self._values[:, :1, :, :end]
+            for part in self._held():
+                part[:, 1:] = part[:, :1]
             logits = np.repeat(logits, self._batch_size, axis=0)
         return logits
 
@@ -112,9 +110,21 @@ class EngineDecoder:
         """Forget all but the first `length` tokens."""
         self.length = min(length, self.length)
 
+    def _held(self) -> list[Array]:
+        """What the KV cache holds by now: views (L, B, H, …)."""
+        panels = -(-self.length // PANEL)
+        return [
+            self._keys[:, :, :, :panels],
+            self._values[:, :, :, :panels],
+            self._key_scales[..., : self.length],
+            self._value_scales[..., : self.length],
+        ]
+
     def _read(self, ids: Array) -> Array:
         """Logits after the last of T ids. (B, T) → (B, V)"""
         B, T = ids.shape
+        if self.length + T > self._capacity:
+            raise ValueError(f"{self.length + T} tokens do not fit the KV cache")
         logits = np.empty((B, self.config.vocab_size), dtype=np.float32)
         code = self._library.engine_read(
             self._engine,
@@ -123,8 +133,7 @@ class EngineDecoder:
             T,
             self.length,
             self._batch_size,
-            self._capacity,
-            self._ld,
+            self._cells,
             self._keys.ctypes.data,
             self._values.ctypes.data,
             self._key_scales.ctypes.data,

@@ -170,9 +170,9 @@ struct Scratch {
 struct Job {
     const int32_t* ids;  // (B, T)
     int B, T, start;
-    int rows, capacity, ld;  // of the cache: (L, rows, H, D, ld) keys, (…, capacity, D) values
-    void *keys, *values;               // of floats, or of bytes where weights have fewer bits
-    float *key_scales, *value_scales;  // (L, rows, H, ld)
+    int rows, capacity;                // of the cache, in tokens; a multiple of 32
+    void *keys, *values;               // (L, rows, H, capacity · D) floats, or bytes with fewer bits
+    float *key_scales, *value_scales;  // (L, rows, H, capacity)
     float* logits;
 };
 
@@ -270,7 +270,7 @@ struct Parts {
     }
 };
 
-void allocate(Engine& e, int batch, int ld) {
+void allocate(Engine& e, int batch, int capacity) {
     const Config& c = e.config;
     const int64_t N = e.max_rows = larger(ROWS, batch);
     Parts shared{Parts::align(e.memory, N * c.C * 10)};
@@ -278,7 +278,7 @@ void allocate(Engine& e, int batch, int ld) {
     e.qkv = shared.take(N * 3 * c.C);
     e.hidden = shared.take(N * 4 * c.C);
     for (Scratch& own : e.scratch) {
-        const int64_t panels = PACK_COLUMNS * PACK_DEPTH, scores = (int64_t)QUERIES * ld;
+        const int64_t panels = PACK_COLUMNS * PACK_DEPTH, scores = (int64_t)QUERIES * (capacity + 16);
         const int64_t normed = (int64_t)FEW_ROWS * c.C, last = (int64_t)batch * c.C;
         const int64_t groups = CODED_ROWS * ((4 * c.C + GROUP - 1) / GROUP);
         const int64_t inputs = groups * (GROUP / 4 + 2) + 48;
@@ -329,10 +329,10 @@ void engine_encode(const float* w, int64_t row, int64_t column, int in, int out,
 // for each block norm1, qkv, out, norm2, up, down, each as weight (or scale) and bias (or shift),
 // null if it has none. With `bits` of 8 or 4 what `engine_encode` made of the matrices, the head
 // always in 8: it decides between words. With 32 the head is null: the embedding serves. All must
-// outlive the engine. `batch` rows at most; keys have rows of `ld`. Returns null when there is
-// not enough memory.
-Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights, int batch, int ld,
-                   int threads, int level, int bits) {
+// outlive the engine. `batch` rows and `capacity` tokens at most. Returns null when
+// there is not enough memory.
+Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights, int batch,
+                   int capacity, int threads, int level, int bits) {
     try {
         auto e = std::make_unique<Engine>(threads);
         const int V = sizes[0], C = sizes[2];
@@ -352,7 +352,7 @@ Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights,
             block.down = matrix(4 * C, C, bits, weights);
             e->blocks.push_back(block);
         }
-        allocate(*e, batch, ld);
+        allocate(*e, batch, capacity);
         choose_level(*e, smaller(level, best_level()));
         return e.release();
     } catch (...) {  // an exception must not reach Python
@@ -366,13 +366,12 @@ void engine_free(Engine* e) {
 
 // Read T more ids of B rows into a cache that holds `start` tokens of each; (B, V) logits.
 int engine_read(Engine* e, const int32_t* ids, int B, int T, int start, int rows, int capacity,
-                int ld, void* keys, void* values, float* key_scales, float* value_scales,
-                float* logits) {
+                void* keys, void* values, float* key_scales, float* value_scales, float* logits) {
     if (e->process != getpid()) return FORKED;
     if (start + T > capacity || T < 1 || B > rows) return NO_ROOM;
     for (int64_t i = 0; i < (int64_t)B * T; i++)
         if (ids[i] < 0 || ids[i] >= e->config.V) return NO_SUCH_TOKEN;
-    e->job = {ids, B, T, start, rows, capacity, ld, keys, values, key_scales, value_scales, logits};
+    e->job = {ids, B, T, start, rows, capacity, keys, values, key_scales, value_scales, logits};
     e->pool.run([](void* it, int thread) { ((Engine*)it)->forward(*(Engine*)it, thread); }, e);
     return OK;
 }

@@ -104,6 +104,12 @@ static void layer_norm(const Norm& norm, const float* x, float* y, int C, float 
     for (i = 0; i < C; i++) y[i] = (x[i] - mean) * inverse * norm.scale[i] + norm.shift[i];
 }
 
+// Bytes are computed with so fast that memory has to be asked early; floats come by themselves.
+template <class Number>
+static inline void prefetch(const Number* p) {
+    if (sizeof(Number) == 1) __builtin_prefetch(p + 4096);
+}
+
 // R rows of a product with one vector: y[j] += Σᵣ x[r] · w[r][j], for `columns` of them.
 template <int R, class Number>
 static void add_rows(const float* x, const Number* w, int64_t ld, float* y, int columns) {
@@ -114,8 +120,7 @@ static void add_rows(const float* x, const Number* w, int64_t ld, float* y, int 
             for (int r = 0; r < R; r++) total += x[r] * load(w + r * ld + j + part);
             store(y + j + part, total);
         }
-        // Memory is slow to start on a new row, so the next R are asked for now.
-        for (int r = 0; r < R; r++) __builtin_prefetch(w + (r + R) * ld + j, 0, 2);
+        for (int r = 0; r < R; r++) prefetch(w + r * ld + j);
     }
     for (; j < columns; j++)
         for (int r = 0; r < R; r++) y[j] += x[r] * w[r * ld + j];
@@ -133,12 +138,13 @@ constexpr int PANEL = 2 * FLOATS;            // columns of a tile
 constexpr int TILE = FLOATS == 16 ? 12 : 6;  // rows of a tile: what fits the registers
 
 // A tile of a product of matrices: y (R, PANEL) += x (R, depth) · panel (depth, PANEL).
-template <int R>
-static void add_tile(const float* x, int64_t ldx, const float* panel, float* y, int64_t ldy,
+template <int R, class Number>
+static void add_tile(const float* x, int64_t ldx, const Number* panel, float* y, int64_t ldy,
                      int depth, int columns) {
     Vec total[R][2];
     for (int r = 0; r < R; r++) total[r][0] = total[r][1] = Vec{};
     for (int i = 0; i < depth; i++) {
+        prefetch(panel + i * PANEL);
         const Vec left = load(panel + i * PANEL), right = load(panel + i * PANEL + FLOATS);
         for (int r = 0; r < R; r++) {
             total[r][0] += x[r * ldx + i] * left;
@@ -153,6 +159,22 @@ static void add_tile(const float* x, int64_t ldx, const float* panel, float* y, 
         } else {
             for (int j = 0; j < columns; j++) row[j] += total[r][j / FLOATS][j % FLOATS];
         }
+    }
+}
+
+// y (N, columns) += x (N, depth) · w (depth, columns), which is in panels already.
+template <class Number>
+static void add_tiles(const float* x, int64_t ldx, const Number* panels, float* y, int64_t ldy,
+                      int N, int depth, int columns) {
+    for (int n = 0, rows; n < N; n += rows) {
+        const int left = N - n;
+        rows = left >= TILE ? TILE : left >= 4 ? 4 : 1;
+        const auto tile = rows == TILE ? add_tile<TILE, Number>
+                          : rows == 4  ? add_tile<4, Number>
+                                       : add_tile<1, Number>;
+        for (int j = 0; j < columns; j += PANEL)
+            tile(x + n * ldx, ldx, panels + (int64_t)j * depth, y + n * ldy + j, ldy, depth,
+                 smaller(PANEL, columns - j));
     }
 }
 
@@ -179,19 +201,12 @@ template <class Number>
 static void product(const float* x, int64_t ldx, const Number* w, int64_t ldw, float* y,
                     int64_t ldy, int N, int in, int columns, float* panels) {
     if (N == 1) return product(x, w, ldw, y, in, columns);
-    for (int j0 = 0; j0 < columns; j0 += PACK_COLUMNS) {
-        const int width = smaller(PACK_COLUMNS, columns - j0);
-        for (int i0 = 0; i0 < in; i0 += PACK_DEPTH) {
-            const int depth = smaller(PACK_DEPTH, in - i0);
-            pack(w + i0 * ldw + j0, ldw, panels, depth, width);
-            for (int n = 0, rows; n < N; n += rows) {
-                const int left = N - n;
-                rows = left >= TILE ? TILE : left >= 4 ? 4 : 1;
-                const auto tile = rows == TILE ? add_tile<TILE> : rows == 4 ? add_tile<4> : add_tile<1>;
-                for (int j = 0; j < width; j += PANEL)
-                    tile(x + n * ldx + i0, ldx, panels + (int64_t)j * depth,
-                         y + n * ldy + j0 + j, ldy, depth, smaller(PANEL, width - j));
-            }
+    for (int j = 0; j < columns; j += PACK_COLUMNS) {
+        const int width = smaller(PACK_COLUMNS, columns - j);
+        for (int i = 0; i < in; i += PACK_DEPTH) {
+            const int depth = smaller(PACK_DEPTH, in - i);
+            pack(w + i * ldw + j, ldw, panels, depth, width);
+            add_tiles(x + i, ldx, panels, y + j, ldy, N, depth, width);
         }
     }
 }
@@ -350,9 +365,13 @@ static Share linear(const Engine& e, const Matrix& m, const float* x, float* y, 
 // Over the first `seen` scores, in place; those up to `total` get no weight.
 static void softmax(float* x, int seen, int total) {
     float highest = x[0];
-    for (int i = 1; i < seen; i++) highest = x[i] > highest ? x[i] : highest;
-    Vec sums = {};
+    Vec most = broadcast(highest);
     int i = 0;
+    for (; i + FLOATS <= seen; i += FLOATS) most = load(x + i) > most ? load(x + i) : most;
+    for (; i < seen; i++) highest = x[i] > highest ? x[i] : highest;
+    for (i = 0; i < FLOATS; i++) highest = most[i] > highest ? most[i] : highest;
+    Vec sums = {};
+    i = 0;
     for (; i + FLOATS <= seen; i += FLOATS) {
         const Vec y = exp(load(x + i) - highest);
         store(x + i, y);
@@ -368,12 +387,12 @@ static void softmax(float* x, int seen, int total) {
     for (; i < total; i++) x[i] = 0;
 }
 
-// The keys and values of one head in the cache: (D, ld) and (capacity, D), so that both products
-// of attention are of one kind. With fewer bits those of a token have a scale.
+// The keys and values of one head in the cache: keys in panels, as `pack` would make them of
+// (D, S), and values (S, D). With fewer bits those of a token have a scale.
 template <class Number>
 struct Cell {
     Number *keys, *values;
-    float *key_scales, *value_scales;  // (ld)
+    float *key_scales, *value_scales;  // (S)
 };
 
 // A number with each stride; as bytes, the largest in size is 127.
@@ -391,33 +410,34 @@ static void keep(const float* x, int D, int8_t* to, int64_t stride, float& scale
 
 // Remember T new keys and values. qkv (T, 3 C) begins at this head.
 template <class Number>
-static void remember(const Config& c, const Job& job, const float* qkv, const Cell<Number>& cell,
-                     int start, int T) {
+static void remember(const Config& c, const float* qkv, const Cell<Number>& cell, int start, int T) {
     const int D = c.C / c.H;
     for (int t = 0, s = start; t < T; t++, s++) {
         const float *k = qkv + (int64_t)t * 3 * c.C + c.C, *v = k + c.C;
-        keep(k, D, cell.keys + s, job.ld, cell.key_scales[s]);
+        keep(k, D, cell.keys + (int64_t)(s / PANEL) * PANEL * D + s % PANEL, PANEL,
+             cell.key_scales[s]);
         keep(v, D, cell.values + (int64_t)s * D, 1, cell.value_scales[s]);
     }
 }
 
 // softmax(q kᵀ / √D) v for one head and n queries that follow `past` tokens. → y (n, C)
 template <class Number>
-static void attend(const Config& c, const Job& job, const float* qkv, const Cell<Number>& cell,
-                   int past, int n, float* y, const Scratch& own) {
+static void attend(const Config& c, const float* qkv, const Cell<Number>& cell, int past, int n,
+                   float* y, const Scratch& own) {
     const int D = c.C / c.H, S = past + n;  // no query sees more
-    for (int64_t i = 0; i < (int64_t)n * job.ld; i++) own.scores[i] = 0;
-    product(qkv, 3 * c.C, cell.keys, job.ld, own.scores, job.ld, n, D, S, own.panels);
+    const int ld = (S + PANEL - 1) / PANEL * PANEL + 16;  // no power of two, which caches dislike
+    for (int i = 0; i < n * ld; i++) own.scores[i] = 0;
+    add_tiles(qkv, 3 * c.C, cell.keys, own.scores, ld, n, D, ld - 16);
     const float scale = 1 / __builtin_sqrtf(D);
     constexpr bool scaled = sizeof(Number) == 1;
     for (int t = 0; t < n; t++) {
-        float* row = own.scores + t * job.ld;
+        float* row = own.scores + t * ld;
         for (int s = 0; s < S; s++) row[s] *= scaled ? scale * cell.key_scales[s] : scale;
         softmax(row, past + t + 1, S);
         for (int s = 0; scaled && s < S; s++) row[s] *= cell.value_scales[s];
         for (int d = 0; d < D; d++) y[(int64_t)t * c.C + d] = 0;
     }
-    product(own.scores, job.ld, cell.values, D, y, c.C, n, S, D, own.panels);
+    product(own.scores, ld, cell.values, D, y, c.C, n, S, D, own.panels);
 }
 
 // All heads; a token sees itself and what came before. (B, T, 3 C) → (B, T, C)
@@ -429,14 +449,20 @@ static void attention(const Engine& e, const Job& job, int layer, int start, int
     for (int pair = pairs.begin; pair < pairs.end; pair++) {
         const int b = pair / c.H, h = pair % c.H;
         const int64_t at = ((int64_t)layer * job.rows + b) * c.H + h;
-        const Cell<Number> cell{(Number*)job.keys + at * D * job.ld,
-                                (Number*)job.values + at * D * job.capacity,
-                                job.key_scales + at * job.ld, job.value_scales + at * job.ld};
+        const int64_t numbers = (int64_t)D * job.capacity;
+        const Cell<Number> cell{(Number*)job.keys + at * numbers, (Number*)job.values + at * numbers,
+                                job.key_scales + at * job.capacity,
+                                job.value_scales + at * job.capacity};
+        // The next head begins elsewhere, where memory would be slow to start.
+        for (int i = 0; i < 4096; i += 64) {
+            __builtin_prefetch((const char*)(cell.keys + numbers) + i);
+            __builtin_prefetch((const char*)(cell.values + numbers) + i);
+        }
         const float* qkv = e.qkv + (int64_t)b * T * 3 * c.C + h * D;
         float* y = e.mixed + (int64_t)b * T * c.C + h * D;
-        remember(c, job, qkv, cell, start, T);
+        remember(c, qkv, cell, start, T);
         for (int t = 0; t < T; t += QUERIES)
-            attend(c, job, qkv + (int64_t)t * 3 * c.C, cell, start + t, smaller(QUERIES, T - t),
+            attend(c, qkv + (int64_t)t * 3 * c.C, cell, start + t, smaller(QUERIES, T - t),
                    y + (int64_t)t * c.C, e.scratch[thread]);
     }
 }
@@ -466,24 +492,24 @@ static void feed_forward(Engine& e, const Block& block, int N, int thread) {
 
 // Scores of every vocabulary entry: x · wteᵀ. (B, C) → (B, V)
 static void head(const Engine& e, const float* x, float* logits, int B, int thread) {
-    const int C = e.config.C, V = e.config.V, R = 4;
-    const Share mine = share(V, R, e.pool.threads, thread);
-    for (int v = mine.begin; v < mine.end; v += R) {
+    const int C = e.config.C, V = e.config.V;
+    const Share mine = share(V, 1, e.pool.threads, thread);
+    // Memory delivers more from several places at once than from one.
+    constexpr int R = 4;
+    const int step = (mine.end - mine.begin + R - 1) / R;
+    for (int v = mine.begin; v < mine.begin + step; v++) {
         const float* w[R];
-        for (int r = 0; r < R; r++) w[r] = e.wte + (int64_t)smaller(v + r, V - 1) * C;
+        for (int r = 0; r < R; r++) w[r] = e.wte + (int64_t)smaller(v + r * step, V - 1) * C;
         for (int b = 0; b < B; b++) {
             const float* row = x + (int64_t)b * C;
             Vec totals[R] = {};
             int i = 0;
             for (; i + FLOATS <= C; i += FLOATS)
-                for (int r = 0; r < R; r++) {
-                    totals[r] += load(row + i) * load(w[r] + i);
-                    __builtin_prefetch(w[r] + 2 * R * C + i, 0, 2);
-                }
-            for (int r = 0; r < smaller(R, V - v); r++) {
+                for (int r = 0; r < R; r++) totals[r] += load(row + i) * load(w[r] + i);
+            for (int r = 0; r < R && v + r * step < mine.end; r++) {
                 float total = sum(totals[r]);
                 for (int j = i; j < C; j++) total += row[j] * w[r][j];
-                logits[(int64_t)b * V + v + r] = total;
+                logits[(int64_t)b * V + v + r * step] = total;
             }
         }
     }
