@@ -110,14 +110,16 @@ def pull(name: Name, debug: options.Debug = False) -> None:
 
 @app.command()
 def rm(name: Name, debug: options.Debug = False) -> None:
-    """Delete a fetched model from the hub's cache.
+    """Delete a fetched model from the hub's cache, and what was made of its weights.
 
     \b
     Examples:
       gpt2 models rm 1558M
       gpt2 models rm distilbert/distilgpt2
     """
-    freed = hub.remove(_hub_id(name))
+    from gpt2cli.engine import quantize
+
+    freed = hub.remove(_hub_id(name)) + quantize.prune()
     notice(f"removed {name}: {freed / 1e6:,.1f} MB freed")
 
 

@@ -1,0 +1,145 @@
+"""Quantised weights on disk: coded once, and never believed when they may be wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_model
+from safetensors import safe_open
+
+from gpt2cli import checkpoint, engine
+from gpt2cli.config import ModelConfig
+from gpt2cli.engine import quantize
+
+pytestmark = pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, two levels deep: the folder is made when it is needed."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "a" / "b"))
+    return tmp_path / "a" / "b" / "gpt2cli"
+
+
+@pytest.fixture
+def directory(tmp_path: Path, tiny_directory: Path) -> Path:
+    return Path(shutil.copytree(tiny_directory, tmp_path / "model"))
+
+
+def open_coded(directory: Path, precision: str = "int8") -> tuple[dict[str, Any], list[int]]:
+    """The codes, and what was reported of coding them: nothing if they came from the file."""
+    config, tensors = checkpoint.read(directory)
+    reports: list[int] = []
+    codes = quantize.open_coded(
+        directory, config, tensors, precision, lambda _what, done, _total: reports.append(done)
+    )
+    return codes, reports
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def only_file(cache: Path) -> Path:
+    (path,) = cache.iterdir()
+    return path
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_codes_are_made_once_and_are_those_made_in_memory(directory: Path, precision: str) -> None:
+    config, tensors = checkpoint.read(directory)
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+    first, reports = open_coded(directory, precision)
+    assert same(first, quantize.encode(config, weights, precision))
+    assert reports[-1] == sum(codes.nbytes for codes in first.values())
+    again, reports = open_coded(directory, precision)
+    assert same(first, again)
+    assert not reports
+
+
+def test_int8_codes_are_the_weights_divided_by_the_scale_of_their_group(directory: Path) -> None:
+    """By hand, from the layout that engine.cpp documents: 16 outputs, 32 inputs, bf16 scales."""
+    _, tensors = checkpoint.read(directory)
+    name = "blocks.1.feed_forward.down.weight"
+    weight = tensors[name].to_numpy()  # (96, 24): three groups, and half of a second block
+    codes = open_coded(directory)[0][name]
+    quarters = codes[: 2 * 24 * 16 * 4].reshape(2, 24, 16, 4)  # (block, in / 4, out, in of 4)
+    whole = quarters.transpose(1, 3, 0, 2).reshape(96, 32).astype(int) - 128
+    halves = codes[2 * 24 * 64 :][: 2 * 3 * 16 * 2].view(np.uint16).reshape(2, 3, 16)
+    scales = (halves.astype(np.uint32) << 16).view(np.float32).transpose(1, 0, 2).reshape(3, 32)
+    restored = (whole.reshape(3, 32, 32) * scales[:, None]).reshape(96, 32)
+    assert np.all(restored[:, 24:] == 0)
+    assert np.abs(whole).max() == 127
+    error = np.abs(restored[:, :24] - weight).reshape(3, 32, 24)
+    assert np.all(error <= 0.5001 * scales[:, None, :24])
+
+
+def test_the_file_is_a_safetensors_file(directory: Path, cache: Path) -> None:
+    codes, _ = open_coded(directory)
+    with safe_open(only_file(cache), framework="np") as opened:
+        assert same({name: opened.get_tensor(name) for name in codes}, codes)
+
+
+@pytest.mark.parametrize("damage", ["one bit", "the end", "the header", "everything"])
+def test_a_damaged_file_is_made_again(directory: Path, cache: Path, damage: str) -> None:
+    codes, _ = open_coded(directory)
+    codes = {name: array.copy() for name, array in codes.items()}
+    path = only_file(cache)
+    data = bytearray(path.read_bytes())
+    if damage == "one bit":
+        data[-5] ^= 1
+    elif damage == "the header":
+        data[20] ^= 1
+    path.write_bytes({"the end": data[:-1], "everything": b""}.get(damage, data))
+    again, reports = open_coded(directory)
+    assert same(codes, again)
+    assert reports
+    assert not open_coded(directory)[1]
+
+
+def test_other_weights_in_the_same_place_are_coded_anew(
+    directory: Path, tiny_config: ModelConfig, cache: Path
+) -> None:
+    first = {name: array.copy() for name, array in open_coded(directory)[0].items()}
+    checkpoint.save(random_model(tiny_config, seed=1), directory, 0, torch.float32)
+    second, reports = open_coded(directory)
+    assert reports
+    assert not same(first, second)
+    only_file(cache)
+
+
+def test_a_disk_that_cannot_be_written_costs_only_time(directory: Path, cache: Path) -> None:
+    expected, _ = open_coded(directory)
+    expected = {name: array.copy() for name, array in expected.items()}
+    shutil.rmtree(cache)
+    cache.write_text("a file where the folder should be")
+    codes, reports = open_coded(directory)
+    assert same(codes, expected)
+    assert reports
+
+
+def test_half_precision_weights_are_coded_as_well(tmp_path: Path, tiny_config: ModelConfig) -> None:
+    checkpoint.save(random_model(tiny_config), tmp_path / "half", 0, torch.bfloat16)
+    config, tensors = checkpoint.read(tmp_path / "half")
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+    assert same(open_coded(tmp_path / "half")[0], quantize.encode(config, weights, "int8"))
+
+
+def test_pruning_removes_what_belongs_to_no_checkpoint(directory: Path, cache: Path) -> None:
+    kept = Path(shutil.copytree(directory, directory.parent / "kept"))
+    open_coded(kept)
+    open_coded(directory, "int4")
+    only = quantize.cache_path((kept / "model.safetensors").resolve(), "int8")
+    (other,) = set(cache.iterdir()) - {only}
+    size = other.stat().st_size
+    assert quantize.prune() == 0
+    shutil.rmtree(directory)
+    stray = cache / "stray.safetensors"
+    stray.write_bytes(b"\xff" * 20)
+    assert quantize.prune() == size
+    assert set(cache.iterdir()) == {only, stray}
