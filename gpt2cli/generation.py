@@ -10,11 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
-
 from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.sampling import choose, generators, mark_seen
+from gpt2cli.sampling import choose, generators, mark_chosen, mark_seen, uniforms
 from gpt2cli.tokenizer import StreamDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length", "eos"]
@@ -110,18 +108,20 @@ def generate(
         raise UsageError("the prompt is empty")
     rows = [list(prompt) for _ in range(config.samples)]
     texts = [TextStream(tokenizer, config.stop) for _ in rows]
-    random = generators(config.seed, config.samples)
     eos = None if config.ignore_eos else tokenizer.end_of_text
     active = set(range(config.samples))
     seen = None
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
+    random = uniforms(generators(config.seed, config.samples), logits)
     for count in range(1, config.max_tokens + 1):
         # A vocabulary padded beyond the tokenizer has ids that stand for nothing.
         logits = logits[:, : tokenizer.size]
-        if config.sampling.repetition_penalty is not None:
-            seen = mark_seen(seen, logits, rows if seen is None else [r[-1:] for r in rows])
-        uniforms = np.array([generator.random() for generator in random])
-        ids: list[int] = choose(logits, config.sampling, uniforms, seen).tolist()
+        if config.sampling.repetition_penalty is not None and seen is None:
+            seen = mark_seen(None, logits, rows)
+        chosen = choose(logits, config.sampling, next(random), seen)
+        if seen is not None:
+            seen = mark_chosen(seen, chosen)
+        ids: list[int] = chosen.tolist()  # the one time a token that a GPU is waited for
         for i in sorted(active):
             event = _event(i, ids[i], texts[i], eos, last=count == config.max_tokens)
             if event.finish_reason:

@@ -82,6 +82,15 @@ def check_quantize(quantize: str | None, placement: Placement) -> None:
         raise UsageError(f"--quantize needs the native engine: {reason}")
 
 
+def check_compile(wanted: bool, placement: Placement) -> None:
+    """Refuse to compile where PyTorch does not decode. Raises `UsageError`."""
+    if wanted and (engine_name(placement) != "PyTorch" or placement.device == "mps"):
+        raise UsageError(
+            f"--compile works on CUDA GPUs and in half precision on a CPU, not on "
+            f"{placement.device} in {placement.dtype}; leave it out"
+        )
+
+
 def open_decoder(
     source: Source,
     placement: Placement,
@@ -89,12 +98,13 @@ def open_decoder(
     capacity: int,
     quantize: str | None = None,
     progress: Progress | None = None,
+    compiled: bool = False,
 ) -> Decoder:
     """Load the weights where they shall run, with a KV cache of `capacity` tokens a sample.
 
-    `quantize` is what `check_quantize` has accepted; coding the weights, which the first run
-    does, tells `progress` of it. Raises `UsageError` for more samples than memory, before any
-    weights are read.
+    `quantize` and `compiled` are what the checks have accepted; coding the weights, which the
+    first run does, tells `progress` of it. Raises `UsageError` for more samples than memory,
+    before any weights are read.
     """
     if samples > 1:
         _check_memory(source, placement, samples, capacity)
@@ -111,7 +121,7 @@ def open_decoder(
     model = checkpoint.load(
         directory, device=placement.device, dtype=getattr(torch, placement.dtype)
     )
-    return TorchDecoder(model, samples, capacity)
+    return TorchDecoder(model, samples, capacity, compiled)
 
 
 def _cpu_decoder(directory: Path, samples: int, capacity: int) -> Decoder:

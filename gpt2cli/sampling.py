@@ -11,6 +11,7 @@ Ties are settled towards the lower token id, so k tokens are k tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,8 @@ def keep_top_p(logits: Array, p: float) -> Array:
     ordered = _descending(logits)
     mass = xp.cumulative_sum(_softmax(ordered), axis=-1, dtype=xp.float64)
     # A token stays as long as those before it have not reached p.
-    reached = xp.astype(mass < p, xp.int64)
-    count = xp.sum(reached, axis=-1, keepdims=True) + 1
-    return _keep_largest(logits, ordered, xp.clip(count, 1, logits.shape[1]))
+    wanted = xp.astype(mass[:, :-1] < p, xp.int64)
+    return _keep_largest(logits, ordered, xp.sum(wanted, axis=-1, keepdims=True) + 1)
 
 
 def keep_min_p(logits: Array, p: float) -> Array:
@@ -99,9 +99,13 @@ def mark_seen(seen: Array | None, logits: Array, ids: list[list[int]]) -> Array:
     return new if seen is None else seen | new
 
 
-def choose(
-    logits: Array, config: SamplingConfig, uniforms: np.ndarray[Any, Any], seen: Array | None
-) -> Array:
+def mark_chosen(seen: Array, chosen: Array) -> Array:
+    """`mark_seen` for one new token a row, without leaving the device. (B, V), (B,) → (B, V)"""
+    xp = array_namespace(seen)
+    return seen | (xp.arange(seen.shape[1], device=device(seen)) == chosen[:, None])
+
+
+def choose(logits: Array, config: SamplingConfig, uniforms: Array, seen: Array | None) -> Array:
     """One token for each row, by the rules of `config`. (B, V), (B,), (B, V) → (B,)
 
     `seen` is needed for the repetition penalty only.
@@ -129,6 +133,17 @@ def generators(seed: int, samples: int) -> list[np.random.Generator]:
     return [
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i in range(samples)
     ]
+
+
+def uniforms(random: list[np.random.Generator], logits: Array) -> Iterator[Array]:
+    """For token after token one number from each generator, where the logits are. → (B,), …
+
+    They are copied there for 64 tokens at a time: each copy waits until a GPU is idle.
+    """
+    xp = array_namespace(logits)
+    while True:
+        block = np.stack([generator.random(64) for generator in random], axis=1)
+        yield from xp.asarray(block, device=device(logits))
 
 
 def _exp(logits: Array) -> Array:

@@ -10,12 +10,23 @@ from torch import Tensor
 
 from gpt2cli.generation import Rows
 from gpt2cli.model import GPT2, KVCache
+from gpt2cli.static_step import CudaGraphs, StaticDecoding
 
 
 class TorchDecoder:
-    """Decodes B rows at once over a KV cache of `capacity` tokens a row."""
+    """Decodes B rows at once over a KV cache of `capacity` tokens a row.
 
-    def __init__(self, model: GPT2, batch_size: int = 1, capacity: int | None = None) -> None:
+    A CUDA GPU replays its steps as graphs; elsewhere they are the model's own, unless
+    `compiled` asks for `torch.compile`.
+    """
+
+    def __init__(
+        self,
+        model: GPT2,
+        batch_size: int = 1,
+        capacity: int | None = None,
+        compiled: bool = False,
+    ) -> None:
         self.model = model
         self.batch_size = batch_size
         weight = model.token_embedding.weight
@@ -23,6 +34,10 @@ class TorchDecoder:
         self.context_length = model.config.context_length
         capacity = min(capacity or self.context_length, self.context_length)
         self._cache = KVCache(model.config, batch_size, capacity, self.device, weight.dtype)
+        self._static = None
+        if weight.is_cuda or compiled:
+            record = CudaGraphs(self.device) if weight.is_cuda else None
+            self._static = StaticDecoding(model, self._cache, record, compiled)
 
     @property
     def length(self) -> int:
@@ -46,8 +61,14 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Any:
-        """Read one more token a row. (B,) → (B, V)"""
-        return _export(self._logits(torch.tensor(ids, device=self.device)[:, None], self._cache))
+        """Read one more token a row. (B,) → (B, V)
+
+        Raises `GPT2CLIError` if the step cannot be compiled or recorded here.
+        """
+        if self._static is None:
+            column = torch.tensor(ids, device=self.device)[:, None]
+            return _export(self._logits(column, self._cache))
+        return _export(self._static(ids))
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -63,4 +84,5 @@ def _export(logits: Tensor) -> Any:
 
     Sampling sorts, which NumPy does many times faster than PyTorch on a CPU.
     """
-    return logits.float() if logits.is_cuda else logits.float().cpu().numpy()
+    exported = logits.to(torch.float32, copy=True)  # a graph writes its result in place
+    return exported if logits.is_cuda else exported.cpu().numpy()

@@ -25,9 +25,11 @@ from gpt2cli.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    mark_chosen,
     mark_seen,
     penalise_repetition,
     scale_by_temperature,
+    uniforms,
 )
 
 INF = float("inf")
@@ -485,3 +487,31 @@ def test_the_generators_are_the_children_that_numpy_spawns(seed: int, samples: i
     children = np.random.SeedSequence(seed).spawn(samples)
     expected = [np.random.default_rng(child).random(4).tolist() for child in children]
     assert first_draws(seed, samples) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
+    # Tensors on "meta" have no values: an operation whose shape, branch or result the host
+    # would have to wait for fails there.
+    config = SamplingConfig(temperature, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.3)
+    logits = torch.zeros(2, 50, device="meta")
+    seen = mark_seen(None, logits, [[1, 2], [3]])
+    chosen = choose(logits, config, next(uniforms(generators(0, 2), logits)), seen)
+    seen = mark_chosen(seen, chosen)
+    assert (chosen.device.type, chosen.shape) == ("meta", (2,))
+    assert (seen.device.type, seen.shape) == ("meta", (2, 50))
+
+
+def test_marking_what_was_chosen_equals_marking_the_text() -> None:
+    logits = torch.zeros(2, 6)
+    seen = mark_seen(None, logits, [[1, 4], [5]])
+    expected = mark_seen(seen, logits, [[0], [5]])
+    assert torch.equal(mark_chosen(seen, torch.tensor([0, 5])), expected)
+
+
+@pytest.mark.parametrize("array", [np.zeros((3, 4)), torch.zeros(3, 4)])
+def test_uniforms_are_those_of_each_generator_in_turn(array: Any) -> None:
+    one_by_one = generators(5, 3)
+    drawn = uniforms(generators(5, 3), array)
+    for _ in range(130):  # past two blocks
+        assert next(drawn).tolist() == [generator.random() for generator in one_by_one]

@@ -122,6 +122,13 @@ def generate(
             help="Code the weights in fewer bits: several times as fast on a CPU.",
         ),
     ] = None,
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile PyTorch's decoding step first, for a minute or more: for long runs.",
+        ),
+    ] = False,
     threads: options.Threads = None,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
@@ -169,6 +176,7 @@ def generate(
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)
+    runtime.check_compile(compile_, placement)
     with download_progress() as progress:
         source = sources.fetch(source, offline=offline, progress=progress)
     begun = time.perf_counter()
@@ -177,9 +185,12 @@ def generate(
     window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
     if len(window) < len(ids):
         complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
+    if compile_:
+        notice("compiling the decoding step takes a minute or more", asked=verbose)
+    capacity = len(window) + max_tokens
     with download_progress() as progress:
         decoder = runtime.open_decoder(
-            source, placement, samples, len(window) + max_tokens, quantize, progress
+            source, placement, samples, capacity, quantize, progress, compiled=compile_
         )
     load_seconds = time.perf_counter() - begun
 
