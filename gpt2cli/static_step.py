@@ -126,17 +126,23 @@ def _compile(step: Step) -> Step:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise GPT2CLIError(f"torch.compile failed: {_first_line(error)}") from error
+            raise GPT2CLIError(
+                f"torch.compile failed, leave out --compile: {_first_line(error)}"
+            ) from error
 
     try:
         faster: Step = torch.compile(step)
     except RuntimeError as error:  # on a Python that it does not support
-        raise GPT2CLIError(f"torch.compile failed: {_first_line(error)}") from error
+        raise GPT2CLIError(
+            f"torch.compile failed, leave out --compile: {_first_line(error)}"
+        ) from error
     return run
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What went wrong, without the compiler's frame around it and advice after it."""
+    cause = getattr(error, "inner_exception", error)
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 class CudaGraphs:
