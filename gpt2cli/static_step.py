@@ -1,9 +1,9 @@
 """One decoding step in fixed shapes, which a GPU can record once and replay for every token.
 
-A step of 124M is some two hundred small kernels. Started one by one from Python they take
-longer to start than to run; a CUDA graph starts them all at once. A graph repeats the very
-same kernels on the very same memory, so whatever changes from token to token has to be data
-on the device: the ids and their position come in a buffer that is refilled for each token.
+A step is over ten small kernels a layer, and starting each of them from Python can take longer
+than running it; a CUDA graph starts them all at once. A graph repeats the very same kernels on
+the very same memory, so whatever changes from token to token has to be data on the device: the
+ids and their position come in a buffer that is refilled for each token.
 
 Sources: PyTorch's notes on CUDA semantics, "CUDA Graphs" (docs.pytorch.org/docs/stable/notes).
 """
