@@ -6,7 +6,7 @@ becomes the tokens of the halves, as the cache knows them, not those of the whol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -115,7 +115,7 @@ class Session:
         tokens = (self._tokenizer.decode_bytes([i]) for i in self.window)
         return [token.decode("utf-8", errors="backslashreplace") for token in tokens]
 
-    def complete(self, text: str) -> Iterator[Event]:
+    def complete(self, text: str) -> Generator[Event]:
         """Append `text` as it is and go on from there; an event for every token.
 
         Close the iterator to stop early: the text then ends with what was yielded. Raises
@@ -129,7 +129,7 @@ class Session:
         self.ids += new
         yield from self._go_on()
 
-    def retry(self) -> Iterator[Event]:
+    def retry(self) -> Generator[Event]:
         """Take back the last completion and make another. Raises `UsageError` before any."""
         turn = self._last_turn("try again")
         self._go_back(turn.completion, turn.dropped)
@@ -157,7 +157,7 @@ class Session:
         del self.ids[length:]
         self.dropped = dropped
 
-    def _go_on(self) -> Iterator[Event]:
+    def _go_on(self) -> Generator[Event]:
         config, begin = self.config, len(self.ids)
         self.config = replace(config, seed=config.seed + 1)
         shown, reason = "", None
