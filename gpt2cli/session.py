@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import Decoder, Event, GenerationConfig, Rows, generate
+from gpt2cli.generation import Decoder, Event, GenerationConfig, Rows, fit_prompt, generate
 from gpt2cli.tokenizer import Tokenizer
 
 
@@ -75,7 +75,7 @@ class _Turn:
 
     begin: int
     completion: int
-    dropped: int
+    start: int
 
 
 class Session:
@@ -83,13 +83,13 @@ class Session:
 
     `ids` are the tokens of the text, `config` the settings of the next completion. Each
     completion takes the next seed, so that one tried again turns out differently. When the
-    context is full, the window slides as in `generate`; `dropped` counts the tokens before it.
+    context is full, the window slides as in `generate`.
     """
 
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, config: GenerationConfig) -> None:
         self.config = config
         self.ids: list[int] = []
-        self.dropped = 0
+        self._start = 0  # of the window within the text
         self._cache = PrefixCache(decoder)
         self._tokenizer = tokenizer
         self._turns: list[_Turn] = []
@@ -102,7 +102,12 @@ class Session:
     @property
     def window(self) -> list[int]:
         """The tokens that the model looks back on."""
-        return self.ids[self.dropped :]
+        return fit_prompt(self.ids[self._start :], self.context_length)
+
+    @property
+    def dropped(self) -> int:
+        """How many tokens of the text the context has lost."""
+        return len(self.ids) - len(self.window)
 
     @property
     def text(self) -> str:
@@ -125,21 +130,21 @@ class Session:
         begin = len(self.ids)
         if begin + len(new) == 0:
             raise UsageError("there is no text yet to go on with; give some")
-        self._turns.append(_Turn(begin, begin + len(new), self.dropped))
+        self._turns.append(_Turn(begin, begin + len(new), self._start))
         self.ids += new
         yield from self._go_on()
 
     def retry(self) -> Generator[Event]:
         """Take back the last completion and make another. Raises `UsageError` before any."""
         turn = self._last_turn("try again")
-        self._go_back(turn.completion, turn.dropped)
+        self._go_back(turn.completion, turn.start)
         yield from self._go_on()
 
     def undo(self) -> int:
         """Take back the last turn, what was typed and its completion. → tokens taken back"""
         turn = self._last_turn("take back")
         count = len(self.ids) - turn.begin
-        self._go_back(turn.begin, turn.dropped)
+        self._go_back(turn.begin, turn.start)
         self._turns.pop()
         return count
 
@@ -153,9 +158,9 @@ class Session:
             raise UsageError(f"there is nothing to {purpose}")
         return self._turns[-1]
 
-    def _go_back(self, length: int, dropped: int) -> None:
+    def _go_back(self, length: int, start: int) -> None:
         del self.ids[length:]
-        self.dropped = dropped
+        self._start = start
 
     def _go_on(self) -> Generator[Event]:
         config, begin = self.config, len(self.ids)
@@ -164,7 +169,7 @@ class Session:
         try:
             for event in generate(self._cache, self._tokenizer, self.window, config):
                 # All of the text has been read here, and the new token has not.
-                self.dropped = len(self.ids) - self._cache.length
+                self._start = len(self.ids) - self._cache.length
                 if event.token_id is not None:
                     self.ids.append(event.token_id)
                 shown, reason = shown + event.text, event.finish_reason
