@@ -130,6 +130,7 @@ class Session:
         begin = len(self.ids)
         if begin + len(new) == 0:
             raise UsageError("there is no text yet to go on with; give some")
+        self._start = self.dropped
         self._turns.append(_Turn(begin, begin + len(new), self._start))
         self.ids += new
         yield from self._go_on()
