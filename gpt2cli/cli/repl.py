@@ -211,8 +211,9 @@ class Repl:
 
     def _undo(self, _: str) -> None:
         count = self.session.undo()
-        ending = self.session.text[-60:]
-        rest = f"the text ends with {_quoted(ending)}" if ending else "there is no text"
+        text = self.session.text
+        ending = text if len(text) <= 60 else "…" + text[-60:]
+        rest = f"the text ends with {_quoted(ending)}" if text else "there is no text"
         self.say(f"{count} tokens taken back; {rest}")
 
     def _set(self, argument: str) -> None:
@@ -224,9 +225,7 @@ class Repl:
         elif name:
             raise UsageError(f"/set {name} needs a value; /set alone shows all")
         else:
-            shown = settings.show(self.session.config)
-            width = max(map(len, shown))
-            self.say("\n".join(f"{key:{width}}  {value}" for key, value in shown.items()))
+            self.say(_columns(settings.show(self.session.config)))
 
     def _save(self, argument: str) -> None:
         from gpt2cli.checkpoint import atomic
@@ -257,7 +256,7 @@ class Repl:
 
     def _help(self, _: str) -> None:
         rows = {f"/{name} {COMMANDS[name][1]}".rstrip(): COMMANDS[name][2] for name in COMMANDS}
-        self.say("\n".join(f"{usage:16}  {text}" for usage, text in (rows | _KEYS).items()))
+        self.say(_columns(rows | _KEYS))
 
     def _quit(self, _: str) -> None:
         raise EOFError
@@ -267,11 +266,11 @@ Action = Callable[[Repl, str], None]
 COMMANDS: dict[str, tuple[Action, str, str]] = {
     "retry": (Repl._retry, "", "make the last completion again, with the next seed"),
     "undo": (Repl._undo, "", "take back the last line and its completion"),
-    "set": (Repl._set, "[NAME VALUE]", "change a setting (off switches off), or show all"),
+    "set": (Repl._set, "[NAME VALUE]", 'show all settings, or change one: /set stop "\\n"'),
     "save": (Repl._save, "FILE", "write the text so far to a file"),
     "tokens": (Repl._tokens, "", "show the tokens that the model looks back on"),
-    "reset": (Repl._reset, "", "begin with an empty text; /clear is the same"),
-    "clear": (Repl._reset, "", "begin with an empty text; /reset is the same"),
+    "reset": (Repl._reset, "", "begin with an empty text"),
+    "clear": (Repl._reset, "", "the same as /reset"),
     "help": (Repl._help, "", "show this"),
     "quit": (Repl._quit, "", "leave, as Ctrl-D does"),
 }
@@ -296,6 +295,11 @@ def read_lines(stream: BinaryIO) -> Iterator[str]:
             parts = []
     if parts:
         yield "\n".join(parts)
+
+
+def _columns(rows: dict[str, str]) -> str:
+    width = max(map(len, rows))
+    return "\n".join(f"{key:{width}}  {value}" for key, value in rows.items())
 
 
 def _quoted(text: str) -> str:
