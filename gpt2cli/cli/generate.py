@@ -40,49 +40,15 @@ def generate(
         typer.Argument(help="Text to continue; - reads stdin. Piped text comes before it."),
     ] = None,
     model: options.Model = "124M",
-    max_tokens: Annotated[
-        int,
-        typer.Option("--max-tokens", "-n", envvar="GPT2_MAX_TOKENS", help="Tokens to generate."),
-    ] = 100,
-    temperature: Annotated[
-        float | None,
-        typer.Option(
-            "--temperature",
-            "-t",
-            envvar="GPT2_TEMPERATURE",
-            help="0 is greedy; 1 the model's own distribution. [default: the model's, 0.8]",
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", help="Choose among the K most probable tokens.")
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            "--top-p",
-            "-p",
-            envvar="GPT2_TOP_P",
-            help="Choose among the most probable tokens that together reach P, the one that "
-            "crosses P included. [default: the model's, 0.95]",
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(help="Leave out tokens less than P times as probable as the best."),
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None,
-        typer.Option(help="Above 1: make tokens that already occurred less likely."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Repeat a run. [default: drawn, and reported]")
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="End before this text. May be given several times.")
-    ] = None,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")
-    ] = False,
+    max_tokens: options.MaxTokens = 100,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    ignore_eos: options.IgnoreEos = False,
     samples: Annotated[
         int, typer.Option("--samples", "-s", help="Continuations, generated as one batch.")
     ] = 1,
@@ -114,14 +80,7 @@ def generate(
     ] = "slide",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    quantize: Annotated[
-        str | None,
-        typer.Option(
-            envvar="GPT2_QUANTIZE",
-            metavar="int8|int4",
-            help="Code the weights in fewer bits: several times as fast on a CPU.",
-        ),
-    ] = None,
+    quantize: options.Quantize = None,
     compile_: Annotated[
         bool,
         typer.Option(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2cli.config import shipped_specs
+from gpt2cli.config import END_OF_TEXT, shipped_specs
 
 
 def _complete_model(incomplete: str) -> list[str]:
@@ -32,6 +32,45 @@ Model = Annotated[
         "or hub repository (owner/name).",
     ),
 ]
+MaxTokens = Annotated[
+    int,
+    typer.Option("--max-tokens", "-n", envvar="GPT2_MAX_TOKENS", help="Tokens to generate."),
+]
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature",
+        "-t",
+        envvar="GPT2_TEMPERATURE",
+        help="0 is greedy; 1 the model's own distribution. [default: the model's, 0.8]",
+    ),
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", "-k", help="Choose among the K most probable tokens.")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        "-p",
+        envvar="GPT2_TOP_P",
+        help="Choose among the most probable tokens that together reach P, the one that "
+        "crosses P included. [default: the model's, 0.95]",
+    ),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option(help="Leave out tokens less than P times as probable as the best."),
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option(help="Above 1: make tokens that already occurred less likely."),
+]
+Seed = Annotated[int | None, typer.Option(help="Repeat a run. [default: drawn, and reported]")]
+Stop = Annotated[
+    list[str] | None, typer.Option(help="End before this text. May be given several times.")
+]
+IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")]
 Device = Annotated[
     str,
     typer.Option(envvar="GPT2_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."),
@@ -47,6 +86,14 @@ Dtype = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(envvar="GPT2_THREADS", min=1, metavar="N", help="CPU threads (default: all)."),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        envvar="GPT2_QUANTIZE",
+        metavar="int8|int4",
+        help="Code the weights in fewer bits: several times as fast on a CPU.",
+    ),
 ]
 Offline = Annotated[
     bool,

@@ -1,0 +1,87 @@
+"""The settings of a generation by name, as text: what a person types and reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from gpt2cli.config import SamplingConfig, did_you_mean
+from gpt2cli.errors import UsageError
+from gpt2cli.generation import GenerationConfig
+
+OFF = "off"
+
+
+def show(config: GenerationConfig) -> dict[str, str]:
+    """Every setting and its value, as `change` reads it."""
+    sampling = {name: getattr(config.sampling, name) for name in _names(SamplingConfig)}
+    others = {name: getattr(config, name) for name in _names(GenerationConfig)}
+    return {name: _shown(value) for name, value in (sampling | others).items()}
+
+
+def change(config: GenerationConfig, name: str, text: str) -> GenerationConfig:
+    """`config` with one setting replaced; "off" switches off what can be absent.
+
+    Stop strings are one text as it is, or several in quotes with the escapes of JSON.
+    Raises `UsageError` for an unknown name or a wrong value.
+    """
+    key = name.lower().replace("-", "_")
+    sampling, others = _names(SamplingConfig), _names(GenerationConfig)
+    if key not in sampling | others:
+        raise UsageError(f"unknown setting {name!r}{did_you_mean(key, sampling | others)}")
+    value = _parse(key, (sampling | others)[key], text)
+    if key in sampling:
+        return replace(config, sampling=replace(config.sampling, **{key: value}))
+    changed: GenerationConfig = replace(config, **{key: value})
+    return changed
+
+
+def _names(kind: type[GenerationConfig] | type[SamplingConfig]) -> dict[str, str]:
+    """Settings and their types. A session has one sample, so their number is none of them."""
+    types = {f.name: str(f.type) for f in fields(kind) if f.name != "samples"}
+    return {name: kind for name, kind in types.items() if kind.removesuffix(" | None") in _PARSERS}
+
+
+def _parse(key: str, kind: str, text: str) -> Any:
+    if kind.endswith(" | None") and text == OFF:
+        return None
+    parser, article = _PARSERS[kind.removesuffix(" | None")]
+    try:
+        return parser(text)
+    except (ValueError, KeyError):
+        raise UsageError(f"{key} must be {article}, not {text!r}") from None
+
+
+def _switch(text: str) -> bool:
+    return {"on": True, OFF: False}[text]
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    if text == OFF:
+        return ()
+    if not text.startswith('"'):
+        return (text,)
+    strings, rest = [], text
+    while rest:
+        string, end = json.JSONDecoder().raw_decode(rest)
+        strings.append(str(string))
+        rest = rest[end:].lstrip()
+    return tuple(strings)
+
+
+_PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (_switch, "on or off"),
+    "tuple[str, ...]": (_strings, 'text, or several texts in quotes such as "\\n" "."'),
+}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else OFF
+    if isinstance(value, tuple):
+        return " ".join(json.dumps(text, ensure_ascii=False) for text in value) or OFF
+    return OFF if value is None else str(value)

@@ -1,0 +1,76 @@
+"""Settings by name: every value shown can be typed, and wrong ones are one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2cli.config import SamplingConfig
+from gpt2cli.errors import UsageError
+from gpt2cli.generation import GenerationConfig
+from gpt2cli.settings import change, show
+
+PLAIN = GenerationConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("temperature", "0.7", replace(PLAIN, sampling=SamplingConfig(temperature=0.7))),
+        ("top-k", "40", replace(PLAIN, sampling=SamplingConfig(top_k=40))),
+        ("TOP_P", "1e-1", replace(PLAIN, sampling=SamplingConfig(top_p=0.1))),
+        ("max_tokens", "7", replace(PLAIN, max_tokens=7)),
+        ("seed", "0", replace(PLAIN, seed=0)),
+        ("ignore_eos", "on", replace(PLAIN, ignore_eos=True)),
+        ("stop", "ROMEO: ", replace(PLAIN, stop=("ROMEO: ",))),
+        ("stop", r'"\n\n" "."', replace(PLAIN, stop=("\n\n", "."))),
+    ],
+)
+def test_a_setting_is_changed_by_its_name(name: str, text: str, expected: GenerationConfig) -> None:
+    assert change(PLAIN, name, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("temprature", "1", "unknown setting 'temprature'; did you mean 'temperature'"),
+        ("samples", "2", "unknown setting 'samples'"),
+        ("temperature", "warm", "temperature must be a number, not 'warm'"),
+        ("temperature", "-1", "temperature must be 0"),
+        ("temperature", "off", "temperature must be a number, not 'off'"),
+        ("top_k", "1.5", "top_k must be a whole number, not '1.5'"),
+        ("top_p", "2", "top_p must be above 0 and at most 1, not 2.0"),
+        ("max_tokens", "0", "max_tokens must be at least 1, not 0"),
+        ("seed", "-1", "seed must be 0 or more, not -1"),
+        ("ignore_eos", "maybe", "ignore_eos must be on or off, not 'maybe'"),
+        ("stop", '""', "a stop string must not be empty"),
+        ("stop", '"half', "stop must be text, or several texts in quotes"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(name: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        change(PLAIN, name, text)
+    assert message in str(caught.value)
+
+
+@given(
+    sampling=st.builds(
+        SamplingConfig,
+        temperature=st.floats(0, 10),
+        top_k=st.none() | st.integers(1),
+        top_p=st.none() | st.floats(0.01, 1),
+    ),
+    stop=st.lists(st.text(min_size=1), max_size=3),
+    ignore_eos=st.booleans(),
+)
+def test_what_is_shown_can_be_typed(
+    sampling: SamplingConfig, stop: list[str], ignore_eos: bool
+) -> None:
+    config = GenerationConfig(sampling, stop=tuple(stop), ignore_eos=ignore_eos, seed=9)
+    typed = PLAIN
+    for name, text in show(config).items():
+        typed = change(typed, name, text)
+    assert typed == config
