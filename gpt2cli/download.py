@@ -37,19 +37,21 @@ def download(
     *,
     revision: str = "main",
     offline: bool = False,
+    vocabulary_only: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Bring a model up to date with the hub and return its directory in the cache.
 
-    Only the files that a GPT-2 needs are fetched. A download that was interrupted, in
-    whatever way, resumes; until it is complete, an older snapshot stays the current one.
+    Only the files that a GPT-2 needs are fetched, or those of its vocabulary. A download that
+    was interrupted, in whatever way, resumes; until it is complete, an older snapshot stays
+    the current one.
     Raises `UsageError` for what the hub does not have, `WeightsError` for what is no GPT-2,
     `DownloadError` when the hub cannot be reached or refuses.
     """
     from huggingface_hub import constants
 
     if offline or constants.HF_HUB_OFFLINE:
-        if cached := hub.cached_snapshot(repo_id, revision):
+        if cached := hub.cached_snapshot(repo_id, revision, vocabulary_only=vocabulary_only):
             return cached
         raise DownloadError(
             f"{repo_id} is not in the cache, and offline mode is on; "
@@ -57,17 +59,19 @@ def download(
         )
     with _quiet_hub():
         try:
-            return _download(repo_id, revision, progress)
+            return _download(repo_id, revision, vocabulary_only, progress)
         except (_http_error(), OSError) as error:
             raise _explain(error, repo_id, revision) from error
 
 
-def _download(repo_id: str, revision: str, progress: Progress | None) -> Path:
+def _download(
+    repo_id: str, revision: str, vocabulary_only: bool, progress: Progress | None
+) -> Path:
     from huggingface_hub import hf_hub_download
 
     commit, names = _listing(repo_id, revision)
     snapshot = hub.model_directory(repo_id) / "snapshots" / commit
-    for name in hub.required_files(names, repo_id):
+    for name in hub.required_files(names, repo_id, vocabulary_only=vocabulary_only):
         if not (snapshot / name).is_file():
             if name.endswith(".safetensors"):
                 _fetch_weights(repo_id, commit, name, progress)

@@ -42,12 +42,17 @@ class CachedModel:
     complete: bool
 
 
-def required_files(names: Collection[str], repo_id: str) -> list[str]:
+def required_files(
+    names: Collection[str], repo_id: str, *, vocabulary_only: bool = False
+) -> list[str]:
     """The files of a repository that a GPT-2 needs, in the order to fetch them.
 
-    Raises `WeightsError` when `names` lack some, or hold the weights only as pickles.
+    `vocabulary_only` is for what needs no weights. Raises `WeightsError` when `names` lack
+    some, or hold the weights only as pickles.
     """
     vocabulary = next((v for v in _VOCABULARIES if set(v) <= set(names)), ())
+    if vocabulary_only and vocabulary and CONFIG in names:
+        return [CONFIG, *vocabulary]
     weights = _weight_files(names)
     if not weights and (pickled := sorted(n for n in names if n.endswith(_PICKLED))):
         raise WeightsError(
@@ -87,10 +92,13 @@ def model_directory(repo_id: str) -> Path:
     return cache_directory() / "--".join(["models", *repo_id.split("/")])
 
 
-def cached_snapshot(repo_id: str, revision: str = "main") -> Path | None:
+def cached_snapshot(
+    repo_id: str, revision: str = "main", *, vocabulary_only: bool = False
+) -> Path | None:
     """The directory of a complete snapshot in the cache, else None. Needs no network.
 
-    `revision` is a branch, a tag or a whole commit hash.
+    `revision` is a branch, a tag or a whole commit hash; `vocabulary_only` accepts a
+    snapshot without weights.
     """
     folder = model_directory(repo_id)
     try:
@@ -99,12 +107,15 @@ def cached_snapshot(repo_id: str, revision: str = "main") -> Path | None:
     except (OSError, ValueError):
         return None
     snapshot = folder / "snapshots" / commit
-    return snapshot if COMMIT.fullmatch(commit) and _is_complete(snapshot) else None
+    if not COMMIT.fullmatch(commit):
+        return None
+    return snapshot if _is_complete(snapshot, vocabulary_only=vocabulary_only) else None
 
 
-def _is_complete(snapshot: Path) -> bool:
+def _is_complete(snapshot: Path, *, vocabulary_only: bool = False) -> bool:
     try:
-        required_files({path.name for path in snapshot.iterdir() if path.is_file()}, "")
+        names = {path.name for path in snapshot.iterdir() if path.is_file()}
+        required_files(names, "", vocabulary_only=vocabulary_only)
     except (OSError, WeightsError):
         return False
     return True

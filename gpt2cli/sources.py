@@ -102,16 +102,22 @@ def fetch(
     *,
     offline: bool = False,
     update: bool = False,
+    vocabulary_only: bool = False,
     progress: download.Progress | None = None,
 ) -> Source:
     """Make the files present, from the hub if need be; a cached model needs no network.
 
-    `update` asks the hub for a newer revision. Raises `WeightsError` when a config has no
+    `update` asks the hub for a newer revision; `vocabulary_only` leaves the weights where
+    they are. Raises `WeightsError` when a config has no
     weights, or weights of another size; `DownloadError` when the hub cannot deliver.
     """
     directory = source.directory
+    if source.repo_id and directory is None and vocabulary_only:
+        directory = hub.cached_snapshot(source.repo_id, vocabulary_only=True)
     if source.repo_id and (directory is None or update):
-        directory = download.download(source.repo_id, offline=offline, progress=progress)
+        directory = download.download(
+            source.repo_id, offline=offline, vocabulary_only=vocabulary_only, progress=progress
+        )
     if directory is None or not directory.is_dir():
         raise WeightsError(
             f"{source.name} is a config without weights: train it with gpt2 train, "

@@ -87,10 +87,15 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of some tokens; they may begin or end inside a character."""
+        ids = list(ids)
         try:
-            return self._encoding.decode_bytes(list(ids))
+            return self._encoding.decode_bytes(ids)
         except (KeyError, OverflowError):
-            raise TokenizerError(f"token ids go from 0 to {self.size - 1}") from None
+            if len(ids) > 1:  # one of them; find which
+                return b"".join(self.decode_bytes([i]) for i in ids)
+            raise TokenizerError(
+                f"there is no token {ids[0]}; ids go from 0 to {self.size - 1}"
+            ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens, with U+FFFD for bytes that are not UTF-8."""

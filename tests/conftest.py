@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +93,32 @@ def gpt2(tmp_path: Path) -> Gpt2:
         )
 
     return run
+
+
+def on_terminal(
+    *arguments: str, interrupt_after: bytes | None = None, env: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Run the command on a pseudo-terminal; its exit code and all that the screen received."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt2cli", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={k: v for k, v in os.environ.items() if k != "NO_COLOR"} | (env or {}),
+        start_new_session=True,
+    )
+    os.close(slave)
+    screen, deadline = b"", time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([master], [], [], 0.1)[0]:
+            try:
+                screen += os.read(master, 65536)
+            except OSError:  # Linux says so when the other end has closed
+                break
+        if interrupt_after and interrupt_after in screen:
+            process.send_signal(signal.SIGINT)
+            interrupt_after = None
+    code = process.wait(10)
+    os.close(master)
+    return code, screen.decode().replace("\r\n", "\n")

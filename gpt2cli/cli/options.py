@@ -83,6 +83,14 @@ Dtype = Annotated[
         help="auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16 or float16.",
     ),
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        envvar="GPT2_QUANTIZE",
+        metavar="int8|int4",
+        help="Code the weights in fewer bits: several times as fast on a CPU.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(envvar="GPT2_THREADS", min=1, metavar="N", help="CPU threads (default: all)."),
@@ -98,6 +106,12 @@ Quantize = Annotated[
 Offline = Annotated[
     bool,
     typer.Option("--offline", envvar="GPT2_OFFLINE", help="Use the network for nothing."),
+]
+KeepNewline = Annotated[
+    bool, typer.Option("--keep-newline", help="Keep the last newline of stdin or the file.")
+]
+NoSpecial = Annotated[
+    bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the text as plain text.")
 ]
 Debug = Annotated[
     bool,

@@ -30,6 +30,23 @@ def visible(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
+def visible_token(data: bytes) -> str:
+    """One token as a piece of a line: · is a space, ↵ a newline, ⇥ a tab.
+
+    Bytes that are no character become \\xhh, and characters that cannot be seen \\uhhhh.
+    """
+    text = visible(data.decode("utf-8", errors="backslashreplace"))
+    return "".join(_MARKS.get(c) or (c if c.isprintable() else _escape(c)) for c in text)
+
+
+_MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person looks at this stream."""
     return stream is not None and stream.isatty()
@@ -52,6 +69,14 @@ class Output:
             return
         self.write_as_is(visible(text) if self.terminal else text)
         self._at_line_start = text.endswith("\n")
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write text that may not be UTF-8: a pipe gets its very bytes."""
+        if self.terminal:
+            self.write(data.decode("utf-8", errors="replace"))
+        else:
+            self._buffer.write(data)
+            self._buffer.flush()
 
     def write_as_is(self, text: str) -> None:
         """Write text that may hold escape sequences of our own."""
@@ -124,6 +149,29 @@ def read_file(path: Path) -> str:
         return decode_utf8(path.read_bytes(), str(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> str | None:
+    """The piped or filed text, a newline and the argument: whatever there is of them.
+
+    None when there is nothing, for a person at a terminal gave no argument. Raises
+    `UsageError` when what was to be read is empty.
+    """
+    piped, origin = None, ""
+    if file is not None:
+        piped, origin = read_file(file), str(file)
+    elif argument == "-" or stdin_is_piped():
+        piped, origin = read_stdin(), "stdin"
+    own = None if argument in (None, "-") else read_argument(argument or "")
+    if piped is None:
+        return own
+    if not keep_newline:
+        piped = piped.removesuffix("\r\n" if piped.endswith("\r\n") else "\n")
+    if own is None and not piped:
+        raise UsageError(f"{origin} is empty; give a text there or as an argument")
+    if own is None:
+        return piped
+    return f"{piped}\n{own}" if piped else own
 
 
 @contextmanager

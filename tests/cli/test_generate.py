@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Gpt2
+from conftest import Gpt2, on_terminal
 
 from gpt2cli import checkpoint, engine
 from gpt2cli.config import ModelConfig
@@ -352,32 +349,6 @@ def test_a_closed_stdout_is_one_line(tiny_directory: Path) -> None:
 
 
 # On a terminal.
-
-
-def on_terminal(*arguments: str, interrupt_after: bytes | None = None) -> tuple[int, str]:
-    """Run the command on a pseudo-terminal; its exit code and all that the screen received."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gpt2cli", *arguments],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    screen, deadline = b"", time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if select.select([master], [], [], 0.1)[0]:
-            try:
-                screen += os.read(master, 65536)
-            except OSError:  # Linux says so when the other end has closed
-                break
-        if interrupt_after and interrupt_after in screen:
-            process.send_signal(signal.SIGINT)
-            interrupt_after = None
-    code = process.wait(10)
-    os.close(master)
-    return code, screen.decode().replace("\r\n", "\n")
 
 
 def test_a_terminal_shows_the_prompt_too_and_the_seed(letters: Path) -> None:

@@ -1,0 +1,198 @@
+"""`gpt2 tokenize`: the pieces that a text is cut into, and their ids."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gpt2cli.cli import options
+from gpt2cli.cli.terminal import (
+    Output,
+    download_progress,
+    notice,
+    print_rich,
+    read_file,
+    read_stdin,
+    read_text,
+    stdin_is_piped,
+    visible_token,
+)
+from gpt2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from gpt2cli.tokenizer import Tokenizer
+
+COLOURS = ("black on cyan", "black on green", "black on yellow", "black on magenta")
+
+
+def tokenize(
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(help="Text to cut up, or ids to decode; - reads stdin.", metavar="TEXT"),
+    ] = None,
+    model: options.Model = "124M",
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the text, or the ids, from a file.")
+    ] = None,
+    ids_only: Annotated[
+        bool, typer.Option("--ids", help="Print the ids alone, with spaces between them.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a list of objects with id, text and bytes.")
+    ] = False,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="The other way: ids to text, byte for byte.")
+    ] = False,
+    keep_newline: options.KeepNewline = False,
+    no_special: options.NoSpecial = False,
+    offline: options.Offline = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the tokens of a text as the model sees them. Needs the vocabulary, not the weights.
+
+    · is a space, ↵ a newline, ⇥ a tab, and \\xhh a byte of a character that spans tokens.
+
+    \b
+    Examples:
+      gpt2 tokenize "Hello, I'm a language model,"
+      gpt2 tokenize -m bard --ids < play.txt | gpt2 tokenize -m bard --decode
+    """
+    if decode:
+        _check_decode(ids_only, no_special)
+    elif len(text or []) > 1:
+        raise UsageError("give one text; put quotes around it")
+
+    from gpt2cli import runtime, sources
+
+    source = sources.resolve(model)
+    given = _read_ids(text or [], file) if decode else _read(text, file, keep_newline)
+    output = Output()
+    with download_progress() as progress:
+        source = sources.fetch(source, offline=offline, vocabulary_only=True, progress=progress)
+    tokenizer = runtime.open_tokenizer(source)
+    ids = given if isinstance(given, list) else tokenizer.encode(given, special=not no_special)
+    if decode and not as_json:
+        output.write_bytes(tokenizer.decode_bytes(ids))
+        if output.terminal:
+            output.end_line()
+        return
+    pieces = [(i, tokenizer.decode_bytes([i])) for i in ids]
+    if as_json:
+        listed = [{"id": i, "text": p.decode("utf-8", "replace"), "bytes": [*p]} for i, p in pieces]
+        output.write(json.dumps(listed, ensure_ascii=False) + "\n")
+    elif ids_only:
+        output.write(" ".join(map(str, ids)) + "\n")
+    elif output.terminal:
+        _print_boxes(pieces, tokenizer)
+    else:
+        output.write("".join(f"{i}\t{visible_token(piece)}\n" for i, piece in pieces))
+    notice(_count(pieces), asked=verbose)
+
+
+def _check_decode(ids_only: bool, no_special: bool) -> None:
+    for name, given in (("--ids", ids_only), ("--no-special", no_special)):
+        if given:
+            raise UsageError(f"--decode and {name} exclude each other")
+
+
+def _read(text: list[str] | None, file: Path | None, keep_newline: bool) -> str:
+    found = read_text(text[0] if text else None, file, keep_newline)
+    if found is None:
+        raise UsageError("there is no text; give one as an argument, in a pipe or with --file")
+    return found
+
+
+def _read_ids(words: list[str], file: Path | None) -> list[int]:
+    """Ids from the arguments, else from a file or stdin, apart by spaces, commas or lines."""
+    if file is not None:
+        words = [*words, read_file(file)]
+    elif words == ["-"] or (not words and stdin_is_piped()):
+        words = [read_stdin()]
+    elif not words:
+        raise UsageError("there are no ids; give them as arguments, in a pipe or with --file")
+    ids = re.split(r"[\s,\[\]]+", " ".join(words))
+    for word in ids:
+        if word and not (word.isascii() and word.isdigit()):
+            raise UsageError(f"{word[:40]!r} is not a token id; those are numbers such as 15496")
+    return [int(word[:20]) for word in ids if word]  # 20 digits are past any vocabulary
+
+
+def _print_boxes(pieces: list[tuple[int, bytes]], tokenizer: Tokenizer) -> None:
+    """Coloured pieces above their ids, in as many rows of boxes as the terminal needs."""
+    from rich.console import Console
+
+    width = Console().width
+    cells = []
+    for n, (i, piece) in enumerate(pieces):
+        style = "white on red" if i == tokenizer.end_of_text else COLOURS[n % len(COLOURS)]
+        cells.append((visible_token(piece), str(i), style))
+    for row in _rows(cells, width):
+        print_rich(row)
+
+
+_BORDERS = (("┌", "┬", "┐"), ("│", "│", "│"), ("│", "│", "│"), ("└", "┴", "┘"))
+
+Cell = tuple[str, str, str]
+"""What is shown of a token: its text, its id, its style."""
+
+
+def _rows(cells: list[Cell], width: int) -> Iterator[Text]:
+    """Cells in rows that fit `width`; a new line of the text begins a new row too."""
+    row: list[Cell] = []
+    used = 1
+    for cell in cells:
+        needed = _width(cell, width) + 1
+        if row and (used + needed > width or row[-1][0].endswith("↵")):
+            yield _box(row, width)
+            row, used = [], 1
+        row.append(cell)
+        used += needed
+    if row:
+        yield _box(row, width)
+
+
+def _width(cell: Cell, most: int) -> int:
+    from rich.cells import cell_len
+
+    return min(max(cell_len(cell[0]), len(cell[1])), most - 2)
+
+
+def _box(row: list[Cell], most: int) -> Text:
+    """Four lines: a border, the pieces, their ids, a border."""
+    from rich.text import Text
+
+    widths = [_width(cell, most) for cell in row]
+    lines = [Text(no_wrap=True) for _ in range(4)]
+    for line, (left, middle, right) in zip(lines, _BORDERS, strict=True):
+        for n, ((piece, number, style), width) in enumerate(zip(row, widths, strict=True)):
+            line.append(middle if n else left, style="dim")
+            if line is lines[1]:
+                line.append_text(_cut(piece, width, style))
+            elif line is lines[2]:
+                line.append_text(_cut(number, width, "dim"))
+            else:
+                line.append("─" * width, style="dim")
+        line.append(right, style="dim")
+    return Text("\n").join(lines)
+
+
+def _cut(text: str, width: int, style: str) -> Text:
+    from rich.text import Text
+
+    piece = Text(text, style=style)
+    piece.truncate(width, overflow="ellipsis", pad=True)
+    return piece
+
+
+def _count(pieces: list[tuple[int, bytes]]) -> str:
+    size = sum(len(piece) for _, piece in pieces)
+    each = f", {size / len(pieces):.2f} bytes a token" if pieces else ""
+    return f"{len(pieces):,} tokens, {size:,} bytes{each}"
