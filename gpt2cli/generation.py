@@ -39,6 +39,9 @@ class Decoder(Protocol):
     def step(self, ids: Sequence[int]) -> Any:
         """Read one more id a row."""
 
+    def extend(self, rows: Rows) -> Any:
+        """Read T more ids of each of the first B rows, with logits after every one. → (B, T, V)"""
+
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
 

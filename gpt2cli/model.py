@@ -103,14 +103,16 @@ class KVCache:
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store T new keys and values of one layer; return all that it now holds.
 
-        (B, H, T, D) → (B, H, S + T, D). Raises `ValueError` past `max_length`.
+        (B, H, T, D) → (B, H, S + T, D), for the first B sequences of the cache. Raises
+        `ValueError` past `max_length`.
         """
         end = self.length + k.shape[2]
         if end > self.keys.shape[3]:
             raise ValueError(f"{end} tokens do not fit a KV cache of {self.keys.shape[3]}")
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        B = len(k)
+        self.keys[layer, :B, :, self.length : end] = k
+        self.values[layer, :B, :, self.length : end] = v
+        return self.keys[layer, :B, :, :end], self.values[layer, :B, :, :end]
 
 
 class CausalSelfAttention(nn.Module):

@@ -62,12 +62,16 @@ class NumpyDecoder:
         """Read one more token a row. (B,) → (B, V)"""
         return self._read(np.array(ids)[:, None])
 
+    def extend(self, rows: Rows) -> Array:
+        """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
+        return self._read(np.array(rows), every=True)
+
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         self.length = min(length, self.length)
 
-    def _read(self, ids: Array) -> Array:
-        """Logits after the last of T ids. (B, T) → (B, V)"""
+    def _read(self, ids: Array, *, every: bool = False) -> Array:
+        """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
         B, T = ids.shape
         w = self._weights
         positions = w["position_embedding.weight"][self.length : self.length + T]
@@ -77,8 +81,10 @@ class NumpyDecoder:
             x += self._attention(i, self._norm(x, f"blocks.{i}.norm1"), B)
             x += self._feed_forward(i, self._norm(x, f"blocks.{i}.norm2"))
         self.length += T
-        last = x.reshape(B, T, -1)[:, -1]  # (B, C)
-        return _product(self._norm(last, "final_norm"), w["token_embedding.weight"].T)
+        if not every:
+            x = x[T - 1 :: T]  # (B, C)
+        logits = _product(self._norm(x, "final_norm"), w["token_embedding.weight"].T)
+        return logits.reshape(B, T, -1) if every else logits
 
     def _norm(self, x: Array, name: str) -> Array:
         """Zero mean, unit variance, scale and shift. (…, C) → (…, C)"""

@@ -70,6 +70,11 @@ class TorchDecoder:
             return _export(self._logits(column, self._cache))
         return _export(self._static(ids))
 
+    @torch.inference_mode()
+    def extend(self, rows: Rows) -> Any:
+        """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
+        return _export(self.model(torch.tensor(rows, device=self.device), self._cache))
+
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         self._cache.length = min(length, self._cache.length)

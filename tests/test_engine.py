@@ -80,6 +80,26 @@ def test_a_prompt_longer_than_a_block_is_read_in_parts() -> None:
     assert np.abs(read(make(model, batch_size=2), ids, 699) - expected).max() < 1e-4
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("rows", [1, 2])
+def test_logits_after_every_token_are_those_after_the_last_of_each(
+    rows: int, level: str, precision: str
+) -> None:
+    """Over blocks and the two ways of the head; 300 rows of tokens do not fit one block."""
+    config = ModelConfig(vocab_size=150, context_length=320, emb_dim=48, n_heads=2, n_layers=2)
+    model = model_of(config)
+    ids = random_ids(config, rows)[:, :300]
+    decoder = make(model, batch_size=rows, level=level, precision=precision)
+    every = decoder.extend(ids.tolist())
+    if precision == "fp32":
+        assert np.abs(every - model(ids).numpy()).max() < 1e-4
+    for length in (1, 7, 200, 300):
+        last = make(model, batch_size=rows, level=level, precision=precision)
+        scores = last.prefill(ids[:, :length].tolist())
+        assert np.abs(every[:, length - 1] - scores).max() < (1e-4 if precision == "fp32" else 0.2)
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_the_number_of_threads_changes_nothing(threads: int) -> None:
     model = model_of(CONFIGS[2])

@@ -338,6 +338,27 @@ def test_decoders_equal_the_model_step_by_step(make: MakeDecoder, model: Any) ->
     assert decoder.length == decoder.context_length == 32
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_extending_gives_the_logits_after_every_token(
+    make: MakeDecoder, model: Any, rows: int
+) -> None:
+    """In pieces of any length, after a prompt or from nothing, for all rows or the first few."""
+    ids = torch.randint(0, 300, (rows, 32), generator=torch.Generator().manual_seed(0))
+    expected = model(ids).numpy()
+    decoder = make(batch_size=3)
+    decoder.prefill([[5, 6, 7]])
+    decoder.truncate(0)
+    begin = 0
+    for T in (7, 1, 20, 4):
+        logits = decoder.extend(ids[:, begin : begin + T].tolist())
+        assert logits.shape == (rows, T, 300)
+        assert np.allclose(logits, expected[:, begin : begin + T], atol=1e-4)
+        begin += T
+    assert decoder.length == 32
+    decoder.truncate(10)
+    assert np.allclose(decoder.extend(ids[:, 10:20].tolist()), expected[:, 10:20], atol=1e-4)
+
+
 def test_decoders_forget_what_is_truncated(make: MakeDecoder) -> None:
     decoder = make()
     decoder.prefill([[1, 2, 3, 4, 5]])

@@ -76,4 +76,7 @@ def _declare(library: ctypes.CDLL) -> None:
     library.engine_free.restype = None
     library.engine_free.argtypes = [pointer]
     library.engine_read.restype = number
-    library.engine_read.argtypes = [pointer, pointer, *[number] * 5, *[pointer] * 5]
+    library.engine_read.argtypes = [
+        *(pointer, pointer, *[number] * 5, *[pointer] * 4),
+        *(number, pointer),
+    ]

@@ -106,6 +106,10 @@ class EngineDecoder:
         """Read one more token a row. (B,) → (B, V)"""
         return self._read(np.array(ids, dtype=np.int32)[:, None])
 
+    def extend(self, rows: Rows) -> Array:
+        """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
+        return self._read(np.array(rows, dtype=np.int32), every=True)
+
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         self.length = min(length, self.length)
@@ -120,12 +124,13 @@ class EngineDecoder:
             self._value_scales[..., : self.length],
         ]
 
-    def _read(self, ids: Array) -> Array:
-        """Logits after the last of T ids. (B, T) → (B, V)"""
+    def _read(self, ids: Array, *, every: bool = False) -> Array:
+        """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
         B, T = ids.shape
         if self.length + T > self._capacity:
             raise ValueError(f"{self.length + T} tokens do not fit the KV cache")
-        logits = np.empty((B, self.config.vocab_size), dtype=np.float32)
+        shape = (B, T) if every else (B,)
+        logits = np.empty((*shape, self.config.vocab_size), dtype=np.float32)
         code = self._library.engine_read(
             self._engine,
             ids.ctypes.data,
@@ -138,6 +143,7 @@ class EngineDecoder:
             self._values.ctypes.data,
             self._key_scales.ctypes.data,
             self._value_scales.ctypes.data,
+            every,
             logits.ctypes.data,
         )
         if code:

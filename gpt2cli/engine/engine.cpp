@@ -29,6 +29,7 @@
 namespace {
 
 constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half an L2 cache
+constexpr int PACK_ROWS = 32;                        // up to which packing the head costs more
 constexpr int QUERIES = 32;                          // that attention handles at once
 constexpr int FEW_ROWS = 8;                          // normalised by every thread for itself
 constexpr int ROWS = 256;                            // tokens of a prompt read at once
@@ -173,7 +174,8 @@ struct Job {
     int rows, capacity;                // of the cache, in tokens; a multiple of 32
     void *keys, *values;               // (L, rows, H, capacity · D) floats, or bytes with fewer bits
     float *key_scales, *value_scales;  // (L, rows, H, capacity)
-    float* logits;
+    bool all;       // whether logits are wanted after every token, not only the last
+    float* logits;  // (B, T, V), or (B, V)
 };
 
 struct Engine {
@@ -364,14 +366,17 @@ void engine_free(Engine* e) {
     if (e->process == getpid()) delete e;  // after a fork the threads are not here
 }
 
-// Read T more ids of B rows into a cache that holds `start` tokens of each; (B, V) logits.
+// Read T more ids of B rows into a cache that holds `start` tokens of each. Logits after each of
+// them if `all` (B, T, V), else after the last (B, V).
 int engine_read(Engine* e, const int32_t* ids, int B, int T, int start, int rows, int capacity,
-                void* keys, void* values, float* key_scales, float* value_scales, float* logits) {
+                void* keys, void* values, float* key_scales, float* value_scales, int all,
+                float* logits) {
     if (e->process != getpid()) return FORKED;
     if (start + T > capacity || T < 1 || B > rows) return NO_ROOM;
     for (int64_t i = 0; i < (int64_t)B * T; i++)
         if (ids[i] < 0 || ids[i] >= e->config.V) return NO_SUCH_TOKEN;
-    e->job = {ids, B, T, start, rows, capacity, keys, values, key_scales, value_scales, logits};
+    e->job = {ids,    B,          T,            start,    rows,  capacity, keys,
+              values, key_scales, value_scales, all != 0, logits};
     e->pool.run([](void* it, int thread) { ((Engine*)it)->forward(*(Engine*)it, thread); }, e);
     return OK;
 }

@@ -178,34 +178,36 @@ static void add_tiles(const float* x, int64_t ldx, const Number* panels, float* 
     }
 }
 
-// Repack (depth, columns) weights into panels that a tile reads from front to back.
+// Repack (depth, columns) weights into panels that a tile reads from front to back. A step of 1
+// from column to column is the common case; the head is stored the other way round.
 template <class Number>
-static void pack(const Number* w, int64_t ld, float* panels, int depth, int columns) {
+static void pack(const Number* w, int64_t ld, int64_t step, float* panels, int depth, int columns) {
     for (int i = 0; i < depth; i++) {
         for (int j = 0; j < columns; j += PANEL) {
             float* to = panels + (int64_t)j * depth + i * PANEL;
-            const Number* from = w + i * ld + j;
+            const Number* from = w + i * ld + j * step;
             const int n = smaller(PANEL, columns - j);
-            if (n == PANEL) {
+            if (n == PANEL && step == 1) {
                 store(to, load(from));
                 store(to + FLOATS, load(from + FLOATS));
             } else {
-                for (int c = 0; c < PANEL; c++) to[c] = c < n ? (float)from[c] : 0;
+                for (int c = 0; c < PANEL; c++) to[c] = c < n ? (float)from[c * step] : 0;
             }
         }
     }
 }
 
-// y (N, columns) += x (N, in) · w (in, columns), each with its own length of row.
+// y (N, columns) += x (N, in) · w (in, columns), each with its own length of row. Columns of w
+// may be `step` apart where N is not 1.
 template <class Number>
 static void product(const float* x, int64_t ldx, const Number* w, int64_t ldw, float* y,
-                    int64_t ldy, int N, int in, int columns, float* panels) {
+                    int64_t ldy, int N, int in, int columns, float* panels, int64_t step = 1) {
     if (N == 1) return product(x, w, ldw, y, in, columns);
     for (int j = 0; j < columns; j += PACK_COLUMNS) {
         const int width = smaller(PACK_COLUMNS, columns - j);
         for (int i = 0; i < in; i += PACK_DEPTH) {
             const int depth = smaller(PACK_DEPTH, in - i);
-            pack(w + i * ldw + j, ldw, panels, depth, width);
+            pack(w + i * ldw + j * step, ldw, step, panels, depth, width);
             add_tiles(x + i, ldx, panels, y + j, ldy, N, depth, width);
         }
     }
@@ -490,8 +492,8 @@ static void feed_forward(Engine& e, const Block& block, int N, int thread) {
     e.pool.meet();
 }
 
-// Scores of every vocabulary entry: x · wteᵀ. (B, C) → (B, V)
-static void head(const Engine& e, const float* x, float* logits, int B, int thread) {
+// Scores of every vocabulary entry: x · wteᵀ, for a few rows. (B, C) → (B, V)
+static void head_of_few(const Engine& e, const float* x, float* logits, int B, int thread) {
     const int C = e.config.C, V = e.config.V;
     const Share mine = share(V, 1, e.pool.threads, thread);
     // Memory delivers more from several places at once than from one.
@@ -513,6 +515,31 @@ static void head(const Engine& e, const float* x, float* logits, int B, int thre
             }
         }
     }
+}
+
+// The same for any number of rows. (N, C) → (N, V)
+static void head(const Engine& e, const float* x, float* logits, int N, int thread) {
+    const int C = e.config.C, V = e.config.V;
+    if (e.head.codes) {
+        linear(e, e.head, x, logits, N, false, thread);
+    } else if (N <= PACK_ROWS) {
+        head_of_few(e, x, logits, N, thread);
+    } else if (const Share mine = share(V, 16, e.pool.threads, thread); mine.begin < mine.end) {
+        const int columns = mine.end - mine.begin;
+        for (int64_t n = 0; n < N; n++)
+            __builtin_memset(logits + n * V + mine.begin, 0, (size_t)columns * 4);
+        product(x, C, e.wte + (int64_t)mine.begin * C, 1, logits + mine.begin, V, N, C, columns,
+                e.scratch[thread].panels, C);
+    }
+}
+
+// Logits after each token that has just been read. e.x (B, T, C) → (B, job.T, V), from `done` on
+static void head_of_all(Engine& e, const Job& job, int done, int T, int thread) {
+    const float* y = normalise(e, e.final_norm, e.x, job.B * T, thread);
+    const int parts = T == job.T ? 1 : job.B, N = job.B * T / parts;  // rows that lie together
+    for (int64_t b = 0; b < parts; b++)
+        head(e, y + b * N * e.config.C, job.logits + (b * job.T + done) * e.config.V, N, thread);
+    e.pool.meet();
 }
 
 // Token and position embeddings. (B, T) ids → (B, T, C)
@@ -549,14 +576,12 @@ static void forward(Engine& e, int thread) {
             e.pool.meet();
             feed_forward(e, block, N, thread);
         }
-        if (done + T < job.T) continue;
+        if (job.all) head_of_all(e, job, done, T, thread);
+        if (job.all || done + T < job.T) continue;
         float* last = e.scratch[thread].last;  // (B, C)
         for (int64_t b = 0; b < job.B; b++)
             layer_norm(e.final_norm, e.x + (b * T + T - 1) * c.C, last + b * c.C, c.C, c.eps);
-        if (e.head.codes)
-            linear(e, e.head, last, job.logits, job.B, false, thread);
-        else
-            head(e, last, job.logits, job.B, thread);
+        head(e, last, job.logits, job.B, thread);
     }
 }
 
