@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpt2cli import __version__
-from gpt2cli.cli import generate, info, models, repl, tokenize, train
+from gpt2cli.cli import generate, info, models, repl, score, tokenize, train
 from gpt2cli.cli.terminal import complain
 from gpt2cli.errors import GPT2CLIError, UsageError
 
@@ -107,6 +107,7 @@ app.command()(info.info)
 app.add_typer(models.app, name="models")
 app.command()(train.train)
 app.command()(tokenize.tokenize)
+app.command()(score.score)
 
 
 def main() -> None:

@@ -174,7 +174,7 @@ def _exhaust(events: Iterator[Event], total: int) -> bool:
     try:
         with token_progress(total) as advance:
             for _ in events:
-                advance()
+                advance(1)
     except KeyboardInterrupt:
         return True
     return False

@@ -89,17 +89,21 @@ class Output:
             self.write("\n")
 
 
-def print_rich(*parts: Any) -> None:
-    """Tables and lines of Rich to stdout; nothing in them is taken for markup."""
+def print_rich(*parts: Any, wrap: bool = True, colour: bool = False) -> None:
+    """Tables and lines of Rich to stdout; nothing in them is taken for markup.
+
+    Without `wrap` lines keep their length; with `colour` a pipe gets colours too.
+    """
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
+    forced = True if colour else None
+    console = Console(highlight=False, markup=False, emoji=False, force_terminal=forced)
+    if not is_terminal(sys.stdout):
         console.width = 120
     # Rich would make a closed pipe its own affair, and exit with 1.
     with console.capture() as text:
         for part in parts:
-            console.print(part)
+            console.print(part, soft_wrap=not wrap)
     Output().write_as_is(text.get())
 
 
@@ -151,6 +155,11 @@ def read_file(path: Path) -> str:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
+def without_newline(text: str) -> str:
+    """`text` less one newline at its end, which programs add and nobody means."""
+    return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
+
+
 def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> str | None:
     """The piped or filed text, a newline and the argument: whatever there is of them.
 
@@ -166,7 +175,7 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
     if piped is None:
         return own
     if not keep_newline:
-        piped = piped.removesuffix("\r\n" if piped.endswith("\r\n") else "\n")
+        piped = without_newline(piped)
     if own is None and not piped:
         raise UsageError(f"{origin} is empty; give a text there or as an argument")
     if own is None:
@@ -175,17 +184,17 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
 
 
 @contextmanager
-def token_progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr that advances a token at a time, if a person looks on; then it goes."""
+def token_progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that advances by tokens, if a person looks on; then it goes."""
     if not is_terminal(sys.stderr):
-        yield lambda: None
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress as RichProgress
 
     with RichProgress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("tokens", total=total)
-        yield lambda: bars.advance(task)
+        yield lambda tokens: bars.advance(task, tokens)
 
 
 @contextmanager

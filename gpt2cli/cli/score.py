@@ -1,0 +1,360 @@
+"""`gpt2 score`: how probable a text is to a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from gpt2cli import __version__
+from gpt2cli.cli import options, score_views
+from gpt2cli.cli.terminal import (
+    Output,
+    complain,
+    decode_utf8,
+    download_progress,
+    notice,
+    read_argument,
+    read_file,
+    read_stdin,
+    stdin_is_piped,
+    token_progress,
+    without_newline,
+)
+from gpt2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpt2cli.device import Placement
+    from gpt2cli.generation import Decoder
+    from gpt2cli.scoring import Score
+    from gpt2cli.sources import Source
+    from gpt2cli.tokenizer import Tokenizer
+
+LINES = 64  # read at a time, so that those of like length can go side by side
+TYPICAL_LINE = 32  # tokens
+
+Named = tuple[str, str]
+"""A text, after the name that it goes by."""
+
+
+def score(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files to score; - is stdin.", metavar="FILE")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Score this text; with --choices, the context.")
+    ] = None,
+    model: options.Model = "124M",
+    choices: Annotated[
+        list[str] | None,
+        typer.Option("--choices", help="Rank this as a way to go on. Give several."),
+    ] = None,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Score each line by itself, as JSON a line.")
+    ] = False,
+    below: Annotated[
+        float | None, typer.Option(help="With --lines: pass on lines of less perplexity.")
+    ] = None,
+    above: Annotated[
+        float | None, typer.Option(help="With --lines: pass on lines of more perplexity.")
+    ] = None,
+    field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --lines: they are JSON objects; score this field."),
+    ] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Tokens from window to window. [default: half the context]"),
+    ] = None,
+    bos: Annotated[
+        bool, typer.Option("--bos", help="Begin with <|endoftext|>, so the first token counts.")
+    ] = False,
+    heatmap: Annotated[
+        bool, typer.Option("--heatmap", help="Show the text, coloured by surprisal.")
+    ] = False,
+    ranks: Annotated[
+        bool, typer.Option("--ranks", help="Colour by rank: top 10, 100, 1000, beyond (GLTR).")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write that as a page of HTML.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a line and text.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a row for each token.")] = False,
+    keep_newline: options.KeepNewline = False,
+    no_special: options.NoSpecial = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
+    threads: options.Threads = None,
+    offline: options.Offline = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+) -> None:
+    """Tell how probable a text is: perplexity, bits per byte, surprisal of each token.
+
+    The first token has nothing before it and is not counted, unless --bos is given. A text
+    longer than the context is read in windows, as transformers recommends; bits per byte
+    compares models whatever their vocabularies.
+
+    \b
+    Examples:
+      gpt2 score essay.txt --heatmap
+      gpt2 score --text "The capital of France is" --choices " Paris" --choices " Rome"
+      gpt2 score --lines --below 200 < crawl.txt > clean.txt
+    """
+    shapes = (bool(choices), lines, as_csv, heatmap or ranks)
+    if sum(shapes) > 1 or (as_json and (lines or as_csv or heatmap or ranks)):
+        raise UsageError("--choices, --lines, --csv, --heatmap and --json are different answers")
+    if (lines or choices) and html:
+        raise UsageError("--html shows whole texts; leave out --lines and --choices")
+    if not lines and not (below is None and above is None and field is None):
+        raise UsageError("--below, --above and --field go with --lines")
+
+    names = files or ([] if text is not None else ["-"] if stdin_is_piped() else [])
+    streams = [_open_lines(name) for name in names] if lines else []
+    texts = [] if lines else _read_texts(names, text, keep_newline)
+    if not (streams or texts or choices):
+        raise UsageError("there is no text; name a file, pipe one in, or give --text")
+    if choices and len(texts) > 1:
+        raise UsageError("--choices go on from one text, not from several")
+
+    scorer = _open(model, stride, (device, dtype, quantize, threads), offline, bos, not no_special)
+    if lines:
+        _score_lines(scorer, chain.from_iterable(streams), below, above, field)
+        return
+    if choices:
+        context = texts[0][1] if texts else ""
+        _rank(scorer, context, [read_argument(choice) for choice in choices], as_json)
+        return
+    scored = scorer.score(texts, verbose)
+    if html:
+        title = f"{scorer.source.name}: {', '.join(name for name, _ in scored)}"
+        score_views.write_page(html, title, scored, scorer.tokenizer, by_rank=ranks)
+    if as_json:
+        score_views.print_json(scored, scorer.facts)
+    elif as_csv:
+        score_views.print_csv(scored, scorer.tokenizer)
+    elif heatmap or ranks:
+        score_views.print_heatmap(scored, scorer.tokenizer, by_rank=ranks)
+    elif html is None:
+        score_views.print_table(scored)
+
+
+def _read_texts(files: list[str], text: str | None, keep_newline: bool) -> list[Named]:
+    texts = []
+    for file in files:
+        found = read_stdin() if file == "-" else read_file(Path(file))
+        name = "stdin" if file == "-" else file
+        texts.append((name, found if keep_newline else without_newline(found)))
+    if text is not None:
+        texts.append(("text", read_argument(text)))
+    return texts
+
+
+def _open_lines(file: str) -> BinaryIO:
+    if file == "-":
+        if sys.stdin is None:
+            raise UsageError("stdin is closed; there is nothing to read")
+        return sys.stdin.buffer
+    try:
+        return open(file, "rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def _open(
+    model: str,
+    stride: int | None,
+    where: tuple[str, str, str | None, int | None],
+    offline: bool,
+    bos: bool,
+    special: bool,
+) -> _Scorer:
+    """Check what can be checked, then fetch what is needed."""
+    from gpt2cli.device import check_names, limit_threads, place
+
+    device, dtype, quantize, threads = where
+    if threads is not None:
+        limit_threads(threads)
+    from gpt2cli import runtime, scoring, sources
+
+    check_names(device, dtype)
+    source = sources.resolve(model)
+    placement = place(device, dtype)
+    runtime.check_quantize(quantize, placement)
+    if stride is not None and source.spec:
+        scoring.check_stride(stride, source.config().context_length)
+    with download_progress() as progress:
+        source = sources.fetch(source, offline=offline, progress=progress)
+    context = source.config().context_length
+    stride = scoring.default_stride(context) if stride is None else stride
+    scoring.check_stride(stride, context)
+    return _Scorer(
+        source, placement, quantize, runtime.open_tokenizer(source), stride, bos, special
+    )
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """A model that has been fetched, and how it shall read."""
+
+    source: Source
+    placement: Placement
+    quantize: str | None
+    tokenizer: Tokenizer
+    stride: int
+    bos: bool
+    special: bool
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens of a window."""
+        return self.source.config().context_length
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run needs to be repeated."""
+        return {
+            "model": self.source.name,
+            "revision": self.source.revision,
+            "device": self.placement.device,
+            "dtype": self.placement.dtype,
+            "quantize": self.quantize,
+            "version": __version__,
+            "stride": self.stride,
+            "bos": self.bos,
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids, behind end-of-text if that was asked for."""
+        from gpt2cli import scoring
+
+        ids = self.tokenizer.encode(text, special=self.special)
+        return scoring.begin(self.tokenizer, ids) if self.bos else ids
+
+    def open(self, rows: int, tokens: int) -> Decoder:
+        """The model itself, with room for so many rows of so many tokens."""
+        from gpt2cli import runtime
+
+        with download_progress() as progress:
+            return runtime.open_decoder(
+                self.source, self.placement, rows, tokens, self.quantize, progress
+            )
+
+    def rows(self, tokens: int) -> int:
+        """How many texts of so many tokens to read side by side."""
+        from gpt2cli import scoring
+
+        return scoring.batch_size(self.source.config(), min(tokens, self.context_length))
+
+    def score(self, texts: list[Named], verbose: bool) -> list[tuple[str, Score]]:
+        """All texts. Raises `UsageError` for one with nothing to score."""
+        from gpt2cli import runtime, scoring
+
+        ids = [self.encode(text) for _, text in texts]
+        for (name, text), row in zip(texts, ids, strict=True):
+            if len(row) < 2:
+                why = "is a single token; --bos counts the first one too" if text else "is empty"
+                raise UsageError(f"{name} {why}")
+        longest, total = max(map(len, ids)), sum(map(len, ids)) - len(ids)
+        batch = min(len(ids), self.rows(longest))
+        decoder = self.open(batch, min(longest, self.context_length))
+        begun = time.perf_counter()
+        with token_progress(total) as advance:
+            scores = scoring.score(
+                decoder, self.tokenizer, ids, stride=self.stride, batch_size=batch, advance=advance
+            )
+        if verbose:
+            seconds = time.perf_counter() - begun
+            complain(
+                f"{self.source.name} on {self.placement.device} in "
+                f"{self.quantize or self.placement.dtype}, "
+                f"{runtime.engine_name(self.placement)} engine, {total} tokens, "
+                f"windows of {self.context_length} that move on by {self.stride}, "
+                f"{total / seconds:.1f} tokens/s"
+            )
+        return [(name, found) for (name, _), found in zip(texts, scores, strict=True)]
+
+
+def _rank(scorer: _Scorer, context: str, choices: list[str], as_json: bool) -> None:
+    """Weigh alternatives and print them, the most probable first."""
+    from gpt2cli import scoring
+
+    rows, shared = scoring.encode_choices(
+        scorer.tokenizer,
+        context,
+        choices,
+        scorer.context_length,
+        special=scorer.special,
+        bos=scorer.bos,
+    )
+    longest = max(map(len, rows))
+    batch = min(len(rows), scorer.rows(longest))
+    found = scoring.weigh(scorer.open(batch, longest), rows, shared, choices, batch)
+    found.sort(key=lambda choice: -choice.log_probability)
+    if as_json:
+        score_views.print_choices_json(context, found, scorer.facts)
+    else:
+        score_views.print_choices(found)
+
+
+def _score_lines(
+    scorer: _Scorer,
+    lines: Iterator[bytes],
+    below: float | None,
+    above: float | None,
+    field: str | None,
+) -> None:
+    """JSON for every line; or, with a limit, those lines that keep to it, as they are."""
+    from gpt2cli import scoring
+
+    output, count, kept = Output(), 0, 0
+    filtering = below is not None or above is not None
+    rows = scorer.rows(TYPICAL_LINE)
+    decoder = scorer.open(rows, scorer.context_length)
+    while chunk := list(islice(lines, LINES)):
+        records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
+        ids = [scorer.encode(str(record[field or "text"])) for record in records]
+        scores = scoring.score(
+            decoder, scorer.tokenizer, ids, stride=scorer.stride, batch_size=rows
+        )
+        shown = []
+        for line, record, found in zip(chunk, records, scores, strict=True):
+            if not filtering:
+                figures = score_views.figures(found.summary)
+                shown.append((json.dumps(record | figures, ensure_ascii=False) + "\n").encode())
+            elif _is_within(found.summary.perplexity, below, above):
+                shown.append(line)
+        output.write_bytes(b"".join(shown))
+        count, kept = count + len(chunk), kept + len(shown)
+    notice(f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored")
+
+
+def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
+    """A line as an object that holds its text, under "text" unless it is JSON already."""
+    text = decode_utf8(line, f"line {number}").rstrip("\r\n")
+    if field is None:
+        return {"text": text}
+    try:
+        record = json.loads(text)
+    except ValueError:
+        raise UsageError(f"line {number} is not JSON; --field is for JSON objects") from None
+    if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        raise UsageError(f"line {number} has no text in a field {field!r}")
+    return record
+
+
+def _is_within(perplexity: float | None, below: float | None, above: float | None) -> bool:
+    """Whether a perplexity keeps to the limits; that of too short a line is none."""
+    if perplexity is None:
+        return False
+    return (below is None or perplexity < below) and (above is None or perplexity > above)

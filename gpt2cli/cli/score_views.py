@@ -1,0 +1,187 @@
+"""What `gpt2 score` prints: tables, JSON, CSV, a heat map, a page of HTML."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2cli.cli.terminal import Output, print_rich, visible
+from gpt2cli.errors import GPT2CLIError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from gpt2cli.heatmap import Piece, Scale
+    from gpt2cli.scoring import Choice, Score, Summary
+    from gpt2cli.tokenizer import Tokenizer
+
+Scored = list[tuple[str, "Score"]]
+
+
+def figures(summary: Summary) -> dict[str, Any]:
+    """A summary for programs."""
+    return {
+        "perplexity": summary.perplexity,
+        "bits_per_byte": summary.bits_per_byte,
+        "bits_per_token": summary.bits_per_token,
+        "tokens": summary.tokens,
+        "bytes": summary.size,
+    }
+
+
+def print_json(scored: Scored, facts: dict[str, Any]) -> None:
+    """An object a text, with the surprisal and rank of each token."""
+    output = Output()
+    for name, score in scored:
+        record = {
+            "name": name,
+            **figures(score.summary),
+            "token_ids": list(score.ids),
+            "surprisal_bits": [None if math.isnan(b) else b for b in score.bits.tolist()],
+            "ranks": [rank or None for rank in score.ranks.tolist()],
+            **facts,
+        }
+        output.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def print_csv(scored: Scored, tokenizer: Tokenizer) -> None:
+    """A row a token; what is not scored is left empty."""
+    output = Output()
+    output.write("name,index,id,text,bits,rank\n")
+    for name, score in scored:
+        buffer = io.StringIO()
+        rows = csv.writer(buffer, lineterminator="\n")
+        numbers = zip(score.ids, score.bits.tolist(), score.ranks.tolist(), strict=True)
+        for i, (token_id, bits, rank) in enumerate(numbers):
+            shown = "" if math.isnan(bits) else f"{bits:.6g}"
+            rows.writerow([name, i, token_id, tokenizer.decode([token_id]), shown, rank or ""])
+        output.write(buffer.getvalue())
+
+
+def print_table(scored: Scored) -> None:
+    """A row a text, and one for all of them together."""
+    rows = [(name, score.summary) for name, score in scored]
+    if len(rows) > 1:
+        total = rows[0][1]
+        for _, summary in rows[1:]:
+            total += summary
+        rows.append(("total", total))
+    table = _table("text", "tokens", "bytes", "perplexity", "bits/token", "bits/byte")
+    for name, summary in rows:
+        table.add_row(
+            visible(name),
+            f"{summary.tokens:,}",
+            f"{summary.size:,}",
+            _number(summary.perplexity, 2),
+            _number(summary.bits_per_token, 3),
+            _number(summary.bits_per_byte, 3),
+        )
+    print_rich(table)
+
+
+def print_choices(choices: list[Choice]) -> None:
+    """A row a choice, with its share of the probability of all that were given."""
+    highest = choices[0].log_probability
+    weights = [math.exp(choice.log_probability - highest) for choice in choices]
+    table = _table("choice", "log p", "a token", "a byte", "share", "tokens")
+    for choice, weight in zip(choices, weights, strict=True):
+        table.add_row(
+            visible(choice.text),
+            f"{choice.log_probability:.3f}",
+            f"{choice.per_token:.3f}",
+            f"{choice.per_byte:.3f}",
+            f"{weight / sum(weights):.1%}",
+            str(choice.tokens),
+        )
+    print_rich(table)
+
+
+def print_choices_json(context: str, choices: list[Choice], facts: dict[str, Any]) -> None:
+    """An object a choice, the most probable first."""
+    output = Output()
+    for choice in choices:
+        values = asdict(choice) | {"per_token": choice.per_token, "per_byte": choice.per_byte}
+        values["bytes"] = values.pop("size")
+        record = {"context": context, **values, **facts}
+        output.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def print_heatmap(scored: Scored, tokenizer: Tokenizer, *, by_rank: bool) -> None:
+    """Each text in colours, what they mean, and its figures."""
+    from rich.text import Text
+
+    from gpt2cli import heatmap
+
+    scale = heatmap.RANK if by_rank else heatmap.SURPRISAL
+    for name, score in scored:
+        if len(scored) > 1:
+            print_rich(Text(visible(name), style="bold"), wrap=False, colour=True)
+        shown = Text()
+        for piece in heatmap.pieces(tokenizer, score):
+            bits, rank = heatmap.classes(piece)
+            shown.append(visible(piece.text), style=_style(scale, rank if by_rank else bits))
+        print_rich(shown, _legend(scale), _line(score.summary), wrap=False, colour=True)
+
+
+def write_page(
+    path: Path, title: str, scored: Scored, tokenizer: Tokenizer, *, by_rank: bool
+) -> None:
+    """The heat map as a page of HTML. Raises `GPT2CLIError` where it cannot be written."""
+    from gpt2cli import checkpoint, heatmap
+
+    def shown(piece: Piece) -> Piece:
+        return replace(piece, text=visible(piece.text))
+
+    texts = [
+        (
+            f"{visible(name)}: {_line(score.summary)}",
+            map(shown, heatmap.pieces(tokenizer, score)),
+        )
+        for name, score in scored
+    ]
+    page = heatmap.page(visible(title), texts, by_rank=by_rank)
+    try:
+        with checkpoint.atomic(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _table(*headings: str) -> Table:
+    """The first column is text, the others are numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _line(summary: Summary) -> str:
+    return (
+        f"perplexity {_number(summary.perplexity, 2)}, "
+        f"{_number(summary.bits_per_byte, 3)} bits per byte, {summary.tokens:,} tokens"
+    )
+
+
+def _style(scale: Scale, place: int | None) -> str:
+    return "" if place is None else f"#222222 on {scale.colours[place]}"
+
+
+def _legend(scale: Scale) -> Text:
+    from rich.text import Text
+
+    legend = Text(f"{scale.name}:")
+    for i, label in enumerate(scale.labels):
+        legend.append(" ").append(f" {label} ", style=_style(scale, i))
+    return legend

@@ -1,0 +1,304 @@
+"""How probable a model finds a text: surprisal of each token, perplexity, bits per byte.
+
+The surprisal of a token is −log₂ p(token | what precedes it), in bits; perplexity is 2 to its
+mean (Jelinek et al. 1977, doi:10.1121/1.2016299). The first token of a text has nothing before
+it and is not counted, as in transformers' loss, unless the text begins with end-of-text.
+
+A text longer than the context is read in windows, each `stride` tokens after the one before and
+counting only tokens that are new (huggingface.co/docs/transformers/perplexity).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from gpt2cli import estimate
+from gpt2cli.checkpoint import Array
+from gpt2cli.config import END_OF_TEXT, ModelConfig
+from gpt2cli.errors import UsageError
+from gpt2cli.generation import Decoder
+from gpt2cli.tokenizer import Tokenizer
+
+# Tokens whose logits are held at once (51 MB with OpenAI's vocabulary), and of these as many as
+# a cache holds.
+BLOCK, FEW = 256, 8
+CACHE_BYTES = 10**9  # for the keys and values of rows read side by side
+
+Advance = Callable[[int], object]
+"""Called with how many more tokens have been scored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How surprising some tokens were: their number, their UTF-8 bytes, their bits in all.
+
+    The means are None where there are no tokens.
+    """
+
+    tokens: int
+    size: int
+    bits: float
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(self.tokens + other.tokens, self.size + other.size, self.bits + other.bits)
+
+    @property
+    def bits_per_token(self) -> float | None:
+        """The mean surprisal."""
+        return self.bits / self.tokens if self.tokens else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """Among how many equally probable tokens it was to choose, on average."""
+        mean = self.bits_per_token
+        return None if mean is None else 2.0 ** min(mean, 1000.0)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Comparable between models with different vocabularies."""
+        return self.bits / self.size if self.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A text's tokens and how surprising each of them was.
+
+    `bits` are −log₂ p, NaN for the first token; `ranks` the place of a token among all by
+    probability, from 1, and 0 for the first. `size` counts the UTF-8 bytes of those scored.
+    """
+
+    ids: Sequence[int]
+    bits: Array  # (N,)
+    ranks: Array  # (N,)
+    size: int
+
+    @property
+    def summary(self) -> Summary:
+        """All but the first token."""
+        bits = float(self.bits[1:].sum(dtype=np.float64))
+        return Summary(max(0, len(self.ids) - 1), self.size, bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The tokens `first` to `end` of a text, to be predicted from those that begin at `begin`."""
+
+    text: int
+    begin: int
+    first: int
+    end: int
+
+
+def default_stride(context_length: int) -> int:
+    """Half the context, so that every token but the first ones sees at least as much."""
+    return max(1, context_length // 2)
+
+
+def check_stride(stride: int, context_length: int) -> None:
+    """Raises `UsageError` for a stride that makes no progress or leaves tokens out."""
+    if not 1 <= stride < max(2, context_length):
+        raise UsageError(
+            f"stride must be from 1 to {context_length - 1}, one less than the context, "
+            f"not {stride}"
+        )
+
+
+def windows(length: int, context_length: int, stride: int, text: int = 0) -> Iterator[Window]:
+    """Cover the tokens 1 to `length` of a text once each."""
+    begin, first = 0, 1
+    while first < length:
+        end = min(begin + context_length, length)
+        yield Window(text, begin, first, end)
+        begin, first = begin + stride, end
+
+
+def batch_size(config: ModelConfig, tokens: int) -> int:
+    """How many texts of up to `tokens` to read side by side: what fills a block.
+
+    Longer texts fill it alone. Bounded by the memory of a KV cache with full rows.
+    """
+    row = estimate.kv_cache_bytes(config, "fp32", config.context_length)
+    return max(1, min(BLOCK // max(1, tokens), CACHE_BYTES // row))
+
+
+def score(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    texts: Sequence[Sequence[int]],
+    *,
+    stride: int,
+    batch_size: int = 1,
+    advance: Advance = lambda _: None,
+) -> list[Score]:
+    """Score texts, given as token ids, up to `batch_size` at a time."""
+    scores = [_blank(tokenizer, ids) for ids in texts]
+    plan = [
+        window
+        for text, ids in enumerate(texts)
+        for window in windows(len(ids), decoder.context_length, stride, text)
+    ]
+    # Whole texts go side by side, those of like length together; later windows, each with a
+    # context of its own, fill a block alone.
+    whole = sorted((w for w in plan if w.first == 1), key=lambda w: w.end)
+    later = [[w] for w in plan if w.first > 1]
+    for batch in (*_batched(whole, batch_size), *later):
+        for window, bits, ranks in _measure(decoder, texts, batch, advance):
+            scores[window.text].bits[window.first : window.end] = bits
+            scores[window.text].ranks[window.first : window.end] = ranks
+    return scores
+
+
+def _blank(tokenizer: Tokenizer, ids: Sequence[int]) -> Score:
+    bits = np.full(len(ids), np.nan, dtype=np.float32)
+    size = len(tokenizer.decode_bytes(ids[1:]))
+    return Score(ids, bits, np.zeros(len(ids), dtype=np.int32), size)
+
+
+def _batched(items: Sequence[Window], size: int) -> Iterator[list[Window]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _measure(
+    decoder: Decoder, texts: Sequence[Sequence[int]], batch: Sequence[Window], advance: Advance
+) -> Iterator[tuple[Window, Array, Array]]:
+    """Bits and ranks of each window's tokens. All must share what precedes those."""
+    decoder.truncate(0)
+    context = texts[batch[0].text][batch[0].begin : batch[0].first - 1]
+    if len(context):
+        decoder.prefill([context])
+    lengths = np.array([w.end - w.first for w in batch])
+    B, T = len(batch), int(lengths.max())
+    ids = np.zeros((B, T + 1), dtype=np.int64)  # zeros fill up; nothing looks ahead at them
+    for row, w in zip(ids, batch, strict=True):
+        row[: w.end - w.first + 1] = texts[w.text][w.first - 1 : w.end]
+    bits, ranks = np.empty((B, T)), np.empty((B, T), dtype=np.int64)
+    step = max(1, BLOCK // B)
+    for t in range(0, T, step):
+        inputs, targets = ids[:, t : min(t + step, T)], ids[:, t + 1 : t + step + 1]
+        logits = decoder.extend(inputs.tolist())
+        bits[:, t : t + step], ranks[:, t : t + step] = _surprisal(logits, targets)
+        advance(int((lengths - t).clip(0, step).sum()))
+    for i, w in enumerate(batch):
+        yield w, bits[i, : lengths[i]], ranks[i, : lengths[i]]
+
+
+def _surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
+    """Bits and rank of each target. (B, T, V), (B, T) → (B, T), (B, T)"""
+    rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    parts = [surprisal(rows[i : i + FEW], flat[i : i + FEW]) for i in range(0, rows.shape[0], FEW)]
+    bits, ranks = zip(*parts, strict=True)
+    return np.concatenate(bits).reshape(targets.shape), np.concatenate(ranks).reshape(targets.shape)
+
+
+def surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
+    """−log₂ softmax(logits) at each target, and its rank. (N, V), (N,) → (N,), (N,)
+
+    Works on arrays of the array API standard; what it returns is NumPy's. Among equally
+    probable tokens the rank is that of the first.
+    """
+    xp = array_namespace(logits)
+    where = xp.asarray(targets, device=device(logits))
+    own = xp.take_along_axis(logits, where[:, None], axis=-1)  # (N, 1)
+    highest = xp.max(logits, axis=-1, keepdims=True)
+    total = xp.sum(xp.exp(logits - highest), axis=-1, keepdims=True)
+    nats = xp.log(total) + (highest - own)
+    ranks = 1 + xp.sum(xp.astype(logits > own, xp.int32), axis=-1)
+    return _numpy(nats[:, 0]) / math.log(2), _numpy(ranks)
+
+
+def _numpy(x: Any) -> Array:
+    return np.asarray(x.cpu() if hasattr(x, "cpu") else x)
+
+
+# Alternatives.
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to go on: its natural log-probability, and what that is spread over."""
+
+    text: str
+    log_probability: float
+    tokens: int
+    size: int  # in bytes
+
+    @property
+    def per_token(self) -> float:
+        """Log-probability a token."""
+        return self.log_probability / self.tokens
+
+    @property
+    def per_byte(self) -> float:
+        """Log-probability a byte, which does not favour rare words that are one token."""
+        return self.log_probability / self.size
+
+
+def encode_choices(
+    tokenizer: Tokenizer,
+    context: str,
+    choices: Sequence[str],
+    context_length: int,
+    *,
+    special: bool = True,
+    bos: bool = False,
+) -> tuple[list[list[int]], int]:
+    """Each choice's tokens behind the context's, and how many all of them share.
+
+    A choice may merge with the end of the context, so context and choice are encoded as one
+    text, and counted from where the context's own tokens end in all of them. What does not fit
+    the model loses its beginning. All begin with end-of-text if `bos`, or if there is nothing
+    else to begin with. Raises `UsageError` where a choice is empty or does not fit.
+    """
+    if "" in choices:
+        raise UsageError("a choice must not be empty")
+    rows = [tokenizer.encode(context + choice, special=special) for choice in choices]
+    shared = _shared([tokenizer.encode(context, special=special), *rows])
+    if bos or shared == 0:
+        rows, shared = [begin(tokenizer, row) for row in rows], shared + 1
+    surplus = max(0, max(map(len, rows)) - context_length)
+    if surplus >= shared:
+        raise UsageError(f"a choice is longer than the model's context of {context_length} tokens")
+    return [row[surplus:] for row in rows], shared - surplus
+
+
+def begin(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """`ids` behind end-of-text. Raises `UsageError` where the vocabulary has none."""
+    if tokenizer.end_of_text is None:
+        raise UsageError(f"this model has no {END_OF_TEXT} token to begin from")
+    return [tokenizer.end_of_text, *ids]
+
+
+def _shared(rows: Sequence[Sequence[int]]) -> int:
+    """The length of the beginning that all rows have in common."""
+    shortest = min(map(len, rows))
+    return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
+
+
+def weigh(
+    decoder: Decoder,
+    rows: Sequence[Sequence[int]],
+    shared: int,
+    choices: Sequence[str],
+    batch_size: int = 1,
+) -> list[Choice]:
+    """The log-probability of each choice after the `shared` tokens, in the order given."""
+    plan = [Window(i, 0, shared, len(row)) for i, row in enumerate(rows)]
+    return [
+        Choice(
+            choices[window.text],
+            -float(bits.sum()) * math.log(2),
+            len(bits),
+            len(choices[window.text].encode("utf-8")),
+        )
+        for batch in _batched(plan, batch_size)
+        for window, bits, _ in _measure(decoder, rows, batch, lambda _: None)
+    ]
