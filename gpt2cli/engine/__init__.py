@@ -76,7 +76,5 @@ def _declare(library: ctypes.CDLL) -> None:
     library.engine_free.restype = None
     library.engine_free.argtypes = [pointer]
     library.engine_read.restype = number
-    library.engine_read.argtypes = [
-        *(pointer, pointer, *[number] * 5, *[pointer] * 4),
-        *(number, pointer),
-    ]
+    buffers = [pointer] * 4
+    library.engine_read.argtypes = [pointer, pointer, *[number] * 5, *buffers, number, pointer]
