@@ -83,14 +83,6 @@ Dtype = Annotated[
         help="auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16 or float16.",
     ),
 ]
-Quantize = Annotated[
-    str | None,
-    typer.Option(
-        envvar="GPT2_QUANTIZE",
-        metavar="int8|int4",
-        help="Code the weights in fewer bits: several times as fast on a CPU.",
-    ),
-]
 Threads = Annotated[
     int | None,
     typer.Option(envvar="GPT2_THREADS", min=1, metavar="N", help="CPU threads (default: all)."),
