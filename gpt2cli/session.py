@@ -46,6 +46,13 @@ class PrefixCache:
         """Read one more id. → (1, V)"""
         return self._read(ids)
 
+    def extend(self, rows: Rows) -> Any:
+        """Read T more ids of the one row, with logits after each. → (1, T, V)"""
+        (ids,) = rows
+        logits = self._decoder.extend([list(ids)])
+        self._held += ids
+        return logits
+
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         del self._held[length:]
