@@ -66,6 +66,11 @@ class NumpyDecoder:
         """Forget all but the first `length` tokens."""
         self.length = min(length, self.length)
 
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Go on with what these B rows remember, in this order."""
+        for cache in (self._keys, self._values):
+            cache[:, :, :, : self.length] = cache[:, list(rows), :, : self.length]
+
     def _read(self, ids: Array) -> Array:
         """Logits after the last of T ids. (B, T) → (B, V)"""
         B, T = ids.shape

@@ -22,9 +22,13 @@ class Sample:
 
 
 class Recorder:
-    """Keeps what passes by, and when: seconds to the first token, tokens per second after it."""
+    """Keeps what passes by, and when: seconds to the first token, tokens per second after it.
 
-    def __init__(self, samples: int) -> None:
+    Events that were not `streamed` come all at the end, and tell nothing about speed.
+    """
+
+    def __init__(self, samples: int, *, streamed: bool = True) -> None:
+        self.streamed = streamed
         self.samples = [Sample() for _ in range(samples)]
         self.started = time.perf_counter()
         self.first: float | None = None
@@ -57,6 +61,8 @@ class Recorder:
     @property
     def tokens_per_second(self) -> float | None:
         """Speed of decoding over all samples, the first token of each left out."""
+        if not self.streamed:
+            return None
         steps = sum(len(s.token_ids) - 1 for s in self.samples if s.token_ids)
         if self.first is None or steps < 1 or self.last <= self.first:
             return None

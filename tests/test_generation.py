@@ -359,3 +359,12 @@ def test_logits_do_not_change_when_the_next_step_is_computed(make: MakeDecoder) 
     kept = first.copy()
     decoder.step([4])
     assert np.array_equal(first, kept)
+
+
+def test_decoders_go_on_with_reordered_rows(make: MakeDecoder) -> None:
+    rows = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    decoder, expected = make(batch_size=3), make(batch_size=3)
+    decoder.prefill(rows)
+    decoder.reorder([2, 0, 0])
+    expected.prefill([rows[2], rows[0], rows[0]])
+    assert np.allclose(decoder.step([10, 11, 12]), expected.step([10, 11, 12]), atol=1e-5)
