@@ -8,17 +8,18 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.sampler import Sampler, Stage
-from gpt2cli.sampling import generators
+from gpt2cli.sampling import generators, log_probabilities
 from gpt2cli.tokenizer import StreamDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length", "eos"]
 Rows = Sequence[Sequence[int]]
+MOST_LOGPROBS = 100  # a token; all of a vocabulary would drown a reader
 
 
 class Decoder(Protocol):
@@ -69,6 +70,7 @@ class GenerationConfig:
     dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     beams: int | None = None
     length_penalty: float = 1.0
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "samples"):
@@ -85,6 +87,8 @@ class GenerationConfig:
                 f"min_tokens must be between 0 and max_tokens ({self.max_tokens}), "
                 f"not {self.min_tokens}"
             )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise UsageError(f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}")
         if self.beams is not None:
             self._check_beams(self.beams)
 
@@ -99,8 +103,25 @@ class GenerationConfig:
         names = [f.name for f in fields(greedy)]
         clash = [n for n in names if getattr(self.sampling, n) != getattr(greedy, n)]
         clash += [name for name in ("stop", "bias", "min_tokens") if getattr(self, name)]
+        clash += ["logprobs"] if self.logprobs is not None else []
         if clash:
             raise UsageError(f"beams and {clash[0]} cannot go together; leave one of them out")
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token and its log-probability by the model, before any rule of sampling; in nats."""
+
+    token: str
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenLogprob(Logprob):
+    """The same of a token that was chosen, and of the most probable ones, best first."""
+
+    top: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +129,15 @@ class Event:
     """One more token of one sample.
 
     `text` is what can be shown by now: it lags behind where a character is unfinished or a
-    stop string may have begun. `token_id` is None when the end-of-text token ended it.
+    stop string may have begun. `token_id` is None when the end-of-text token ended it. There
+    is a `logprob` if the config asks for it.
     """
 
     sample: int
     token_id: int | None
     text: str
     finish_reason: FinishReason | None = None
+    logprob: ChosenLogprob | None = None
 
 
 def new_seed() -> int:
@@ -161,6 +184,8 @@ def generate(
                 raise GPT2CLIError("no token is left to choose; the options ban them all")
             may_stop = count > config.min_tokens
             event = event_of(i, ids[i], texts[i], eos, may_stop, last=count == config.max_tokens)
+            if config.logprobs is not None:
+                event = replace(event, logprob=_logprob(logits, i, ids[i], tokenizer, config))
             if event.finish_reason:
                 active.discard(i)
             yield event
@@ -201,6 +226,14 @@ def _holding(tokenizer: Tokenizer, texts: Sequence[str]) -> frozenset[int]:
     wanted = [text.encode() for text in texts]
     every = tokenizer.token_bytes() if wanted else []
     return frozenset(i for i, token in enumerate(every) if any(w in token for w in wanted))
+
+
+def _logprob(
+    logits: Any, row: int, token_id: int, tokenizer: Tokenizer, config: GenerationConfig
+) -> ChosenLogprob:
+    chosen, best = log_probabilities(logits, row, token_id, config.logprobs or 0)
+    top = tuple(Logprob(tokenizer.decode([i]), i, value) for i, value in best)
+    return ChosenLogprob(tokenizer.decode([token_id]), token_id, chosen, top)
 
 
 def event_of(

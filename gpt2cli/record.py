@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gpt2cli.generation import Event
+from gpt2cli.generation import ChosenLogprob, Event
 
 
 @dataclass(slots=True)
@@ -19,6 +19,7 @@ class Sample:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    logprobs: list[ChosenLogprob] = field(default_factory=list)
 
 
 class Recorder:
@@ -46,6 +47,8 @@ class Recorder:
             sample.finish_reason = event.finish_reason
             if event.token_id is not None:
                 sample.token_ids.append(event.token_id)
+                if event.logprob is not None:
+                    sample.logprobs.append(event.logprob)
             yield event
 
     @property

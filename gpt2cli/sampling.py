@@ -26,6 +26,20 @@ def log_softmax(logits: Array) -> Array:
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
+def log_probabilities(
+    logits: Array, row: int, chosen: int, count: int
+) -> tuple[float, list[tuple[int, float]]]:
+    """Of the chosen token in one row, and of its `count` best tokens, best first, on the host."""
+    xp = array_namespace(logits)
+    table = log_softmax(logits[row : row + 1, :])
+    best: list[tuple[int, float]] = []
+    if count:
+        (ids,) = xp.nonzero(keep_top_k(table, count)[0, :] > -xp.inf)
+        pairs = zip(ids.tolist(), table[0, ids].tolist(), strict=True)
+        best = sorted(pairs, key=lambda pair: -pair[1])
+    return float(table[0, chosen]), best
+
+
 def greedy(logits: Array) -> Array:
     """The most probable token of each row. (B, V) → (B,)"""
     return array_namespace(logits).argmax(logits, axis=-1)

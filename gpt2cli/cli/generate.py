@@ -87,6 +87,7 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and sample.")
     ] = False,
+    logprobs: options.Logprobs = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")
     ] = None,
@@ -142,6 +143,8 @@ def generate(
         raise UsageError(f"overflow must be slide or error, not {overflow!r}")
     check_names(device, dtype)
     source = sources.resolve(model)
+    if logprobs is not None and not as_json:
+        raise UsageError("--logprobs needs --json, which is where they appear")
     if length_penalty is not None and beams is None:
         raise UsageError("--length-penalty needs --beams")
     if explain_sampling and beams is not None:
@@ -174,6 +177,7 @@ def generate(
         ignore_eos=ignore_eos,
         min_tokens=min_tokens,
         beams=beams,
+        logprobs=logprobs,
         length_penalty=1.0 if length_penalty is None else length_penalty,
     )
     if dry_breaker:
@@ -222,6 +226,8 @@ def generate(
     if as_json:
         for i, sample in enumerate(recorder.samples):
             record = {"prompt": text, "sample": i, **asdict(sample), **facts}
+            if logprobs is None:
+                del record["logprobs"]
             output.write(json.dumps(record, ensure_ascii=False) + "\n")
     elif no_stream or samples > 1:
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)

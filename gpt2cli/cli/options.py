@@ -140,6 +140,14 @@ Beams = Annotated[
 LengthPenalty = Annotated[
     float | None, typer.Option(help="Of beams: above 1 prefers longer texts. [default: 1]")
 ]
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="With --json: log-probabilities of each token and of the N best in its place, by "
+        "the model, before sampling changed any.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Repeat a run. [default: drawn, and reported]")]
 Stop = Annotated[
     list[str] | None, typer.Option(help="End before this text. May be given several times.")

@@ -70,6 +70,10 @@ def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
         (["--mirostat-tau", "5", "--top-k", "3"], "mirostat_tau takes the place of top_k"),
         (["--min-tokens", "101"], "min_tokens must be between 0 and max_tokens (100)"),
         (["--bias", "London"], "a bias is written TOKEN=AMOUNT"),
+        (["--logprobs", "2"], "--logprobs needs --json"),
+        (["--logprobs", "-1", "--json"], "logprobs must be between 0 and 100"),
+        (["--length-penalty", "2"], "--length-penalty needs --beams"),
+        (["--beams", "2", "-t", "1"], "beams and temperature cannot go together"),
         (["-n", "0"], "max_tokens must be at least 1"),
         (["-s", "0"], "samples must be at least 1"),
         (["--seed", "-5"], "seed must be 0 or more"),
@@ -319,6 +323,22 @@ def test_sampling_can_be_explained(gpt2: Gpt2, letters: Path) -> None:
     assert [record["candidates"] for record in records] == [300, 300, 3, 1]
     assert records[-1]["top"][0]["token"] == "b"
     assert records[-1]["top"][0]["after"] == 1
+
+
+def test_json_tells_the_log_probabilities(gpt2: Gpt2, letters: Path) -> None:
+    done = gpt2("generate", "a", "-m", str(letters), "-n", "2", "--json", "--logprobs", "2")
+    first, second = json.loads(done.stdout)["logprobs"]
+    assert (first["token"], second["token"]) == ("b", "c")
+    assert first["top"][0] == {"token": "b", "id": first["id"], "logprob": first["logprob"]}
+    assert len(second["top"]) == 2
+
+
+def test_beams_give_several_texts_best_first(gpt2: Gpt2, letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "-n", "4", "--beams", "3")
+    assert gpt2(*arguments).stdout == b"bcde"
+    records = [json.loads(x) for x in gpt2(*arguments, "-s", "3", "--json").stdout.splitlines()]
+    assert records[0]["text"] == "bcde"
+    assert len({tuple(record["token_ids"]) for record in records}) == 3
 
 
 # Pipes that close, disks that are full, Ctrl-C.
