@@ -26,14 +26,13 @@ from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2cli import checkpoint
-from gpt2cli.config import ModelConfig, SamplingConfig, find_spec
-from gpt2cli.sampling import choose
+from gpt2cli.config import ModelConfig, find_spec
+from gpt2cli.sampling import greedy
 from gpt2cli.torch_decoder import TorchDecoder
 
 PROMPT = 32
 DECODED = 200
 PREFILL = 512
-GREEDY = SamplingConfig(temperature=0)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -80,9 +79,9 @@ def make_models(config: ModelConfig) -> tuple[TorchDecoder, GPT2LMHeadModel]:
 def decode(decoder: TorchDecoder, prompt: list[list[int]], count: int) -> list[list[int]]:
     """Greedy tokens as `generation.generate` computes them; every step's ids reach the host."""
     logits = decoder.prefill(prompt)
-    chosen = [choose(logits, GREEDY, None, None).tolist()]
+    chosen = [greedy(logits).tolist()]
     while len(chosen) < count:
-        chosen.append(choose(decoder.step(chosen[-1]), GREEDY, None, None).tolist())
+        chosen.append(greedy(decoder.step(chosen[-1])).tolist())
     return chosen
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,7 +70,7 @@ class ModelConfig:
 class SamplingConfig:
     """How the next token is chosen from the logits; `None` switches a rule off.
 
-    `temperature` 0 means greedy. See `gpt2cli.sampling` for the rules and their order.
+    `temperature` 0 means greedy. See `gpt2cli.sampler` for the rules and their order.
     """
 
     temperature: float = 1.0
@@ -78,18 +78,57 @@ class SamplingConfig:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    no_repeat_ngram: int | None = None
+    typical_p: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float = 0.1
+    mirostat_tau: float | None = None
+    mirostat_eta: float = 0.1
 
     def __post_init__(self) -> None:
-        t = self.temperature
-        _require(0 <= t < math.inf, "temperature", t, "0 (greedy) or a positive number")
-        if (k := self.top_k) is not None:
-            _require(k >= 1, "top_k", k, "at least 1")
-        if (p := self.top_p) is not None:
-            _require(0 < p <= 1, "top_p", p, "above 0 and at most 1")
-        if (m := self.min_p) is not None:
-            _require(0 <= m <= 1, "min_p", m, "between 0 and 1")
-        if (r := self.repetition_penalty) is not None:
-            _require(0 < r < math.inf, "repetition_penalty", r, "a positive number (1 is off)")
+        for key, holds, rule in _SAMPLING_RANGES:
+            if (value := getattr(self, key)) is not None:
+                _require(holds(value), key, value, rule)
+        clash = [key for key in _NOT_WITH_MIROSTAT if getattr(self, key) is not None]
+        if self.mirostat_tau is not None and clash:
+            raise ConfigError(f"mirostat_tau takes the place of {clash[0]}; leave one of them out")
+
+    def updated(self, **given: float | int | None) -> SamplingConfig:
+        """These settings with what is not None put in their place.
+
+        Mirostat, when given, takes the place of the rules that it cannot go with.
+        """
+        given = {key: value for key, value in given.items() if value is not None}
+        if "mirostat_tau" in given:
+            given = dict.fromkeys(_NOT_WITH_MIROSTAT) | given
+        return replace(self, **given)  # type: ignore[arg-type]
+
+
+_NOT_WITH_MIROSTAT = ("top_k", "top_p", "min_p", "typical_p", "xtc_probability")
+_SAMPLING_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("temperature", lambda v: 0 <= v < math.inf, "0 (greedy) or a positive number"),
+    ("top_k", lambda v: v >= 1, "at least 1"),
+    ("top_p", lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    ("min_p", lambda v: 0 <= v <= 1, "between 0 and 1"),
+    ("repetition_penalty", lambda v: 0 < v < math.inf, "a positive number (1 is off)"),
+    ("frequency_penalty", lambda v: -2 <= v <= 2, "between -2 and 2 (0 is off)"),
+    ("presence_penalty", lambda v: -2 <= v <= 2, "between -2 and 2 (0 is off)"),
+    ("dry_multiplier", lambda v: 0 <= v < math.inf, "at least 0 (0 is off)"),
+    ("dry_base", lambda v: 1 <= v < math.inf, "at least 1"),
+    ("dry_allowed_length", lambda v: v >= 1, "at least 1"),
+    ("no_repeat_ngram", lambda v: v >= 1, "at least 1"),
+    ("typical_p", lambda v: 0 < v <= 1, "above 0 and at most 1 (1 is off)"),
+    ("xtc_probability", lambda v: 0 <= v <= 1, "between 0 (off) and 1"),
+    # Above a half no two tokens can reach it, so the rule would do nothing.
+    ("xtc_threshold", lambda v: 0 < v <= 0.5, "above 0 and at most 0.5"),
+    ("mirostat_tau", lambda v: 0 < v < math.inf, "a positive number of bits"),
+    ("mirostat_eta", lambda v: 0 < v <= 1, "above 0 and at most 1"),
+)
 
 
 @dataclass(frozen=True, slots=True)

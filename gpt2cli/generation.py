@@ -5,18 +5,21 @@ It knows a model only through the `Decoder` protocol, yields events and never pr
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from gpt2cli.config import SamplingConfig
-from gpt2cli.errors import UsageError
-from gpt2cli.sampling import choose, generators, mark_chosen, mark_seen, uniforms
+from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.sampler import Sampler, Stage
+from gpt2cli.sampling import generators, log_probabilities
 from gpt2cli.tokenizer import StreamDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length", "eos"]
 Rows = Sequence[Sequence[int]]
+MOST_LOGPROBS = 100  # a token; all of a vocabulary would drown a reader
 
 
 class Decoder(Protocol):
@@ -45,10 +48,19 @@ class Decoder(Protocol):
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
 
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Go on with what these B rows remember, in this order; some twice, some not at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """What to generate. Sample i draws from its own generator, made of `seed` and i."""
+    """What to generate. Sample i draws from its own generator, made of `seed` and i.
+
+    Neither end-of-text nor a stop string ends a text before `min_tokens`. `bias` is added to
+    the logits of token ids; −∞ bans one. Tokens that hold a text of `dry_breakers` interrupt
+    what DRY takes for a repetition. `beams` is for `beam.generate`, where nothing is drawn:
+    the other settings must leave that to it, and the best `samples` beams are the result.
+    """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     max_tokens: int = 100
@@ -56,6 +68,12 @@ class GenerationConfig:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_tokens: int = 0
+    bias: Mapping[int, float] = field(default_factory=dict)
+    dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    beams: int | None = None
+    length_penalty: float = 1.0
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "samples"):
@@ -65,6 +83,48 @@ class GenerationConfig:
             raise UsageError(f"seed must be 0 or more, not {self.seed}")
         if "" in self.stop:
             raise UsageError("a stop string must not be empty")
+        if "" in self.dry_breakers:
+            raise UsageError("a DRY breaker must not be empty")
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise UsageError(
+                f"min_tokens must be between 0 and max_tokens ({self.max_tokens}), "
+                f"not {self.min_tokens}"
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise UsageError(f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}")
+        if self.beams is not None:
+            self._check_beams(self.beams)
+
+    def _check_beams(self, beams: int) -> None:
+        if beams < 1:
+            raise UsageError(f"beams must be at least 1, not {beams}")
+        if not math.isfinite(self.length_penalty):
+            raise UsageError(f"length_penalty must be a number, not {self.length_penalty}")
+        if self.samples > beams:
+            raise UsageError(f"{beams} beams give at most {beams} samples, not {self.samples}")
+        greedy = SamplingConfig(temperature=0)
+        names = [f.name for f in fields(greedy)]
+        clash = [n for n in names if getattr(self.sampling, n) != getattr(greedy, n)]
+        clash += [name for name in ("stop", "bias", "min_tokens") if getattr(self, name)]
+        clash += ["logprobs"] if self.logprobs is not None else []
+        if clash:
+            raise UsageError(f"beams and {clash[0]} cannot go together; leave one of them out")
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token and its log-probability by the model, before any rule of sampling; in nats."""
+
+    token: str
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenLogprob(Logprob):
+    """The same of a token that was chosen, and of the most probable ones, best first."""
+
+    top: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +132,15 @@ class Event:
     """One more token of one sample.
 
     `text` is what can be shown by now: it lags behind where a character is unfinished or a
-    stop string may have begun. `token_id` is None when the end-of-text token ended it.
+    stop string may have begun. `token_id` is None when the end-of-text token ended it. There
+    is a `logprob` if the config asks for it.
     """
 
     sample: int
     token_id: int | None
     text: str
     finish_reason: FinishReason | None = None
+    logprob: ChosenLogprob | None = None
 
 
 def new_seed() -> int:
@@ -111,39 +173,79 @@ def generate(
         raise UsageError("the prompt is empty")
     rows = [list(prompt) for _ in range(config.samples)]
     texts = [TextStream(tokenizer, config.stop) for _ in rows]
+    sampler = new_sampler(tokenizer, len(prompt), config)
     eos = None if config.ignore_eos else tokenizer.end_of_text
     active = set(range(config.samples))
-    seen = None
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
-    random = uniforms(generators(config.seed, config.samples), logits)
     for count in range(1, config.max_tokens + 1):
         # A vocabulary padded beyond the tokenizer has ids that stand for nothing.
         logits = logits[:, : tokenizer.size]
-        if config.sampling.repetition_penalty is not None and seen is None:
-            seen = mark_seen(None, logits, rows)
-        chosen = choose(logits, config.sampling, next(random), seen)
-        if seen is not None:
-            seen = mark_chosen(seen, chosen)
-        ids: list[int] = chosen.tolist()  # the one time a token that a GPU is waited for
+        # The one time a token that a GPU is waited for.
+        ids: list[int] = sampler.choose(logits, rows).tolist()
         for i in sorted(active):
-            event = _event(i, ids[i], texts[i], eos, last=count == config.max_tokens)
+            if ids[i] == tokenizer.size:
+                raise GPT2CLIError("no token is left to choose; the options ban them all")
+            may_stop = count > config.min_tokens
+            event = event_of(i, ids[i], texts[i], eos, may_stop, last=count == config.max_tokens)
+            if config.logprobs is not None:
+                event = replace(event, logprob=_logprob(logits, i, ids[i], tokenizer, config))
             if event.finish_reason:
                 active.discard(i)
             yield event
         if not active:
             return
         for row, token_id in zip(rows, ids, strict=True):
-            row.append(token_id)
+            row.append(min(token_id, tokenizer.size - 1))  # that of a text that has ended
         if decoder.length == decoder.context_length:
             logits = decoder.prefill([slide(row, decoder.context_length) for row in rows])
         else:
-            logits = decoder.step(ids)
+            logits = decoder.step([row[-1] for row in rows])
 
 
-def _event(sample: int, token_id: int, text: TextStream, eos: int | None, last: bool) -> Event:
+def new_sampler(tokenizer: Tokenizer, prompt_length: int, config: GenerationConfig) -> Sampler:
+    """The sampler of these settings, for texts that begin with a prompt of that many tokens."""
+    return Sampler(
+        config.sampling,
+        generators(config.seed, config.samples),
+        prompt_length,
+        bias=config.bias,
+        end=None if config.ignore_eos else tokenizer.end_of_text,
+        min_tokens=config.min_tokens,
+        breakers=_holding(tokenizer, config.dry_breakers if config.sampling.dry_multiplier else ()),
+    )
+
+
+def explain(
+    decoder: Decoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
+) -> list[Stage]:
+    """What each rule of sampling does to the candidates of the first token after `prompt`."""
+    logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])[:, : tokenizer.size]
+    rows = [list(prompt) for _ in range(config.samples)]
+    return new_sampler(tokenizer, len(prompt), config).explain(logits, rows)
+
+
+def _holding(tokenizer: Tokenizer, texts: Sequence[str]) -> frozenset[int]:
+    """The tokens whose bytes hold one of `texts`."""
+    wanted = [text.encode() for text in texts]
+    every = tokenizer.token_bytes() if wanted else []
+    return frozenset(i for i, token in enumerate(every) if any(w in token for w in wanted))
+
+
+def _logprob(
+    logits: Any, row: int, token_id: int, tokenizer: Tokenizer, config: GenerationConfig
+) -> ChosenLogprob:
+    chosen, best = log_probabilities(logits, row, token_id, config.logprobs or 0)
+    top = tuple(Logprob(tokenizer.decode([i]), i, value) for i, value in best)
+    return ChosenLogprob(tokenizer.decode([token_id]), token_id, chosen, top)
+
+
+def event_of(
+    sample: int, token_id: int, text: TextStream, eos: int | None, may_stop: bool, last: bool
+) -> Event:
+    """What one more token of a sample comes to, the text before it being in `text`."""
     if token_id == eos:
         return Event(sample, None, text.flush(), "eos")
-    shown = text.push(token_id)
+    shown = text.push(token_id, may_stop=may_stop)
     if text.stopped:
         return Event(sample, token_id, shown, "stop")
     if last:
@@ -163,9 +265,13 @@ class TextStream:
         self._held = ""
         self.stopped = False
 
-    def push(self, token_id: int) -> str:
-        """The text that can be shown after one more token."""
-        return self._release(self._held + self._decoder.push(token_id))
+    def push(self, token_id: int, *, may_stop: bool = True) -> str:
+        """The text that can be shown after one more token.
+
+        Where it may not stop, no stop string ends or begins.
+        """
+        text = self._held + self._decoder.push(token_id)
+        return self._release(text) if may_stop else text
 
     def flush(self) -> str:
         """What was held back, when no more tokens come."""

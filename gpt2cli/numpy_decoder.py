@@ -70,6 +70,11 @@ class NumpyDecoder:
         """Forget all but the first `length` tokens."""
         self.length = min(length, self.length)
 
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Go on with what these B rows remember, in this order."""
+        for cache in (self._keys, self._values):
+            cache[:, :, :, : self.length] = cache[:, list(rows), :, : self.length]
+
     def _read(self, ids: Array, *, every: bool = False) -> Array:
         """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
         B, T = ids.shape

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from gpt2cli.generation import Event
+from gpt2cli.generation import ChosenLogprob, Event
 
 
 @dataclass(slots=True)
@@ -19,12 +19,17 @@ class Sample:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    logprobs: list[ChosenLogprob] = field(default_factory=list)
 
 
 class Recorder:
-    """Keeps what passes by, and when: seconds to the first token, tokens per second after it."""
+    """Keeps what passes by, and when: seconds to the first token, tokens per second after it.
 
-    def __init__(self, samples: int) -> None:
+    Events that were not `streamed` come all at the end, and tell nothing about speed.
+    """
+
+    def __init__(self, samples: int, *, streamed: bool = True) -> None:
+        self.streamed = streamed
         self.samples = [Sample() for _ in range(samples)]
         self.started = time.perf_counter()
         self.first: float | None = None
@@ -42,6 +47,8 @@ class Recorder:
             sample.finish_reason = event.finish_reason
             if event.token_id is not None:
                 sample.token_ids.append(event.token_id)
+                if event.logprob is not None:
+                    sample.logprobs.append(event.logprob)
             yield event
 
     @property
@@ -57,6 +64,8 @@ class Recorder:
     @property
     def tokens_per_second(self) -> float | None:
         """Speed of decoding over all samples, the first token of each left out."""
+        if not self.streamed:
+            return None
         steps = sum(len(s.token_ids) - 1 for s in self.samples if s.token_ids)
         if self.first is None or steps < 1 or self.last <= self.first:
             return None

@@ -1,41 +1,48 @@
-"""From logits to the next token: one pure function a rule, and the order they apply in.
+"""From logits to the next token: one pure function a rule that looks at these logits alone.
 
 Written against the Python array API standard (data-apis.org/array-api), so the same code
 serves NumPy arrays and torch tensors on any device. Logits are (B, V); a rule that removes
-a token sets its logit to −∞. The order is transformers', so its settings carry over:
-
-    repetition penalty → temperature → top-k → top-p → min-p → draw
+a token sets its logit to −∞. Rules that look at the text so far are in `penalties`, the
+order in which all apply in `sampler`.
 
 Ties are settled towards the lower token id, so k tokens are k tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
-
-from gpt2cli.config import SamplingConfig
+from array_api_compat import array_namespace, device, is_numpy_array
 
 Array = Any  # whatever the array API standard calls an array
+
+
+def log_softmax(logits: Array) -> Array:
+    """Log-probabilities, in the logits' own precision. (B, V) → (B, V)"""
+    xp = array_namespace(logits)
+    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
+def log_probabilities(
+    logits: Array, row: int, chosen: int, count: int
+) -> tuple[float, list[tuple[int, float]]]:
+    """Of the chosen token in one row, and of its `count` best tokens, best first, on the host."""
+    xp = array_namespace(logits)
+    table = log_softmax(logits[row : row + 1, :])
+    best: list[tuple[int, float]] = []
+    if count:
+        (ids,) = xp.nonzero(keep_top_k(table, count)[0, :] > -xp.inf)
+        pairs = zip(ids.tolist(), table[0, ids].tolist(), strict=True)
+        best = sorted(pairs, key=lambda pair: -pair[1])
+    return float(table[0, chosen]), best
 
 
 def greedy(logits: Array) -> Array:
     """The most probable token of each row. (B, V) → (B,)"""
     return array_namespace(logits).argmax(logits, axis=-1)
-
-
-def penalise_repetition(logits: Array, seen: Array, penalty: float) -> Array:
-    """Divide the positive logits of tokens in `seen` (B, V) by `penalty`; multiply negative ones.
-
-    Keskar et al. 2019 (CTRL), arXiv:1909.05858, section 4.1, with the sign handled as in
-    transformers. 1 changes nothing.
-    """
-    xp = array_namespace(logits)
-    penalised = xp.where(logits > 0, logits / penalty, logits * penalty)
-    return xp.where(seen, penalised, logits)
 
 
 def scale_by_temperature(logits: Array, temperature: float) -> Array:
@@ -57,11 +64,19 @@ def keep_top_p(logits: Array, p: float) -> Array:
     The token that crosses p is kept, as in Holtzman et al. 2019 (arXiv:1904.09751) and
     transformers; OpenAI's script for GPT-2 drops it.
     """
+    if p == 1:
+        return logits
     xp = array_namespace(logits)
     ordered = _descending(logits)
-    mass = xp.cumulative_sum(_softmax(ordered), axis=-1, dtype=xp.float64)
+    probabilities = _softmax(ordered)
+    if is_numpy_array(logits):
+        # Tokens below (1 − p) / V lack the mass to be needed; summing them takes the longest.
+        # Elsewhere the device would have to be waited for to learn how many there are.
+        needed = probabilities >= (1 - p) / (2 * logits.shape[1])
+        probabilities = probabilities[:, : int(needed.sum(axis=-1).max())]
+    mass = _cumulative_sum(probabilities)
     # A token stays as long as those before it have not reached p.
-    wanted = xp.astype(mass[:, :-1] < p, xp.int64)
+    wanted = xp.astype(mass[:, : logits.shape[1] - 1] < p, xp.int64)
     return _keep_largest(logits, ordered, xp.sum(wanted, axis=-1, keepdims=True) + 1)
 
 
@@ -77,52 +92,82 @@ def keep_min_p(logits: Array, p: float) -> Array:
     return _only(logits, logits >= best + float(np.log(p)))
 
 
+def keep_typical(logits: Array, p: float) -> Array:
+    """Keep the tokens whose surprise is nearest to the entropy, until their mass reaches p.
+
+    Meister et al. 2022, arXiv:2202.00666. All that are as near as the last one stay.
+    """
+    if p == 1:
+        return logits
+    xp = array_namespace(logits)
+    probabilities = _softmax(logits)
+    surprise = -log_softmax(logits)
+    finite = xp.where(probabilities > 0, surprise, 0.0)
+    entropy = xp.sum(probabilities * finite, axis=-1, keepdims=True)
+    distance = xp.abs(surprise - entropy)
+    order = xp.argsort(distance, axis=-1, stable=False)
+    mass = _cumulative_sum(xp.take_along_axis(probabilities, order, axis=-1))
+    reached = xp.sum(xp.astype(mass < p, xp.int64), axis=-1, keepdims=True)
+    last = xp.take_along_axis(order, xp.clip(reached, 0, logits.shape[1] - 1), axis=-1)
+    return _only(logits, distance <= xp.take_along_axis(distance, last, axis=-1))
+
+
+def exclude_top_choices(
+    logits: Array, threshold: float, probability: float, uniforms: Array
+) -> Array:
+    """With `probability`, remove all tokens as probable as `threshold` but the least of them.
+
+    "XTC", by p-e-w: github.com/oobabooga/text-generation-webui/pull/6335. `uniforms` (B,) in
+    [0, 1) decide for each row; where fewer than two tokens reach the threshold none goes.
+    """
+    xp = array_namespace(logits)
+    probabilities = _softmax(logits)
+    above = probabilities >= threshold
+    least = xp.min(xp.where(above, probabilities, xp.inf), axis=-1, keepdims=True)
+    # Among equals the highest id counts as the least probable, as everywhere in this module.
+    ids = xp.arange(logits.shape[1], device=device(logits))
+    survivor = xp.max(xp.where(probabilities == least, ids, -1), axis=-1, keepdims=True)
+    drawn = uniforms[:, None] < probability
+    return _only(logits, ~(above & (ids != survivor) & drawn))
+
+
+def keep_surprise(logits: Array, limit: Array) -> Array:
+    """Keep the tokens with at most `limit` (B,) bits of surprise, and the best in any case.
+
+    The first half of a step of mirostat 2: Basu et al. 2021, arXiv:2007.14966, algorithm 2.
+    """
+    xp = array_namespace(logits)
+    bits = -log_softmax(logits) / float(np.log(2))
+    least = xp.min(bits, axis=-1, keepdims=True)
+    return _only(logits, bits <= xp.maximum(limit[:, None], least))
+
+
+def next_limit(logits: Array, ids: Array, limit: Array, tau: float, eta: float) -> Array:
+    """The limit for `keep_surprise` after `ids` (B,) were drawn. → (B,)
+
+    The second half: what surprised more than `tau` bits lowers the limit, by `eta` a bit.
+    `logits` are those before `keep_surprise`, as in the authors' program
+    (github.com/basusourya/mirostat).
+    """
+    xp = array_namespace(logits)
+    chosen = xp.take_along_axis(log_softmax(logits), ids[:, None], axis=-1)[:, 0]
+    return limit - eta * (-chosen / float(np.log(2)) - tau)
+
+
 def draw(logits: Array, uniforms: Array) -> Array:
     """Draw from softmax(logits) by inverting its cumulative sum. (B, V), (B,) → (B,)
 
     `uniforms` are in [0, 1): the randomness comes from outside, so it can be seeded once
-    for all backends.
+    for all backends. A row without any token gives V, which is none.
     """
     xp = array_namespace(logits)
-    cumulative = xp.cumulative_sum(_exp(logits), axis=-1, dtype=xp.float64)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    return xp.sum(xp.astype(cumulative <= target, xp.int64), axis=-1)
-
-
-def mark_seen(seen: Array | None, logits: Array, ids: list[list[int]]) -> Array:
-    """Add each row's `ids` to the (B, V) mask of tokens already in its text."""
-    xp = array_namespace(logits)
-    mask = np.zeros(logits.shape, dtype=bool)
-    for row, row_ids in enumerate(ids):
-        mask[row, row_ids] = True
-    new = xp.asarray(mask, device=device(logits))
-    return new if seen is None else seen | new
-
-
-def mark_chosen(seen: Array, chosen: Array) -> Array:
-    """`mark_seen` for one new token a row, without leaving the device. (B, V), (B,) → (B, V)"""
-    xp = array_namespace(seen)
-    return seen | (xp.arange(seen.shape[1], device=device(seen)) == chosen[:, None])
-
-
-def choose(logits: Array, config: SamplingConfig, uniforms: Array, seen: Array | None) -> Array:
-    """One token for each row, by the rules of `config`. (B, V), (B,), (B, V) → (B,)
-
-    `seen` is needed for the repetition penalty only.
-    """
-    if config.repetition_penalty is not None and seen is not None:
-        logits = penalise_repetition(logits, seen, config.repetition_penalty)
-    if config.temperature == 0:
-        return greedy(logits)
-    logits = scale_by_temperature(logits, config.temperature)
-    if config.top_k is not None:
-        logits = keep_top_k(logits, config.top_k)
-    if config.top_p is not None and config.top_p < 1:
-        logits = keep_top_p(logits, config.top_p)
-    if config.min_p is not None:
-        logits = keep_min_p(logits, config.min_p)
-    xp = array_namespace(logits)
-    return draw(logits, xp.asarray(uniforms, device=device(logits)))
+    width = logits.shape[1]
+    some = np.any(logits > -np.inf, axis=0) if is_numpy_array(logits) else None
+    if some is None or not 0 < np.count_nonzero(some) < width // 4:
+        return _draw(logits, xp.asarray(uniforms, device=device(logits)))
+    # What was removed adds nothing to a sum but takes the time; see `keep_top_p`.
+    left = np.flatnonzero(some)
+    return np.append(left, width)[_draw(logits[:, left], uniforms)]
 
 
 def generators(seed: int, samples: int) -> list[np.random.Generator]:
@@ -135,14 +180,22 @@ def generators(seed: int, samples: int) -> list[np.random.Generator]:
     ]
 
 
-def uniforms(random: list[np.random.Generator], logits: Array) -> Iterator[Array]:
-    """For token after token one number from each generator, where the logits are. → (B,), …
+def _draw(logits: Array, uniforms: Array) -> Array:
+    xp = array_namespace(logits)
+    cumulative = _cumulative_sum(_exp(logits))
+    target = uniforms[:, None] * cumulative[:, -1:]
+    # NaN, which a row without tokens is, compares as False.
+    return xp.sum(xp.astype(~(cumulative > target), xp.int64), axis=-1)
+
+
+def uniforms(random: Sequence[np.random.Generator], logits: Array, count: int) -> Iterator[Array]:
+    """For token after token `count` numbers of each generator, where the logits are. (count, B)
 
     They are copied there for 64 tokens at a time: each copy waits until a GPU is idle.
     """
     xp = array_namespace(logits)
     while True:
-        block = np.stack([generator.random(64) for generator in random], axis=1)
+        block = np.stack([generator.random((64, count)) for generator in random], axis=2)
         yield from xp.asarray(block, device=device(logits))
 
 
@@ -156,10 +209,16 @@ def _softmax(logits: Array) -> Array:
     return weights / array_namespace(logits).sum(weights, axis=-1, keepdims=True)
 
 
+def _cumulative_sum(weights: Array) -> Array:
+    # Converted first: NumPy takes twice as long to do both at once.
+    xp = array_namespace(weights)
+    return xp.cumulative_sum(xp.astype(weights, xp.float64), axis=-1)
+
+
 def _descending(logits: Array) -> Array:
     # Values alone need no stable sort, which takes NumPy thirty times as long.
     xp = array_namespace(logits)
-    return xp.flip(xp.sort(logits, axis=-1, stable=False), axis=-1)
+    return -xp.sort(-logits, axis=-1, stable=False)
 
 
 def _only(logits: Array, keep: Array) -> Array:
@@ -174,6 +233,10 @@ def _keep_largest(logits: Array, ordered: Array, count: Array) -> Array:
     """
     xp = array_namespace(logits)
     smallest = xp.take_along_axis(ordered, count - 1, axis=-1)
+    if is_numpy_array(logits):
+        keep = logits >= smallest
+        if (np.count_nonzero(keep, axis=-1)[:, None] == count).all():
+            return _only(logits, keep)  # the usual case: nothing to settle
     above, equal = logits > smallest, logits == smallest
     room = count - xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
     place = xp.cumulative_sum(xp.astype(equal, xp.int64), axis=-1)

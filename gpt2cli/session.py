@@ -58,6 +58,9 @@ class PrefixCache:
         del self._held[length:]
         self._decoder.truncate(length)
 
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Change nothing: there is one row."""
+
     def _read(self, ids: Sequence[int]) -> Any:
         """Read T more ids. (T,) → (1, V), the logits after the last"""
         if not self._held:

@@ -97,6 +97,15 @@ class Tokenizer:
                 f"there is no token {ids[0]}; ids go from 0 to {self.size - 1}"
             ) from None
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every token in the order of the ids; none for an id that is not used."""
+        vocabulary = [b""] * self.size
+        for token in self._encoding.token_byte_values():
+            vocabulary[self._encoding.encode_single_token(token)] = token
+        for text in self._encoding.special_tokens_set:
+            vocabulary[self._encoding.encode_single_token(text)] = text.encode()
+        return vocabulary
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")

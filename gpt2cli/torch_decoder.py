@@ -79,6 +79,13 @@ class TorchDecoder:
         """Forget all but the first `length` tokens."""
         self._cache.length = min(length, self._cache.length)
 
+    @torch.inference_mode()
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Go on with what these B rows remember, in this order."""
+        index = torch.tensor(rows, device=self.device)
+        for cache in (self._cache.keys, self._cache.values):
+            cache[:, :, :, : self.length] = cache[:, index, :, : self.length]
+
     def _logits(self, ids: Tensor, cache: KVCache) -> Tensor:
         """Logits after the last of T ids. (B, T) → (B, V)"""
         return self.model.head(self.model.hidden(ids, cache)[:, -1])

@@ -380,3 +380,32 @@ def test_logits_do_not_change_when_the_next_step_is_computed(make: MakeDecoder) 
     kept = first.copy()
     decoder.step([4])
     assert np.array_equal(first, kept)
+
+
+def test_decoders_go_on_with_reordered_rows(make: MakeDecoder) -> None:
+    rows = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    decoder, expected = make(batch_size=3), make(batch_size=3)
+    decoder.prefill(rows)
+    decoder.reorder([2, 0, 0])
+    expected.prefill([rows[2], rows[0], rows[0]])
+    assert np.allclose(decoder.step([10, 11, 12]), expected.step([10, 11, 12]), atol=1e-5)
+
+
+def test_logprobs_are_those_of_the_model_before_any_rule(
+    make: MakeDecoder, model: Any, tiny_tokenizer: Tokenizer
+) -> None:
+    sampling = SamplingConfig(temperature=0.5, top_k=2)
+    config = GenerationConfig(sampling, max_tokens=6, samples=2, logprobs=3, ignore_eos=True)
+    prompt = [5, 6, 7]
+    texts: list[list[int]] = [list(prompt), list(prompt)]
+    for event in generate(make(batch_size=2), tiny_tokenizer, prompt, config):
+        assert event.logprob is not None
+        text = texts[event.sample]
+        expected = torch.log_softmax(model(torch.tensor([text]))[0, -1], dim=-1)
+        best = torch.topk(expected, 3)
+        assert [token.id for token in event.logprob.top] == best.indices.tolist()
+        assert np.allclose([t.logprob for t in event.logprob.top], best.values, atol=1e-4)
+        assert event.logprob.id == event.token_id
+        assert event.logprob.logprob == pytest.approx(float(expected[event.token_id]), abs=1e-4)
+        assert event.logprob.token == tiny_tokenizer.decode([event.logprob.id])
+        text.append(event.logprob.id)

@@ -1,5 +1,6 @@
 """Each sampling rule by hand and against transformers, for NumPy and torch alike."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,20 +15,23 @@ from transformers.generation.logits_process import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from gpt2cli.config import SamplingConfig
+from gpt2cli.penalties import mark_chosen, mark_seen, penalise_repetition
+from gpt2cli.sampler import Sampler
 from gpt2cli.sampling import (
-    choose,
     draw,
+    exclude_top_choices,
     generators,
     greedy,
     keep_min_p,
+    keep_surprise,
     keep_top_k,
     keep_top_p,
-    mark_chosen,
-    mark_seen,
-    penalise_repetition,
+    keep_typical,
+    next_limit,
     scale_by_temperature,
     uniforms,
 )
@@ -48,6 +52,26 @@ def rows(unique: bool, low: int = -120, high: int = 120) -> st.SearchStrategy[Fl
 
 DISTINCT = rows(unique=True)
 TIED = rows(unique=False, low=-8, high=8)
+
+
+class Fixed(np.random.Generator):
+    """Draws the same number for ever."""
+
+    def __init__(self, uniform: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.uniform = uniform
+
+    def random(self, size: tuple[int, int]) -> Any:  # type: ignore[override]
+        return np.full(size, self.uniform)
+
+
+def choose(
+    logits: Any, config: SamplingConfig, uniforms: Any, texts: list[list[int]] | None = None
+) -> list[int]:
+    """The tokens that a sampler chooses with these random numbers after these texts."""
+    sampler = Sampler(config, [Fixed(uniform) for uniform in uniforms])
+    chosen: list[int] = sampler.choose(logits, texts or [[]] * len(logits)).tolist()
+    return chosen
 
 
 def apply(rule: Callable[..., Any], logits: Floats, *arguments: Any) -> Floats:
@@ -160,7 +184,7 @@ def test_temperature_0_takes_the_best_token_and_the_lowest_id_among_equals(
     expected = [by_rank(row)[0] for row in logits]
     for array in (logits, torch.from_numpy(logits)):
         assert greedy(array).tolist() == expected
-        assert choose(array, config, np.full(len(logits), uniform), None).tolist() == expected
+        assert choose(array, config, np.full(len(logits), uniform)) == expected
 
 
 @pytest.mark.parametrize("shift", [0, -100])
@@ -169,7 +193,7 @@ def test_a_temperature_next_to_0_is_nearly_greedy(shift: int) -> None:
     logits = np.array([[1.0, 2.0, 3.0]], np.float32) + shift
     config = SamplingConfig(temperature=1e-40)
     for array in (logits, torch.from_numpy(logits)):
-        assert choose(array, config, np.array([0.5]), None).tolist() == [2]
+        assert choose(array, config, np.array([0.5])) == [2]
 
 
 # --- top-k ------------------------------------------------------------------------------
@@ -284,6 +308,86 @@ def test_min_p_is_that_of_transformers(logits: Floats, p: float) -> None:
     np.testing.assert_array_equal(apply(keep_min_p, logits, p), expected)
 
 
+# --- typical-p --------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=150)
+@given(logits=DISTINCT, p=st.floats(0.01, 0.99))
+def test_typical_p_is_that_of_transformers(logits: Floats, p: float) -> None:
+    surprise = -np.log(softmax(logits))
+    entropy = (softmax(logits) * surprise).sum(axis=-1, keepdims=True)
+    order = np.argsort(np.abs(surprise - entropy), axis=-1)
+    gaps = np.diff(np.take_along_axis(np.abs(surprise - entropy), order, axis=-1))
+    mass = np.cumsum(np.take_along_axis(softmax(logits), order, axis=-1), axis=-1)
+    assume(np.all(gaps > 1e-4))
+    assume(np.all(np.abs(mass - p) > 1e-5))
+    expected = theirs(TypicalLogitsWarper(p), logits)
+    np.testing.assert_array_equal(apply(keep_typical, logits, p), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+def test_typical_p_leaves_out_the_best_token_where_it_says_too_little() -> None:
+    logits = np.log(np.array([[0.4, *[0.075] * 8, 0.0]], np.float32))
+    assert kept(apply(keep_typical, logits, 0.4)) == [list(range(1, 9))]
+
+
+# --- XTC --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "threshold", "ids"),
+    [
+        ([0.4, 0.3, 0.2, 0.1], 0.15, [2, 3]),
+        ([0.4, 0.3, 0.2, 0.1], 0.35, [0, 1, 2, 3]),  # one choice only
+        ([0.1, 0.2, 0.3, 0.4], 0.25, [0, 1, 2]),
+        ([0.4, 0.4, 0.2], 0.3, [1, 2]),  # of two equals one stays
+        ([0.2, 0.2, 0.2, 0.2, 0.2], 0.3, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_xtc_leaves_the_least_of_the_top_choices(
+    probabilities: list[float], threshold: float, ids: list[int]
+) -> None:
+    logits = np.log(np.array([probabilities], np.float32))
+    for array in (logits, torch.from_numpy(logits)):
+        uniforms = np.zeros(1) if array is logits else torch.zeros(1)
+        acted = exclude_top_choices(array, threshold, 0.5, uniforms)
+        assert kept(np.array(acted.tolist())) == [ids]
+        never = exclude_top_choices(array, threshold, 0.5, uniforms + 0.5)
+        assert kept(np.array(never.tolist())) == [list(range(len(probabilities)))]
+
+
+def test_xtc_acts_as_often_as_its_probability() -> None:
+    count = 20_000
+    logits = np.tile(log(0.6, 0.4), (count, 1))
+    config = SamplingConfig(xtc_probability=0.25, xtc_threshold=0.3)
+    tokens = Sampler(config, generators(0, count)).choose(logits, [[]] * count).tolist()
+    expected = count * np.array([0.75 * 0.6, 0.25 + 0.75 * 0.4])
+    observed = np.bincount(tokens, minlength=2)
+    assert ((observed - expected) ** 2 / expected).sum() < 15.1  # one in ten thousand is above
+
+
+# --- mirostat ---------------------------------------------------------------------------
+
+
+def test_mirostat_removes_what_surprises_too_much_but_never_the_best() -> None:
+    logits = log(0.5, 0.25, 0.125, 0.125)
+    for bits, ids in ((1.5, [0]), (2.5, [0, 1]), (3.5, [0, 1, 2, 3]), (0.1, [0])):
+        assert kept(keep_surprise(logits, np.array([bits]))) == [ids]
+    limit = next_limit(logits, np.array([2]), np.array([4.0]), 2.0, 0.5)
+    assert limit.tolist() == pytest.approx([4 - 0.5 * (3 - 2)])
+
+
+@pytest.mark.parametrize("tau", [4.0, 6.0])
+@pytest.mark.parametrize("torch_too", [False, True])
+def test_mirostat_keeps_the_mean_surprise_near_tau(tau: float, torch_too: bool) -> None:
+    zipf = np.log(1 / np.arange(1, 1001))[None].astype(np.float32)  # 7.6 bits of entropy
+    bits = -np.log2(softmax(zipf)[0])
+    sampler = Sampler(SamplingConfig(mirostat_tau=tau), generators(0, 1))
+    array = torch.from_numpy(zipf) if torch_too else zipf
+    surprise = [bits[sampler.choose(array, [[]])[0]] for _ in range(600)]
+    assert np.mean(surprise[100:]) == pytest.approx(tau, abs=0.3)
+
+
 # --- draw -------------------------------------------------------------------------------
 
 BELOW_1 = float(np.nextafter(1.0, 0.0))
@@ -355,7 +459,7 @@ def test_tokens_come_as_often_as_they_are_probable(temperature: float) -> None:
     logits = np.array([1.0, 0.0, -1.0, 2.0, 0.5, -INF], np.float32)
     count, config = 20_000, SamplingConfig(temperature=temperature)
     uniforms = np.random.default_rng(0).random(count)
-    tokens = choose(np.tile(logits, (count, 1)), config, uniforms, None)
+    tokens = choose(np.tile(logits, (count, 1)), config, uniforms)
     expected = count * softmax(logits[None] / temperature)[0]
     observed = np.bincount(tokens, minlength=6)
     assert observed[5] == 0
@@ -370,8 +474,8 @@ def both_choose(
     logits: Floats, config: SamplingConfig, uniforms: list[float], ids: list[list[int]]
 ) -> list[int]:
     u, tensor = np.array(uniforms), torch.from_numpy(logits.copy())
-    chosen: list[int] = choose(logits, config, u, mark_seen(None, logits, ids)).tolist()
-    assert choose(tensor, config, u, mark_seen(None, tensor, ids)).tolist() == chosen
+    chosen = choose(logits, config, u, ids)
+    assert choose(tensor, config, u, ids) == chosen
     return chosen
 
 
@@ -456,11 +560,73 @@ def test_the_penalty_comes_before_the_best_token_is_taken() -> None:
 def test_rules_that_are_off_change_nothing() -> None:
     logits = np.array([[0.3, -1.0, 2.0, 0.0]] * 50, np.float32)
     uniforms = np.linspace(0, BELOW_1, 50)
-    plain = choose(logits, SamplingConfig(), uniforms, None)
-    off = SamplingConfig(top_k=4, top_p=1.0, min_p=0.0, repetition_penalty=1.0)
-    seen = np.ones(logits.shape, bool)
-    np.testing.assert_array_equal(choose(logits, off, uniforms, seen), plain)
-    assert set(plain.tolist()) == {0, 1, 2, 3}
+    plain = choose(logits, SamplingConfig(), uniforms)
+    off = SamplingConfig(
+        top_k=4,
+        top_p=1.0,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        frequency_penalty=0.0,
+        presence_penalty=0.0,
+        dry_multiplier=0.0,
+        typical_p=1.0,
+        xtc_probability=0.0,
+    )
+    assert choose(logits, off, uniforms, [[0, 1, 2, 3]] * 50) == plain
+    assert set(plain) == {0, 1, 2, 3}
+
+
+def test_a_row_that_has_lost_all_its_tokens_gives_none() -> None:
+    for temperature in (0, 1):
+        for logits in (np.zeros((2, 2)), torch.zeros((2, 2))):
+            sampler = Sampler(
+                SamplingConfig(temperature=temperature), generators(0, 2), bias={0: -INF, 1: -INF}
+            )
+            assert sampler.choose(logits, [[], []]).tolist() == [2, 2]
+
+
+def test_old_seeds_draw_the_same_numbers_whatever_rule_is_off() -> None:
+    logits = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32)
+    random, expected = generators(5, 1), []
+    for _ in range(20):
+        expected += draw(logits, np.array([random[0].random()])).tolist()
+    sampler = Sampler(SamplingConfig(xtc_probability=0.0, dry_multiplier=0.0), generators(5, 1))
+    assert [sampler.choose(logits, [[]])[0] for _ in range(20)] == expected
+
+
+def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
+    config = SamplingConfig(
+        temperature=0.5,
+        top_k=3,
+        top_p=0.9,
+        repetition_penalty=1.5,
+        presence_penalty=0.5,
+        no_repeat_ngram=1,
+        xtc_probability=1.0,
+    )
+    sampler = Sampler(config, generators(0, 1), bias={3: -INF}, end=4, min_tokens=2)
+    stages = sampler.explain(log(0.4, 0.3, 0.15, 0.1, 0.05), [[2]], top=2)
+    names = [stage.rule.split()[0] for stage in stages]
+    assert names == [
+        "the",
+        "bias",
+        "repetition",
+        "frequency",
+        "no",
+        "no",
+        "temperature",
+        "top-k",
+        "top-p",
+        "XTC",
+    ]
+    assert [stage.candidates for stage in stages] == [5, 4, 4, 4, 3, 2, 2, 2, 2, 1]
+    for earlier, later in itertools.pairwise(stages):
+        after = {i: a for i, _, a in earlier.top}
+        assert all(after[i] == pytest.approx(b) for i, b, _ in later.top if i in after)
+    assert stages[0].top == [
+        (0, pytest.approx(0.4), pytest.approx(0.4)),
+        (1, *[pytest.approx(0.3)] * 2),
+    ]
 
 
 # --- generators -------------------------------------------------------------------------
@@ -493,13 +659,21 @@ def test_the_generators_are_the_children_that_numpy_spawns(seed: int, samples: i
 def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
     # Tensors on "meta" have no values: an operation whose shape, branch or result the host
     # would have to wait for fails there.
-    config = SamplingConfig(temperature, top_k=5, top_p=0.9, min_p=0.01, repetition_penalty=1.3)
-    logits = torch.zeros(2, 50, device="meta")
-    seen = mark_seen(None, logits, [[1, 2], [3]])
-    chosen = choose(logits, config, next(uniforms(generators(0, 2), logits)), seen)
-    seen = mark_chosen(seen, chosen)
-    assert (chosen.device.type, chosen.shape) == ("meta", (2,))
-    assert (seen.device.type, seen.shape) == ("meta", (2, 50))
+    config = SamplingConfig(
+        temperature,
+        top_k=5,
+        top_p=0.9,
+        min_p=0.01,
+        repetition_penalty=1.3,
+        typical_p=0.9,
+        xtc_probability=0.5,
+    )
+    for sampling in (config, SamplingConfig(temperature, mirostat_tau=3.0)):
+        sampler = Sampler(sampling, generators(0, 2))
+        logits = torch.zeros(2, 50, device="meta")
+        for _ in range(2):
+            chosen = sampler.choose(logits, [[1, 2], [3]])
+            assert (chosen.device.type, chosen.shape) == ("meta", (2,))
 
 
 def test_marking_what_was_chosen_equals_marking_the_text() -> None:
@@ -512,6 +686,6 @@ def test_marking_what_was_chosen_equals_marking_the_text() -> None:
 @pytest.mark.parametrize("array", [np.zeros((3, 4)), torch.zeros(3, 4)])
 def test_uniforms_are_those_of_each_generator_in_turn(array: Any) -> None:
     one_by_one = generators(5, 3)
-    drawn = uniforms(generators(5, 3), array)
+    drawn = uniforms(generators(5, 3), array, 1)
     for _ in range(130):  # past two blocks
-        assert next(drawn).tolist() == [generator.random() for generator in one_by_one]
+        assert next(drawn)[0].tolist() == [generator.random() for generator in one_by_one]

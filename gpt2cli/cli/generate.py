@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import options
+from gpt2cli.cli.sampling import show_stages
 from gpt2cli.cli.terminal import (
     Output,
     complain,
@@ -44,8 +46,31 @@ def generate(
     top_p: options.TopP = None,
     min_p: options.MinP = None,
     repetition_penalty: options.RepetitionPenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    no_repeat_ngram: options.NoRepeatNgram = None,
+    dry: options.Dry = None,
+    dry_base: options.DryBase = None,
+    dry_allowed_length: options.DryAllowedLength = None,
+    dry_breaker: options.DryBreaker = None,
+    typical_p: options.TypicalP = None,
+    xtc_probability: options.XtcProbability = None,
+    xtc_threshold: options.XtcThreshold = None,
+    mirostat_tau: options.MirostatTau = None,
+    mirostat_eta: options.MirostatEta = None,
+    bias: options.Bias = None,
+    beams: options.Beams = None,
+    length_penalty: options.LengthPenalty = None,
+    explain_sampling: Annotated[
+        bool,
+        typer.Option(
+            "--explain-sampling",
+            help="Show what each rule does to the first token's candidates, and generate nothing.",
+        ),
+    ] = False,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    min_tokens: options.MinTokens = 0,
     ignore_eos: options.IgnoreEos = False,
     samples: Annotated[
         int, typer.Option("--samples", "-s", help="Continuations, generated as one batch.")
@@ -60,6 +85,7 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and sample.")
     ] = False,
+    logprobs: options.Logprobs = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")
     ] = None,
@@ -103,28 +129,55 @@ def generate(
 
     if threads is not None:
         limit_threads(threads)
-    from gpt2cli import generation, runtime, sources
+    from gpt2cli import beam, generation, runtime, sources
+    from gpt2cli import bias as bias_of
     from gpt2cli.record import Recorder
 
     if overflow not in ("slide", "error"):
         raise UsageError(f"overflow must be slide or error, not {overflow!r}")
     check_names(device, dtype)
     source = sources.resolve(model)
-    given: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-    }
+    if logprobs is not None and not as_json:
+        raise UsageError("--logprobs needs --json, which is where they appear")
+    if length_penalty is not None and beams is None:
+        raise UsageError("--length-penalty needs --beams")
+    if explain_sampling and beams is not None:
+        raise UsageError("--beams samples nothing that --explain-sampling could explain")
+    base = SamplingConfig(temperature=0) if beams else source.generation
+    sampling = base.updated(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+        dry_multiplier=dry,
+        dry_base=dry_base,
+        dry_allowed_length=dry_allowed_length,
+        typical_p=typical_p,
+        xtc_probability=xtc_probability,
+        xtc_threshold=xtc_threshold,
+        mirostat_tau=mirostat_tau,
+        mirostat_eta=mirostat_eta,
+    )
     config = generation.GenerationConfig(
-        sampling=replace(source.generation, **{k: v for k, v in given.items() if v is not None}),
+        sampling=sampling,
         max_tokens=max_tokens,
         samples=samples,
         seed=generation.new_seed() if seed is None else seed,
         stop=tuple(read_argument(text) for text in stop or ()),
         ignore_eos=ignore_eos,
+        min_tokens=min_tokens,
+        beams=beams,
+        logprobs=logprobs,
+        length_penalty=1.0 if length_penalty is None else length_penalty,
     )
+    if dry_breaker:
+        breakers = tuple(read_argument(text) for text in dry_breaker)
+        config = replace(config, dry_breakers=breakers)
+    biases = bias_of.parse([read_argument(text) for text in bias or ()])
     text = read_text(prompt, file, keep_newline) or ""
     output = Output()
     placement = place(device, dtype)
@@ -134,6 +187,7 @@ def generate(
         source = sources.fetch(source, offline=offline, progress=progress)
     begun = time.perf_counter()
     tokenizer = runtime.open_tokenizer(source)
+    config = replace(config, bias=bias_of.resolve(biases, tokenizer))
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
     window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
     if len(window) < len(ids):
@@ -143,12 +197,17 @@ def generate(
     capacity = len(window) + max_tokens
     with download_progress() as progress:
         decoder = runtime.open_decoder(
-            source, placement, samples, capacity, quantize, progress, compiled=compile_
+            source, placement, beams or samples, capacity, quantize, progress, compiled=compile_
         )
     load_seconds = time.perf_counter() - begun
 
-    recorder = Recorder(samples)
-    events = recorder.watch(generation.generate(decoder, tokenizer, ids, config))
+    if explain_sampling:
+        stages = generation.explain(decoder, tokenizer, ids, config)
+        show_stages(stages, tokenizer, output, as_json=as_json)
+        return
+    recorder = Recorder(samples, streamed=not beams)
+    continued = beam.generate if beams else generation.generate
+    events = recorder.watch(continued(decoder, tokenizer, ids, config))
     if echo is None:
         echo = output.terminal
     shown_prompt = text if echo else ""
@@ -161,6 +220,8 @@ def generate(
     if as_json:
         for i, sample in enumerate(recorder.samples):
             record = {"prompt": text, "sample": i, **asdict(sample), **facts}
+            if logprobs is None:
+                del record["logprobs"]
             output.write(json.dumps(record, ensure_ascii=False) + "\n")
     elif no_stream or samples > 1:
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
@@ -229,6 +290,12 @@ def _facts(
         "samples": config.samples,
         "stop": list(config.stop),
         "ignore_eos": config.ignore_eos,
+        "min_tokens": config.min_tokens,
+        # JSON has no −∞.
+        "bias": {str(i): b if isfinite(b) else str(b) for i, b in config.bias.items()},
+        "dry_breakers": list(config.dry_breakers),
+        "beams": config.beams,
+        "length_penalty": config.length_penalty,
         "overflow": overflow,
         "timings": {
             "load_s": load_seconds,

@@ -66,6 +66,88 @@ RepetitionPenalty = Annotated[
     float | None,
     typer.Option(help="Above 1: make tokens that already occurred less likely."),
 ]
+FrequencyPenalty = Annotated[
+    float | None,
+    typer.Option(help="Subtract this from a token's logit each time it was generated."),
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option(help="Subtract this once from tokens that were generated.")
+]
+NoRepeatNgram = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Let no sequence of N tokens come a second time."),
+]
+Dry = Annotated[
+    float | None,
+    typer.Option(
+        "--dry-multiplier",
+        help="Penalise tokens that would prolong a repeated sequence, the more the longer "
+        "it is; 0.8 is usual.",
+    ),
+]
+DryBase = Annotated[
+    float | None, typer.Option(help="DRY grows by this factor a token. [default: 1.75]")
+]
+DryAllowedLength = Annotated[
+    int | None, typer.Option(help="Tokens that DRY lets repeat. [default: 2]")
+]
+DryBreaker = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Text that ends a sequence for DRY, as often as needed. "
+        "[default: newline, colon, quote, asterisk]"
+    ),
+]
+TypicalP = Annotated[
+    float | None,
+    typer.Option(
+        help="Choose among the tokens nearest to the expected surprise that together reach P."
+    ),
+]
+XtcProbability = Annotated[
+    float | None,
+    typer.Option(help="How often XTC removes the top choices but the least of them."),
+]
+XtcThreshold = Annotated[
+    float | None, typer.Option(help="How probable a top choice of XTC is. [default: 0.1]")
+]
+MirostatTau = Annotated[
+    float | None,
+    typer.Option(
+        help="Mirostat 2: keep the surprise near this many bits, in place of top-k, "
+        "top-p and the like; 5 is usual."
+    ),
+]
+MirostatEta = Annotated[
+    float | None, typer.Option(help="How fast mirostat corrects itself. [default: 0.1]")
+]
+Bias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TOKEN=AMOUNT",
+        help="Add to a token's logit: ' London=2.5', or '#1234=-inf' to ban an id. May be "
+        "given several times.",
+    ),
+]
+MinTokens = Annotated[int, typer.Option(metavar="N", help="Do not end before N tokens.")]
+Beams = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Search for the most probable text, keeping the N best beginnings; nothing is drawn.",
+    ),
+]
+LengthPenalty = Annotated[
+    float | None, typer.Option(help="Of beams: above 1 prefers longer texts. [default: 1]")
+]
+Logprobs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="With --json: log-probabilities of each token and of the N best in its place, by "
+        "the model, before sampling changed any.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Repeat a run. [default: drawn, and reported]")]
 Stop = Annotated[
     list[str] | None, typer.Option(help="End before this text. May be given several times.")

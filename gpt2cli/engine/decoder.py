@@ -114,6 +114,11 @@ class EngineDecoder:
         """Forget all but the first `length` tokens."""
         self.length = min(length, self.length)
 
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Go on with what these B rows remember, in this order."""
+        for part in self._held():
+            part[...] = part[:, list(rows)]
+
     def _held(self) -> list[Array]:
         """What the KV cache holds by now: views (L, B, H, …)."""
         panels = -(-self.length // PANEL)

@@ -61,6 +61,16 @@ def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
         (["--top-k", "0"], "top_k must be at least 1"),
         (["--min-p", "1.5"], "min_p must be between 0 and 1"),
         (["--repetition-penalty", "0"], "repetition_penalty must be a positive number"),
+        (["--typical-p", "0"], "typical_p must be above 0 and at most 1"),
+        (["--frequency-penalty", "3"], "frequency_penalty must be between -2 and 2"),
+        (["--xtc-threshold", "0.6"], "xtc_threshold must be above 0 and at most 0.5"),
+        (["--mirostat-tau", "5", "--top-k", "3"], "mirostat_tau takes the place of top_k"),
+        (["--min-tokens", "101"], "min_tokens must be between 0 and max_tokens (100)"),
+        (["--bias", "London"], "a bias is written TOKEN=AMOUNT"),
+        (["--logprobs", "2"], "--logprobs needs --json"),
+        (["--logprobs", "-1", "--json"], "logprobs must be between 0 and 100"),
+        (["--length-penalty", "2"], "--length-penalty needs --beams"),
+        (["--beams", "2", "-t", "1"], "beams and temperature cannot go together"),
         (["-n", "0"], "max_tokens must be at least 1"),
         (["-s", "0"], "samples must be at least 1"),
         (["--seed", "-5"], "seed must be 0 or more"),
@@ -290,6 +300,42 @@ def test_the_debug_option_shows_a_traceback(gpt2: Gpt2, tiny_directory: Path) ->
     done = gpt2("generate", "x", "-t", "-1", "--debug")
     assert done.returncode != 0
     assert b"Traceback" in done.stderr
+
+
+def test_a_bias_bans_and_min_tokens_waits(gpt2: Gpt2, letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "-t", "0", "-n", "4")
+    assert gpt2(*arguments, "--bias", "c=-inf").stdout[1:2] != b"c"
+    wrong = gpt2(*arguments, "--bias", "cd=1")
+    assert wrong.returncode == 2
+    assert "'cd' is 2 tokens, not one: 'c' (#" in error_of(wrong)
+    assert gpt2(*arguments, "--stop", "c").stdout == b"b"
+    assert gpt2(*arguments, "--stop", "c", "--stop", "e", "--min-tokens", "2").stdout == b"bcd"
+
+
+def test_sampling_can_be_explained(gpt2: Gpt2, letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "--explain-sampling", "--top-k", "3")
+    lines = gpt2(*arguments).stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["rule", "the", "temperature", "top-k", "top-p"]
+    records = [json.loads(line) for line in gpt2(*arguments, "--json").stdout.splitlines()]
+    assert [record["candidates"] for record in records] == [300, 300, 3, 1]
+    assert records[-1]["top"][0]["token"] == "b"
+    assert records[-1]["top"][0]["after"] == 1
+
+
+def test_json_tells_the_log_probabilities(gpt2: Gpt2, letters: Path) -> None:
+    done = gpt2("generate", "a", "-m", str(letters), "-n", "2", "--json", "--logprobs", "2")
+    first, second = json.loads(done.stdout)["logprobs"]
+    assert (first["token"], second["token"]) == ("b", "c")
+    assert first["top"][0] == {"token": "b", "id": first["id"], "logprob": first["logprob"]}
+    assert len(second["top"]) == 2
+
+
+def test_beams_give_several_texts_best_first(gpt2: Gpt2, letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "-n", "4", "--beams", "3")
+    assert gpt2(*arguments).stdout == b"bcde"
+    records = [json.loads(x) for x in gpt2(*arguments, "-s", "3", "--json").stdout.splitlines()]
+    assert records[0]["text"] == "bcde"
+    assert len({tuple(record["token_ids"]) for record in records}) == 3
 
 
 # Pipes that close, disks that are full, Ctrl-C.

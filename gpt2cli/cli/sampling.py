@@ -1,0 +1,47 @@
+"""`gpt2 generate --explain-sampling`: the candidates of the next token, rule by rule."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from gpt2cli.cli.terminal import Output, print_rich, visible
+
+if TYPE_CHECKING:
+    from gpt2cli.sampler import Stage
+    from gpt2cli.tokenizer import Tokenizer
+
+
+IN_TABLE = 3  # tokens that fit a line
+
+
+def show_stages(
+    stages: list[Stage], tokenizer: Tokenizer, output: Output, *, as_json: bool
+) -> None:
+    """A table, or a JSON object a rule."""
+    if as_json:
+        for stage in stages:
+            top = [
+                {"id": i, "token": tokenizer.decode([i]), "before": before, "after": after}
+                for i, before, after in stage.top
+            ]
+            record = {"rule": stage.rule, "candidates": stage.candidates, "top": top}
+            output.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("rule", no_wrap=True)
+    table.add_column("candidates", justify="right")
+    table.add_column("the most probable, before → after, in %")
+    for n, stage in enumerate(stages):
+        cells = [_cell(i, b, a, tokenizer, first=n == 0) for i, b, a in stage.top[:IN_TABLE]]
+        table.add_row(stage.rule, f"{stage.candidates:,}", Text("   ".join(cells)))
+    print_rich(table)
+
+
+def _cell(i: int, before: float, after: float, tokenizer: Tokenizer, *, first: bool) -> str:
+    token = visible(repr(tokenizer.decode([i])))
+    new = f"{100 * after:.1f}" if after else "–"
+    return f"{token} {new}" if first else f"{token} {100 * before:.1f} → {new}"

@@ -1,0 +1,123 @@
+"""What the text so far does to the next token: by hand and against transformers."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
+
+from gpt2cli import bias
+from gpt2cli.config import SamplingConfig
+from gpt2cli.errors import UsageError
+from gpt2cli.penalties import add, count_penalties, dry_penalties, ngram_bans
+from gpt2cli.sampler import Sampler
+from gpt2cli.sampling import generators
+from gpt2cli.tokenizer import Tokenizer
+
+INF = math.inf
+TEXT = st.lists(st.integers(0, 3), max_size=14)
+
+
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
+def test_changes_are_added_row_by_row(make: Callable[..., Any]) -> None:
+    logits = make((2, 3)) + 1
+    changed = add(logits, [{0: 2.5, 2: -INF}, {}])
+    assert changed.tolist() == [[3.5, 1.0, -INF], [1.0, 1.0, 1.0]]
+    assert logits.tolist() == [[1.0] * 3] * 2
+
+
+def test_frequency_counts_and_presence_does_not() -> None:
+    assert count_penalties([5, 6, 5, 5], 0.5, 0.25) == {5: -1.75, 6: -0.75}
+    assert count_penalties([5], -1.0, 0.0) == {5: 1.0}
+
+
+def test_the_prompt_is_free_of_frequency_and_presence_penalties() -> None:
+    config = SamplingConfig(temperature=0, presence_penalty=2.0)
+    logits = np.array([[3.0, 2.0, 0.5]])
+    chosen = [
+        Sampler(config, generators(0, 1), prompt_length=2).choose(logits, [text]).tolist()
+        for text in ([0, 0], [0, 0, 0], [0, 0, 0, 1])
+    ]
+    assert chosen == [[0], [1], [0]]  # 3; 3 − 2 < 2; 3 − 2 > 2 − 2
+
+
+@settings(deadline=None, max_examples=200)
+@given(ids=TEXT.filter(bool), n=st.integers(1, 4))
+def test_ngrams_are_banned_as_in_transformers(ids: list[int], n: int) -> None:
+    expected = NoRepeatNGramLogitsProcessor(n)(torch.tensor([ids]), torch.zeros(1, 4))
+    assert add(np.zeros((1, 4)), [ngram_bans(ids, n)]).tolist() == expected.tolist()
+
+
+def dry_by_definition(ids: list[int], allowed: int, breakers: set[int]) -> dict[int, int]:
+    """{token: length of the longest sequence it would repeat}, by trying all lengths."""
+    longest: dict[int, int] = {}
+    for at in range(1, len(ids)):
+        if ids[at] in breakers:
+            continue
+        for n in range(allowed, at + 1):
+            tail = ids[len(ids) - n :]
+            if ids[at - n : at] == tail and not breakers & set(tail):
+                longest[ids[at]] = max(n, longest.get(ids[at], 0))
+    return longest
+
+
+@settings(deadline=None, max_examples=300)
+@given(ids=TEXT, allowed=st.integers(1, 3), breakers=st.sets(st.integers(0, 3), max_size=1))
+def test_dry_penalises_by_the_longest_repetition(
+    ids: list[int], allowed: int, breakers: set[int]
+) -> None:
+    expected = {
+        token: pytest.approx(-0.8 * 1.75 ** (n - allowed))
+        for token, n in dry_by_definition(ids, allowed, breakers).items()
+    }
+    assert dry_penalties(ids, 0.8, 1.75, allowed, breakers) == expected
+
+
+def test_dry_by_hand() -> None:
+    text = [1, 2, 3, 9, 1, 2]
+    assert dry_penalties(text, 1.0, 2.0, 2) == {3: -1.0}
+    assert dry_penalties(text, 1.0, 2.0, 1) == {3: -2.0}
+    assert dry_penalties(text, 1.0, 2.0, 3) == {}
+    assert dry_penalties(text, 1.0, 2.0, 1, breakers={1}) == {3: -1.0}
+    assert dry_penalties(text, 1.0, 2.0, 1, breakers={3}) == {}
+    (penalty,) = dry_penalties([7] * 300, 1.0, 1e300, 1).values()
+    assert -INF < penalty < -1e20  # finite, so that it is no ban
+
+
+# Logit biases, as people write them.
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("London", "written TOKEN=AMOUNT"),
+        ("=1", "written TOKEN=AMOUNT"),
+        ("a=b", "must be a number, or -inf to ban, not 'b'"),
+        ("a=inf", "must be a number, or -inf"),
+        ("a=nan", "must be a number, or -inf"),
+    ],
+)
+def test_a_bias_that_is_none_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        bias.parse([text])
+
+
+def test_a_bias_is_by_text_or_by_id(tiny_tokenizer: Tokenizer) -> None:
+    parsed = bias.parse([" the=2.5", "#7=-inf", "==1", "<|endoftext|>=-1"])
+    assert parsed == {" the": 2.5, "#7": -INF, "=": 1.0, "<|endoftext|>": -1.0}
+    found = bias.resolve(parsed, tiny_tokenizer)
+    (the,) = tiny_tokenizer.encode(" the")
+    (equals,) = tiny_tokenizer.encode("=")
+    assert found == {the: 2.5, 7: -INF, equals: 1.0, tiny_tokenizer.end_of_text: -1.0}
+
+
+def test_a_bias_on_several_tokens_says_which_they_are(tiny_tokenizer: Tokenizer) -> None:
+    with pytest.raises(UsageError, match=r"'xyz' is 3 tokens, not one: 'x' \(#\d+\), 'y'"):
+        bias.resolve({"xyz": 1.0}, tiny_tokenizer)
+    with pytest.raises(UsageError, match="from 0 to 299, not to #300"):
+        bias.resolve({"#300": 1.0}, tiny_tokenizer)
