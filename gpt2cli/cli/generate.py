@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,9 +18,7 @@ from gpt2cli.cli.terminal import (
     download_progress,
     notice,
     read_argument,
-    read_file,
-    read_stdin,
-    stdin_is_piped,
+    read_prompt,
     token_progress,
 )
 from gpt2cli.config import END_OF_TEXT, SamplingConfig
@@ -62,15 +59,9 @@ def generate(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and sample.")
     ] = False,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")
-    ] = None,
-    keep_newline: Annotated[
-        bool, typer.Option("--keep-newline", help="Keep the last newline of stdin or the file.")
-    ] = False,
-    no_special: Annotated[
-        bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the prompt as plain text.")
-    ] = False,
+    file: options.File = None,
+    keep_newline: options.KeepNewline = False,
+    no_special: options.NoSpecial = False,
     overflow: Annotated[
         str,
         typer.Option(
@@ -131,7 +122,7 @@ def generate(
         stop=tuple(read_argument(text) for text in stop or ()),
         ignore_eos=ignore_eos,
     )
-    text = _read_prompt(prompt, file, keep_newline)
+    text = read_prompt(prompt, file, keep_newline)
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)
@@ -173,25 +164,6 @@ def generate(
     _report(facts, recorder, asked=verbose, drawn=seed is None)
     if interrupted:
         raise KeyboardInterrupt
-
-
-def _read_prompt(argument: str | None, file: Path | None, keep_newline: bool) -> str:
-    """The piped or filed text, a newline and the argument: whatever there is of them."""
-    piped, origin = None, ""
-    if file is not None:
-        piped, origin = read_file(file), str(file)
-    elif argument == "-" or stdin_is_piped():
-        piped, origin = read_stdin(), "stdin"
-    own = None if argument in (None, "-") else read_argument(argument or "")
-    if piped is None:
-        return own or ""
-    if not keep_newline:
-        piped = piped.removesuffix("\r\n" if piped.endswith("\r\n") else "\n")
-    if own is None and not piped:
-        raise UsageError(f"{origin} is empty; give a prompt there or as an argument")
-    if own is None:
-        return piped
-    return f"{piped}\n{own}" if piped else own
 
 
 def _exhaust(events: Iterator[Event], total: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -71,6 +72,13 @@ Stop = Annotated[
     list[str] | None, typer.Option(help="End before this text. May be given several times.")
 ]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")]
+File = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")]
+KeepNewline = Annotated[
+    bool, typer.Option("--keep-newline", help="Keep the last newline of stdin or the file.")
+]
+NoSpecial = Annotated[
+    bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the prompt as plain text.")
+]
 Device = Annotated[
     str,
     typer.Option(envvar="GPT2_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."),

@@ -126,6 +126,25 @@ def read_file(path: Path) -> str:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
+def read_prompt(argument: str | None, file: Path | None, keep_newline: bool) -> str:
+    """The piped or filed text, a newline and the argument: whatever there is of them."""
+    piped, origin = None, ""
+    if file is not None:
+        piped, origin = read_file(file), str(file)
+    elif argument == "-" or stdin_is_piped():
+        piped, origin = read_stdin(), "stdin"
+    own = None if argument in (None, "-") else read_argument(argument or "")
+    if piped is None:
+        return own or ""
+    if not keep_newline:
+        piped = piped.removesuffix("\r\n" if piped.endswith("\r\n") else "\n")
+    if own is None and not piped:
+        raise UsageError(f"{origin} is empty; give a prompt there or as an argument")
+    if own is None:
+        return piped
+    return f"{piped}\n{own}" if piped else own
+
+
 @contextmanager
 def token_progress(total: int) -> Iterator[Callable[[], None]]:
     """A bar on stderr that advances a token at a time, if a person looks on; then it goes."""
