@@ -164,6 +164,19 @@ class Contributions:
         layers = self.heads.sum() + self.attention_bias.sum() + self.feed_forward.sum()
         return float(embeddings + layers + self.final_shift)
 
+    def parts(self) -> dict[str, float]:
+        """All of them by name, heads as layer.head; the largest first, whatever the sign."""
+        parts = {
+            "token embedding": self.token_embedding,
+            "position embedding": self.position_embedding,
+            "shift of the final norm": self.final_shift,
+        }
+        for layer, heads in enumerate(self.heads.tolist()):
+            parts |= {f"head {layer}.{head}": value for head, value in enumerate(heads)}
+            parts[f"attention bias {layer}"] = float(self.attention_bias[layer])
+            parts[f"feed-forward {layer}"] = float(self.feed_forward[layer])
+        return dict(sorted(parts.items(), key=lambda part: -abs(part[1])))
+
 
 @torch.inference_mode()
 def contributions(model: GPT2, trace: Trace, token: int) -> Contributions:

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from gpt2cli import insight
 from gpt2cli.checkpoint import Array
-from gpt2cli.errors import UsageError
 from gpt2cli.insight import Contributions, NormStatistics, Trace
 from gpt2cli.model import GPT2
 from gpt2cli.tokenizer import Tokenizer
-
-SECTIONS = ("next", "lens", "contributions", "activations", "norms", "attention")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +74,14 @@ class Inspection:
     attention: Array
     attention_before: Array
 
-    def as_dict(self, sections: Collection[str] = SECTIONS) -> dict[str, Any]:
+    def as_dict(self, sections: Collection[str]) -> dict[str, Any]:
         """What JSON can hold, numbers to six digits: the tokens and the chosen sections."""
         tokens = [{"id": i, "text": text} for i, text in zip(self.ids, self.texts, strict=True)]
         data = {"first": self.first, "tokens": tokens, "target": self.target}
-        data |= {name: getattr(self, name) for name in SECTIONS if name in sections}
+        data |= {name: getattr(self, name) for name in sections}
         if "attention" in data:
             data["attention_before"] = self.attention_before
         return {name: _plain(value) for name, value in data.items()}
-
-
-def one_token(tokenizer: Tokenizer, text: str) -> int:
-    """The id of a text that is one token. Raises `UsageError` if it is not."""
-    ids = tokenizer.encode(text)
-    if len(ids) != 1:
-        parts = " ".join(repr(token_text(tokenizer, i)) for i in ids[:8])
-        raise UsageError(
-            f"{text!r} is not one token but {len(ids)}{': ' + parts if parts else ''}; "
-            "most words begin with a space"
-        )
-    return ids[0]
-
-
-def token_text(tokenizer: Tokenizer, token_id: int) -> str:
-    r"""A token's text; bytes that are no characters by themselves as \xe2."""
-    return tokenizer.decode_bytes([token_id]).decode("utf-8", errors="backslashreplace")
 
 
 def inspect(
@@ -128,7 +108,7 @@ def inspect(
     return Inspection(
         first=first,
         ids=shown,
-        texts=[token_text(tokenizer, i) for i in shown],
+        texts=[tokenizer.show(i) for i in shown],
         target=target,
         next=[_choice(tokenizer, logits, i) for i in best],
         lens=_lens(model, tokenizer, trace, target.id),
@@ -144,7 +124,7 @@ def _choice(tokenizer: Tokenizer, logits: Tensor, token_id: int) -> Choice:
     logit = logits[token_id]
     return Choice(
         token_id,
-        token_text(tokenizer, token_id),
+        tokenizer.show(token_id),
         float(logit),
         float(logits.softmax(-1)[token_id]),
         _rank(logits, token_id),
@@ -166,7 +146,7 @@ def _lens(model: GPT2, tokenizer: Tokenizer, trace: Trace, target: int, listed: 
         target_probability.append(float(probabilities[-1, target]))
         target_rank.append(_rank(logits[-1], target))
     ids = torch.stack([top.indices for top in tops]).cpu().numpy()
-    names = {int(i): token_text(tokenizer, int(i)) for i in np.unique(ids)}
+    names = {int(i): tokenizer.show(int(i)) for i in np.unique(ids)}
     return Lens(
         ids,
         [[[names[i] for i in place] for place in layer] for layer in ids.tolist()],

@@ -96,6 +96,10 @@ class Tokenizer:
         """The text of some tokens, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def show(self, token_id: int) -> str:
+        r"""One token's text; bytes that are no characters by themselves as \xe2."""
+        return self.decode_bytes([token_id]).decode("utf-8", errors="backslashreplace")
+
 
 class StreamDecoder:
     """Decodes token by token and never emits half a character.

@@ -145,6 +145,32 @@ def read_prompt(argument: str | None, file: Path | None, keep_newline: bool) -> 
     return f"{piped}\n{own}" if piped else own
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written later on. Raises `UsageError`."""
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: {path.parent} is no directory")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: permission denied")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of a file or nothing; into a pipe or a device as it comes."""
+    from gpt2cli.checkpoint import atomic
+
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        with atomic(path.resolve()) as temporary:
+            temporary.write_bytes(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
+
+
 @contextmanager
 def token_progress(total: int) -> Iterator[Callable[[], None]]:
     """A bar on stderr that advances a token at a time, if a person looks on; then it goes."""
