@@ -43,8 +43,15 @@ class Tokenizer:
         self._encoding = tiktoken.Encoding(
             "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
+        self._vocabulary = ranks, special
         self.end_of_text = special.get(END_OF_TEXT)
         self.size = 1 + max(*ranks.values(), *special.values(), -1)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all tokens have the same ids."""
+        return isinstance(other, Tokenizer) and self._vocabulary == other._vocabulary
+
+    __hash__ = None  # type: ignore[assignment]
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:

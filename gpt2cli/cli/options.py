@@ -79,6 +79,17 @@ KeepNewline = Annotated[
 NoSpecial = Annotated[
     bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the prompt as plain text.")
 ]
+TwoModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME[:PRECISION]",
+        autocompletion=_complete_model,
+        help="Give it twice: a model as everywhere, and perhaps float32, bfloat16, float16, "
+        "int8 or int4.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(envvar="GPT2_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."),
