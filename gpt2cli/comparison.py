@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,16 @@ def parse_variant(name: str, device: str = "auto") -> Variant:
     Without a precision it is what `device.place` chooses; int8 and int4 run on a CPU.
     """
     model, colon, precision = name.rpartition(":")
-    if not colon or precision not in PRECISIONS:
-        if colon and model and precision.isalnum():
-            raise UsageError(
-                f"unknown precision in {name!r}; use {', '.join(PRECISIONS[:-1])} or int4"
-            )
+    if not colon or Path(name).exists():
         return Variant(name, sources.resolve(name), place(device), None)
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision in {name!r}; use one of {', '.join(PRECISIONS)}")
+    source = sources.resolve(model)
     if precision in DTYPES:
-        return Variant(name, sources.resolve(model), place(device, precision), None)
+        return Variant(name, source, place(device, precision), None)
     placement = place("cpu" if device == "auto" else device)
     runtime.check_quantize(precision, placement)
-    return Variant(name, sources.resolve(model), placement, precision)
+    return Variant(name, source, placement, precision)
 
 
 def check_same_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> None:
