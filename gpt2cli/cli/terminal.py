@@ -159,11 +159,12 @@ def write_file(path: Path, data: bytes) -> None:
     """All of a file or nothing; into a pipe or a device as it comes."""
     from gpt2cli.checkpoint import atomic
 
+    target = path.resolve()
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not target.is_file():  # what /dev/stdout leads to may have no name
             path.write_bytes(data)
             return
-        with atomic(path.resolve()) as temporary:
+        with atomic(target) as temporary:
             temporary.write_bytes(data)
     except BrokenPipeError:
         raise
