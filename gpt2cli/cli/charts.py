@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.bar import Bar
 from rich.cells import cell_len, set_cell_size
 from rich.columns import Columns
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -17,16 +18,22 @@ from gpt2cli.cli.terminal import visible
 from gpt2cli.inspection import Inspection
 
 LISTED = 12  # contributions that are named one by one
-CELLS = 44  # tokens of a large map: with its labels it is 120 columns wide
+MARGINS = 20, 24  # columns of labels left and right of a large map
 SMALL_CELLS = 24  # tokens of a small one
+_MOMENTS = ("mean", "variance")
 SHADES = " ░▒▓█"
-COLOURS = ("", "blue", "cyan", "yellow", "bright_white")
+COLOURS = ("", "blue", "cyan", "yellow", "red")
 
 
 def label(text: str, width: int = 14) -> str:
     """A token on one line: spaces, newlines and tabs as marks, the end cut if need be."""
     marked = visible(text.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥"))
     return marked if cell_len(marked) <= width else set_cell_size(marked, width - 1) + "…"
+
+
+def percent(p: float) -> str:
+    """A probability with its first digits, however small."""
+    return f"{p:.2%}" if p >= 0.001 or p == 0 else f"{100 * p:.2g}%"
 
 
 def charts(
@@ -48,7 +55,7 @@ def charts(
         else:
             yield Text("░ from 3 %, ▒ from 12 %, ▓ from 25 %, █ from 50 %", style="dim")
             for layer in layers:
-                yield _all_heads(data, layer) if every else _one_map(data, layer, head)
+                yield _all_heads(data, layer) if every else _Map(data, layer, head)
         yield ""
 
 
@@ -58,7 +65,8 @@ def title(data: Inspection, section: str) -> str:
     return {
         "next": f"After {last}: the most probable tokens",
         "lens": f"Logit lens after {last}: what each layer would say, were it the last",
-        "contributions": f"What makes the logit of {target}, {data.target.logit:.3f}",
+        "contributions": f"What makes the logit of {target}, {data.target.logit:.3f} "
+        "(head 3.0 is head 0 of layer 3)",
         "activations": f"Lengths of the vectors at {last}: the stream, and what is added to it",
         "norms": f"Layer norms at {last}: mean and variance",
         "attention": "Attention: how much each token (row) takes from those before it (columns)",
@@ -69,12 +77,11 @@ def _table(*headings: str, text: int = 1) -> Table:
     """The first `text` columns are text, the others are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for i, heading in enumerate(headings):
-        # A column without a heading is for bars.
         table.add_column(
             heading,
             justify="left" if i < text else "right",
-            no_wrap=bool(heading),
-            max_width=None if heading else 40,
+            overflow="fold",  # where a terminal is narrow no digit is lost
+            max_width=None if heading else 40,  # without a heading it is for bars
         )
     return table
 
@@ -85,7 +92,7 @@ def _next(data: Inspection) -> Table:
     top = choices[0].probability
     for choice in choices:
         bar = Bar(top, 0, choice.probability, color="green")
-        table.add_row(label(choice.text), bar, f"{choice.probability:.2%}", f"{choice.logit:.3f}")
+        table.add_row(label(choice.text), bar, percent(choice.probability), f"{choice.logit:.3f}")
     return table
 
 
@@ -96,8 +103,8 @@ def _lens(data: Inspection) -> Table:
         best = zip(texts[-1], lens.probabilities[layer, -1].tolist(), strict=True)
         table.add_row(
             after(layer),
-            *(f"{label(text)} {p:.1%}" for text, p in best),
-            f"{lens.target_probability[layer]:.2%}",
+            *(f"{label(text)} {percent(p)}" for text, p in best),
+            percent(float(lens.target_probability[layer])),
             f"{lens.target_rank[layer]:,}",
         )
     return table
@@ -123,7 +130,7 @@ def _contributions(data: Inspection) -> Table:
 
 
 def _activations(data: Inspection) -> Table:
-    table = _table("after", "", "stream", "attention added", "feed-forward added", text=2)
+    table = _table("after", "", "stream", "attention\nadded", "feed-forward\nadded", text=2)
     stream = data.activations.stream[:, -1]
     for layer, length in enumerate(stream.tolist()):
         added = (data.activations.attention, data.activations.feed_forward)
@@ -137,46 +144,57 @@ def _activations(data: Inspection) -> Table:
 
 
 def _norms(data: Inspection) -> Table:
-    stages = ("in", "normalised", "out")
-    table = _table(
-        "norm", *(f"{what} {stage}" for stage in stages for what in ("mean", "variance"))
-    )
-    count = len(data.norms.mean_in)
-    for i in range(count):
-        name = f"{i // 2}, before {'feed-forward' if i % 2 else 'attention'}"
-        columns = (
-            getattr(data.norms, f"{what}_{stage}")[i, -1]
-            for stage in stages
-            for what in ("mean", "variance")
-        )
+    fields = [f"{what}_{stage}" for stage in ("in", "normalised", "out") for what in _MOMENTS]
+    table = _table("norm before", *(field.replace("_", "\n") for field in fields))
+    columns = [getattr(data.norms, field)[:, -1].tolist() for field in fields]
+    halves = len(columns[0]) - 1
+    for i, row in enumerate(zip(*columns, strict=True)):
+        half = f"{'feed-forward' if i % 2 else 'attention'} {i // 2}"
         # + 0.0 makes a zero of what rounds to minus zero.
-        cells = (f"{round(float(x), 4) + 0.0:,.4f}" for x in columns)
-        table.add_row("final" if i == count - 1 else name, *cells)
+        table.add_row(
+            half if i < halves else "the head", *(f"{round(x, 4) + 0.0:,.4f}" for x in row)
+        )
     return table
 
 
-def _one_map(data: Inspection, layer: int, head: int | None) -> Group:
-    """One head, or the mean of all of a layer, with labels; each row ends with its peak."""
-    weights = data.attention[layer].mean(0) if head is None else data.attention[layer, head]
-    before = data.attention_before[layer]
-    before = before.mean(0) if head is None else before[head]
-    which = "the mean of its heads" if head is None else f"head {head}"
-    weights, before = _newest(weights, before, CELLS)
-    N = len(weights)
-    first, names = data.first + len(data.texts) - N, [label(t) for t in data.texts[-N:]]
-    title = f"layer {layer}, {which}"
-    if first:
-        title += f"; the last {N} of {data.first + len(data.texts)} tokens, … is all before them"
-    numbers = "".join(f"{i:<10}" for i in range(first, first + N) if (i - first) % 5 == 0)
-    lines = [Text(title), Text(" " * 20 + ("… " if first else "") + numbers, style="dim")]
-    for t, row in enumerate(weights):
-        line = Text(f"{first + t:>4} {set_cell_size(names[t], 15)}")
-        line.append(_cells(([before[t]] if first else []) + row[: t + 1].tolist(), 2))
-        line.append("  " * (N - 1 - t))
-        best = int(row.argmax())
-        line.append(f"  {row[best]:.2f} {names[best]}", style="dim")
-        lines.append(line)
-    return Group(*lines)
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """One head, or the mean of all of a layer: as many tokens as the terminal is wide.
+
+    Each row ends with the token that it takes most from.
+    """
+
+    data: Inspection
+    layer: int
+    head: int | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        data, which = (
+            self.data,
+            slice(None) if self.head is None else slice(self.head, self.head + 1),
+        )
+        left, right = MARGINS
+        weights, before = _newest(
+            data.attention[self.layer, which].mean(0),
+            data.attention_before[self.layer, which].mean(0),
+            max(4, (options.max_width - left - right) // 2),
+        )
+        N, T = len(weights), data.first + len(data.texts)
+        first, names = T - N, [label(text) for text in data.texts[-N:]]
+        title = f"layer {self.layer}, "
+        title += "the mean of its heads" if self.head is None else f"head {self.head}"
+        if first:
+            title += f"; the last {N} of {T} tokens, … is all before them"
+        yield Text(title)
+        numbers = "".join(f"{i:<10}" for i in range(first, T) if (i - first) % 5 == 0)
+        yield Text(" " * left + ("… " if first else "") + numbers, style="dim", no_wrap=True)
+        for t, row in enumerate(weights):
+            line = Text(f"{first + t:>4} {set_cell_size(names[t], left - 5)}", no_wrap=True)
+            line.append(_cells(([before[t]] if first else []) + row[: t + 1].tolist(), 2))
+            line.append("  " * (N - 1 - t))
+            best = int(row.argmax())
+            line.append(f"  {row[best]:.2f} {names[best]}", style="dim")
+            yield line
 
 
 def _all_heads(data: Inspection, layer: int) -> Group:
