@@ -50,23 +50,28 @@ def inspect(
     ] = None,
     layer: Annotated[
         int | None,
-        typer.Option("--layer", min=0, help="Attention of this layer, from 0. [default: the last]"),
+        typer.Option(metavar="N", help="Attention of this layer, from 0. [default: the last]"),
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option("--head", min=0, help="Attention of this head, from 0. [default: their mean]"),
+        typer.Option(metavar="N", help="Attention of this head, from 0. [default: their mean]"),
     ] = None,
     all_heads: Annotated[
         bool, typer.Option("--all-heads", help="Attention of every head, of one layer or of all.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="List the K most probable tokens.")] = 10,
+    top: Annotated[
+        int, typer.Option(min=1, metavar="K", help="List the K most probable tokens.")
+    ] = 10,
     last: Annotated[
         int, typer.Option(min=1, metavar="N", help="Keep details of the last N tokens.")
     ] = 64,
     html: Annotated[
-        Path | None, typer.Option(help="Write an interactive page that needs nothing else.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write an interactive page that needs nothing else."),
     ] = None,
-    png: Annotated[Path | None, typer.Option(help="Write a picture (needs matplotlib).")] = None,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture (needs matplotlib).")
+    ] = None,
     as_json: options.Json = False,
     file: options.File = None,
     keep_newline: options.KeepNewline = False,
@@ -158,7 +163,7 @@ def _layers(config: ModelConfig, layer: int | None, head: int | None, all_heads:
     if head is not None and all_heads:
         raise UsageError("--head and --all-heads exclude each other")
     for name, value, count in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
-        if value is not None and value >= count:
+        if value is not None and not 0 <= value < count:
             raise UsageError(f"{name} must be 0 to {count - 1}, not {value}")
     if layer is not None:
         return [layer]

@@ -185,6 +185,7 @@ def test_sections_are_shown_in_the_order_asked_for(here: Gpt2) -> None:
     ("arguments", "message"),
     [
         (["--layer", "6"], "layer must be 0 to 5, not 6"),
+        (["--layer", "-1"], "layer must be 0 to 5, not -1"),
         (["--head", "7"], "head must be 0 to 6, not 7"),
         (["--head", "1", "--all-heads"], "--head and --all-heads exclude each other"),
         (["--show", "lense"], "unknown section 'lense'"),
