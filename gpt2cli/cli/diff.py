@@ -75,9 +75,11 @@ def diff(
     window = fit_prompt(ids, min(v.source.config().context_length for v in (a, b)))
     if len(window) < len(ids):
         complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
-    decoder_a, decoder_b = (
-        runtime.open_decoder(v.source, v.placement, 1, len(window), v.quantize) for v in (a, b)
-    )
+    with download_progress() as progress:
+        decoder_a, decoder_b = (
+            runtime.open_decoder(v.source, v.placement, 1, len(window), v.quantize, progress)
+            for v in (a, b)
+        )
     differences = []
     with token_progress(len(window)) as advance:
         for difference in comparison.compare(decoder_a, decoder_b, window, tokenizer.size):

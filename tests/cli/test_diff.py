@@ -21,9 +21,9 @@ def compared(here: Gpt2, *arguments: str, stdin: bytes = b"") -> Any:
 
 
 @needs_engine
-def test_fewer_bits_cost_little_and_fewer_cost_more(here: Gpt2) -> None:
+def test_fewer_bits_cost_little_and_fewer_cost_more(gpt2: Gpt2) -> None:
     text = "To be, or not to be, that is the question:"
-    data = [compared(here, text, "-m", "bard", "-m", f"bard:int{bits}") for bits in (8, 4)]
+    data = [compared(gpt2, text, "-m", "bard", "-m", f"bard:int{bits}") for bits in (8, 4)]
     kl8, kl4 = (d["summary"]["mean_kl"] for d in data)
     assert 0 < kl8 < kl4 < 0.05
     int4 = data[1]
@@ -34,10 +34,10 @@ def test_fewer_bits_cost_little_and_fewer_cost_more(here: Gpt2) -> None:
 
 
 @needs_engine
-def test_the_table_shows_what_json_says(here: Gpt2) -> None:
+def test_the_table_shows_what_json_says(gpt2: Gpt2) -> None:
     arguments = ("To be, or", "-m", "bard", "-m", "bard:int8")
-    data = compared(here, *arguments)
-    text = here("diff", *arguments, "--device", "cpu").stdout.decode()
+    data = compared(gpt2, *arguments)
+    text = gpt2("diff", *arguments, "--device", "cpu").stdout.decode()
     lines = [line.split() for line in text.splitlines()]
     for line, token in zip(lines[2:5], data["tokens"], strict=False):
         assert line[1:4] == [
