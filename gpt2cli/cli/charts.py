@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2cli.checkpoint import Array
-from gpt2cli.cli.terminal import visible
+from gpt2cli.cli.terminal import visible_token
 from gpt2cli.inspection import Inspection
 
 LISTED = 12  # contributions that are named one by one
@@ -26,8 +26,8 @@ COLOURS = ("", "blue", "cyan", "yellow", "red")
 
 
 def label(text: str, width: int = 14) -> str:
-    """A token on one line: spaces, newlines and tabs as marks, the end cut if need be."""
-    marked = visible(text.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥"))
+    """A token on one line, its end cut if need be."""
+    marked = visible_token(text.encode("utf-8"))
     return marked if cell_len(marked) <= width else set_cell_size(marked, width - 1) + "…"
 
 

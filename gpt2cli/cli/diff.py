@@ -15,7 +15,7 @@ from gpt2cli.cli.terminal import (
     complain,
     download_progress,
     print_rich,
-    read_prompt,
+    read_text,
     token_progress,
     visible,
 )
@@ -64,7 +64,7 @@ def diff(
     from gpt2cli.generation import fit_prompt
 
     a, b = (comparison.parse_variant(name, device) for name in models)
-    text = read_prompt(prompt, file, keep_newline)
+    text = read_text(prompt, file, keep_newline) or ""
     with download_progress() as progress:
         a = replace(a, source=sources.fetch(a.source, offline=offline, progress=progress))
         b = replace(b, source=sources.fetch(b.source, offline=offline, progress=progress))

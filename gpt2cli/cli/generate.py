@@ -18,7 +18,7 @@ from gpt2cli.cli.terminal import (
     download_progress,
     notice,
     read_argument,
-    read_prompt,
+    read_text,
     token_progress,
 )
 from gpt2cli.config import END_OF_TEXT, SamplingConfig
@@ -122,7 +122,7 @@ def generate(
         stop=tuple(read_argument(text) for text in stop or ()),
         ignore_eos=ignore_eos,
     )
-    text = read_prompt(prompt, file, keep_newline)
+    text = read_text(prompt, file, keep_newline) or ""
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)

@@ -17,7 +17,7 @@ from gpt2cli.cli.terminal import (
     notice,
     print_rich,
     read_argument,
-    read_prompt,
+    read_text,
     write_file,
 )
 from gpt2cli.config import ModelConfig, did_you_mean
@@ -107,7 +107,7 @@ def inspect(
             check_writable(path)
     if png is not None:
         _check_matplotlib()
-    text = read_prompt(prompt, file, keep_newline)
+    text = read_text(prompt, file, keep_newline) or ""
     placement = place(device, "float32")
     with download_progress() as progress:
         source = sources.fetch(source, offline=offline, progress=progress)

@@ -73,12 +73,6 @@ Stop = Annotated[
 ]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")]
 File = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")]
-KeepNewline = Annotated[
-    bool, typer.Option("--keep-newline", help="Keep the last newline of stdin or the file.")
-]
-NoSpecial = Annotated[
-    bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the prompt as plain text.")
-]
 TwoModels = Annotated[
     list[str] | None,
     typer.Option(
@@ -117,6 +111,12 @@ Quantize = Annotated[
 Offline = Annotated[
     bool,
     typer.Option("--offline", envvar="GPT2_OFFLINE", help="Use the network for nothing."),
+]
+KeepNewline = Annotated[
+    bool, typer.Option("--keep-newline", help="Keep the last newline of stdin or the file.")
+]
+NoSpecial = Annotated[
+    bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the text as plain text.")
 ]
 Debug = Annotated[
     bool,

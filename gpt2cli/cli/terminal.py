@@ -30,6 +30,23 @@ def visible(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
+def visible_token(data: bytes) -> str:
+    """One token as a piece of a line: · is a space, ↵ a newline, ⇥ a tab.
+
+    Bytes that are no character become \\xhh, and characters that cannot be seen \\uhhhh.
+    """
+    text = visible(data.decode("utf-8", errors="backslashreplace"))
+    return "".join(_MARKS.get(c) or (c if c.isprintable() else _escape(c)) for c in text)
+
+
+_MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person looks at this stream."""
     return stream is not None and stream.isatty()
@@ -126,8 +143,17 @@ def read_file(path: Path) -> str:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
-def read_prompt(argument: str | None, file: Path | None, keep_newline: bool) -> str:
-    """The piped or filed text, a newline and the argument: whatever there is of them."""
+def without_newline(text: str) -> str:
+    """`text` less one newline at its end, which programs add and nobody means."""
+    return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
+
+
+def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> str | None:
+    """The piped or filed text, a newline and the argument: whatever there is of them.
+
+    None when there is nothing, for a person at a terminal gave no argument. Raises
+    `UsageError` when what was to be read is empty.
+    """
     piped, origin = None, ""
     if file is not None:
         piped, origin = read_file(file), str(file)
@@ -135,11 +161,11 @@ def read_prompt(argument: str | None, file: Path | None, keep_newline: bool) -> 
         piped, origin = read_stdin(), "stdin"
     own = None if argument in (None, "-") else read_argument(argument or "")
     if piped is None:
-        return own or ""
+        return own
     if not keep_newline:
-        piped = piped.removesuffix("\r\n" if piped.endswith("\r\n") else "\n")
+        piped = without_newline(piped)
     if own is None and not piped:
-        raise UsageError(f"{origin} is empty; give a prompt there or as an argument")
+        raise UsageError(f"{origin} is empty; give a text there or as an argument")
     if own is None:
         return piped
     return f"{piped}\n{own}" if piped else own
