@@ -21,7 +21,7 @@ from gpt2cli.cli.terminal import (
     read_text,
     token_progress,
 )
-from gpt2cli.config import END_OF_TEXT, SamplingConfig
+from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
