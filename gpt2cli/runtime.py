@@ -49,6 +49,18 @@ def encode_prompt(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int
     return [tokenizer.end_of_text]
 
 
+def one_token(tokenizer: Tokenizer, text: str) -> int:
+    """The id of a text that is one token. Raises `UsageError` if it is not."""
+    ids = tokenizer.encode(text)
+    if len(ids) != 1:
+        parts = ", ".join(repr(tokenizer.show(i)) for i in ids[:8])
+        raise UsageError(
+            f"{text!r} is not one token but {len(ids)}{': ' + parts if parts else ''}; "
+            "mind that most words begin with a space"
+        )
+    return ids[0]
+
+
 def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) -> list[int]:
     """The prompt as it fits the context. Raises `UsageError` if it does not and `refuse`."""
     context = source.config().context_length

@@ -14,6 +14,8 @@ from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder, Event, GenerationConfig, Rows, fit_prompt, generate
 from gpt2cli.tokenizer import Tokenizer
 
+BLOCK = 64  # ids read at once: there are logits after each, most of which nobody wants
+
 
 class PrefixCache:
     """A `Decoder` of one row whose prefill reads only what the decoder does not hold yet.
@@ -44,7 +46,9 @@ class PrefixCache:
 
     def step(self, ids: Sequence[int]) -> Any:
         """Read one more id. → (1, V)"""
-        return self._read(ids)
+        logits = self._decoder.step(ids)
+        self._held += ids
+        return logits
 
     def extend(self, rows: Rows) -> Any:
         """Read T more ids of the one row, with logits after each. → (1, T, V)"""
@@ -67,9 +71,8 @@ class PrefixCache:
             logits = self._decoder.prefill([list(ids)])
             self._held += ids
             return logits
-        for token_id in ids:
-            logits = self._decoder.step([token_id])
-            self._held.append(token_id)
+        for begin in range(0, len(ids), BLOCK):
+            logits = self.extend([ids[begin : begin + BLOCK]])[:, -1]
         return logits
 
 

@@ -43,8 +43,15 @@ class Tokenizer:
         self._encoding = tiktoken.Encoding(
             "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
+        self._vocabulary = ranks, special
         self.end_of_text = special.get(END_OF_TEXT)
         self.size = 1 + max(*ranks.values(), *special.values(), -1)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all tokens have the same ids."""
+        return isinstance(other, Tokenizer) and self._vocabulary == other._vocabulary
+
+    __hash__ = None  # type: ignore[assignment]
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
@@ -109,6 +116,10 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens, with U+FFFD for bytes that are not UTF-8."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def show(self, token_id: int) -> str:
+        r"""One token's text; bytes that are no characters by themselves as \xe2."""
+        return self.decode_bytes([token_id]).decode("utf-8", errors="backslashreplace")
 
 
 class StreamDecoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import select
@@ -122,3 +123,21 @@ def on_terminal(
     code = process.wait(10)
     os.close(master)
     return code, screen.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Gpt2:
+    """As `gpt2`, but in this process, which has imported torch already."""
+    from gpt2cli.cli import main
+
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        monkeypatch.setattr(sys, "argv", ["gpt2", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capfdbinary.readouterr()
+        code = left.value.code or 0
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, captured.out, captured.err)
+
+    return run

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpt2cli import __version__
-from gpt2cli.cli import generate, info, models, repl, score, tokenize, train
+from gpt2cli.cli import diff, generate, info, inspect, models, repl, score, tokenize, train
 from gpt2cli.cli.terminal import complain
 from gpt2cli.errors import GPT2CLIError, UsageError
 
@@ -104,6 +104,8 @@ def gpt2(
 app.command()(generate.generate)
 app.command()(repl.repl)
 app.command()(info.info)
+app.command()(inspect.inspect)
+app.command()(diff.diff)
 app.add_typer(models.app, name="models")
 app.command()(train.train)
 app.command()(tokenize.tokenize)

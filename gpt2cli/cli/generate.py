@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from math import isfinite
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -86,9 +85,7 @@ def generate(
         bool, typer.Option("--json", help="Print one JSON object a line and sample.")
     ] = False,
     logprobs: options.Logprobs = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")
-    ] = None,
+    file: options.File = None,
     keep_newline: options.KeepNewline = False,
     no_special: options.NoSpecial = False,
     overflow: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -153,6 +154,18 @@ Stop = Annotated[
     list[str] | None, typer.Option(help="End before this text. May be given several times.")
 ]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")]
+File = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")]
+TwoModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME[:PRECISION]",
+        autocompletion=_complete_model,
+        help="Give it twice: a model as everywhere, and perhaps float32, bfloat16, float16, "
+        "int8 or int4.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(envvar="GPT2_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."),

@@ -183,6 +183,33 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
     return f"{piped}\n{own}" if piped else own
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written later on. Raises `UsageError`."""
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: {path.parent} is no directory")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: permission denied")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of a file or nothing; into a pipe or a device as it comes."""
+    from gpt2cli.checkpoint import atomic
+
+    target = path.resolve()
+    try:
+        if path.exists() and not target.is_file():  # what /dev/stdout leads to may have no name
+            path.write_bytes(data)
+            return
+        with atomic(target) as temporary:
+            temporary.write_bytes(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
+
+
 @contextmanager
 def token_progress(total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr that advances by tokens, if a person looks on; then it goes."""

@@ -1,0 +1,178 @@
+"""`gpt2 diff`: two models, or two precisions of one, side by side on a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpt2cli.cli import options
+from gpt2cli.cli.terminal import (
+    Output,
+    complain,
+    download_progress,
+    print_rich,
+    read_text,
+    token_progress,
+    visible,
+)
+from gpt2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpt2cli.comparison import Difference, Summary, Variant
+    from gpt2cli.tokenizer import Tokenizer
+
+
+def diff(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="Text to read; - reads stdin. Piped text comes before it."),
+    ] = None,
+    models: options.TwoModels = None,
+    as_json: options.Json = False,
+    file: options.File = None,
+    keep_newline: options.KeepNewline = False,
+    no_special: options.NoSpecial = False,
+    device: options.Device = "auto",
+    threads: options.Threads = None,
+    offline: options.Offline = False,
+    debug: options.Debug = False,
+) -> None:
+    """Read a text with two models, A and B, and show where their predictions part.
+
+    For each token: its surprisal, -log2 p in bits, with A and with B; KL(A || B), the bits
+    that A's predictions cost more when coded with B's probabilities; what each would have said, and
+    at which rank the other has that.
+
+    \b
+    Examples:
+      gpt2 diff "To be, or not to be" -m bard -m bard:int4
+      gpt2 diff "The Eiffel Tower is in Paris" -m 124M -m 355M
+      gpt2 diff --file essay.txt -m 124M -m 124M:int8 --json
+    """
+    from gpt2cli.device import check_names, limit_threads
+
+    if threads is not None:
+        limit_threads(threads)
+    check_names(device, "auto")
+    if models is None or len(models) != 2:
+        raise UsageError(f"diff compares two models, not {len(models or [])}: -m NAME -m NAME")
+    from gpt2cli import comparison, runtime, sources
+    from gpt2cli.generation import fit_prompt
+
+    a, b = (comparison.parse_variant(name, device) for name in models)
+    text = read_text(prompt, file, keep_newline) or ""
+    with download_progress() as progress:
+        a = replace(a, source=sources.fetch(a.source, offline=offline, progress=progress))
+        b = replace(b, source=sources.fetch(b.source, offline=offline, progress=progress))
+    tokenizers = [runtime.open_tokenizer(variant.source) for variant in (a, b)]
+    comparison.check_same_vocabulary(models, tokenizers)
+    tokenizer = tokenizers[0]
+    ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
+    window = fit_prompt(ids, min(v.source.config().context_length for v in (a, b)))
+    if len(window) < len(ids):
+        complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
+    with download_progress() as progress:
+        decoder_a, decoder_b = (
+            runtime.open_decoder(v.source, v.placement, 1, len(window), v.quantize, progress)
+            for v in (a, b)
+        )
+    differences = []
+    with token_progress(len(window)) as advance:
+        for difference in comparison.compare(decoder_a, decoder_b, window, tokenizer.size):
+            differences.append(difference)
+            advance(1)
+    summary = comparison.summarise(differences)
+    if as_json:
+        record = _record((a, b), text, window, differences, summary, tokenizer)
+        Output().write(json.dumps(record, ensure_ascii=False) + "\n")
+    else:
+        print_rich(
+            _table(window[0], differences, tokenizer), *_summary((a, b), differences, summary)
+        )
+
+
+def _record(
+    variants: Sequence[Variant],
+    text: str,
+    ids: Sequence[int],
+    differences: Sequence[Difference],
+    summary: Summary,
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    from gpt2cli import runtime
+
+    def token(token_id: int | None) -> dict[str, Any] | None:
+        return None if token_id is None else {"id": token_id, "text": tokenizer.show(token_id)}
+
+    return {
+        "prompt": text,
+        "unit": "bits",
+        "models": [
+            {
+                "model": v.source.name,
+                "precision": v.precision,
+                "device": v.placement.device,
+                "engine": runtime.engine_name(v.placement),
+            }
+            for v in variants
+        ],
+        "first": token(ids[0]),
+        "tokens": [
+            asdict(d) | {"token": token(d.token), "choices": [token(c) for c in d.choices]}
+            for d in differences
+        ],
+        "summary": asdict(summary),
+    }
+
+
+# Rendering.
+
+
+def _table(first: int, differences: Sequence[Difference], tokenizer: Tokenizer) -> Any:
+    """A row a token; a choice that both make is said once."""
+    from rich.table import Table
+
+    from gpt2cli.cli.charts import label
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("token", "A, bits", "B, bits", "KL, bits"):
+        table.add_column(heading, justify="left" if heading == "token" else "right")
+    for model, other in ("AB", "BA"):
+        table.add_column(f"{model} would say")
+        table.add_column(f"rank in {other}", justify="right")
+    table.add_row(label(tokenizer.show(first)))
+    for d in differences:
+        bits = ("", "") if d.surprisals is None else (f"{s:.3f}" for s in d.surprisals)
+        says = [label(tokenizer.show(choice)) for choice in d.choices]
+        agreed = d.choices[0] == d.choices[1]
+        table.add_row(
+            "(next)" if d.token is None else label(tokenizer.show(d.token)),
+            *bits,
+            f"{d.kl:.4f}",
+            says[0],
+            *(() if agreed else (f"{d.ranks[0]:,}", says[1], f"{d.ranks[1]:,}")),
+            style="" if agreed else "yellow",
+        )
+    return table
+
+
+def _summary(
+    variants: Sequence[Variant], differences: Sequence[Difference], summary: Summary
+) -> list[str]:
+    lines = [""]
+    for i, (letter, variant) in enumerate(zip("AB", variants, strict=True)):
+        line = f"{letter} is {visible(variant.source.name)} in {variant.precision}"
+        if summary.surprisals is not None:
+            bits = summary.surprisals[i]
+            line += f": {bits:.3f} bits a token, perplexity {2**bits:,.1f}"
+        lines.append(line)
+    same = sum(d.choices[0] == d.choices[1] for d in differences)
+    lines.append(
+        f"KL(A ‖ B) is {summary.mean_kl:.4f} bits on average; they would say the same at "
+        f"{same} of {summary.places} places ({summary.agreement:.1%})"
+    )
+    return lines
