@@ -160,11 +160,11 @@ struct Block {
 struct Scratch {
     std::vector<float> memory;
     float *panels, *scores, *normed, *last;
-    // Inputs of a product with codes: (rows, groups, 32), and for each group the scale, and the
-    // sum, which is what the weights' being around 128 or 8 adds too much.
+    // Inputs of a product with codes, tile of rows after tile: (groups, 8 times 4 of each row).
+    // For each group the scales, and what to add as weights are around 128 or 8, not around 0.
     int8_t* inputs;
     float* input_scales;
-    int32_t* input_sums;
+    int32_t* input_offsets;
 };
 
 // One call from Python: T ids of B rows that follow `start` tokens.
@@ -291,7 +291,7 @@ void allocate(Engine& e, int batch, int capacity) {
         own.last = parts.take(last);
         own.inputs = (int8_t*)parts.take(groups * GROUP / 4);
         own.input_scales = parts.take(groups);
-        own.input_sums = (int32_t*)parts.take(groups);
+        own.input_offsets = (int32_t*)parts.take(groups);
     }
 }
 

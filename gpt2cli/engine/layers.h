@@ -246,13 +246,33 @@ constexpr int SUBTRACTS = 128;
 static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) { return dot4(total, w, x); }
 #endif
 
+static inline void store(int8_t* p, IntVec v) {  // of numbers that fit
+#if FLOATS == 16
+    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
+#elif FLOATS == 8
+    const __m256i all = (__m256i)v;
+    const __m128i pairs =
+        _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(pairs, pairs));
+#else
+    for (int i = 0; i < FLOATS; i++) p[i] = (int8_t)v[i];
+#endif
+}
+
+// Rows that are multiplied with codes at once: all that registers hold, or one.
+static constexpr int tile_of(int rows) {
+    constexpr int TILE = FLOATS == 16 ? 8 : 4;
+    return rows >= TILE ? TILE : 1;
+}
+
 // Code N rows of inputs, each group of 32 with a scale of its own: some channels are far larger.
+template <int BITS>
 static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
     const int groups = (in + GROUP - 1) / GROUP;
-    for (int n = 0; n < N; n++)
+    for (int n = 0, r = 0, rows = tile_of(N); n < N;) {
         for (int g = 0; g < groups; g++) {
             float values[GROUP] = {};
-            const float* from = x + (int64_t)n * in + g * GROUP;
+            const float* from = x + (int64_t)(n + r) * in + g * GROUP;
             __builtin_memcpy(values, from, 4 * smaller(GROUP, in - g * GROUP));
             Vec most = {};
             for (int i = 0; i < GROUP; i += FLOATS) {
@@ -263,19 +283,26 @@ static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
             for (int i = 0; i < FLOATS; i++) largest = most[i] > largest ? most[i] : largest;
             const float inverse = largest > 0 ? 127 / largest : 0;
             const Vec magic = broadcast(12582912.0f);  // rounds, as in exp
-            int32_t codes[GROUP], total = 0;
+            int8_t codes[GROUP];
+            IntVec total = {};
             for (int i = 0; i < GROUP; i += FLOATS) {
                 const IntVec code = (IntVec)(load(values + i) * inverse + magic) - (IntVec)magic;
-                __builtin_memcpy(codes + i, &code, sizeof code);
+                store(codes + i, code);
+                total += code;
             }
-            const int64_t at = (int64_t)n * groups + g;
-            for (int i = 0; i < GROUP; i++) {
-                own.inputs[at * GROUP + i] = (int8_t)codes[i];
-                total += codes[i];
-            }
-            own.input_scales[at] = largest / 127;
-            own.input_sums[at] = total;
+            int32_t sum = 0;
+            for (int i = 0; i < FLOATS; i++) sum += total[i];
+            const int64_t at = (int64_t)n * groups + g * rows;
+            for (int i = 0; i < GROUP; i += 4)
+                __builtin_memcpy(own.inputs + at * GROUP + i * rows + r * 4, codes + i, 4);
+            own.input_scales[at + r] = largest / 127;
+            own.input_offsets[at + r] = -(BITS == 4 ? 8 : SUBTRACTS) * sum;
         }
+        if (++r < rows) continue;
+        n += rows;
+        r = 0;
+        rows = tile_of(N - n);
+    }
 }
 
 // 16 outputs of R rows: y (R, 16) += inputs (R, in) · one block of codes.
@@ -285,39 +312,39 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
     const int groups = m.groups();
     const uint8_t* codes = m.codes + (int64_t)block * groups * m.group_bytes();
     const uint16_t* scales = m.scales() + (int64_t)block * groups * BLOCK;
-    const int64_t first = (int64_t)row * groups;
+    const int8_t* x = own.inputs + (int64_t)row * groups * GROUP;
+    const float* input_scales = own.input_scales + (int64_t)row * groups;
+    const int32_t* offsets = own.input_offsets + (int64_t)row * groups;
+    const IntVec halves = IntVec{} + 0x0f0f0f0f;
+    const auto four = [&](int r) {
+        int32_t bytes;
+        __builtin_memcpy(&bytes, x + 4 * r, 4);
+        return bytes - IntVec{};
+    };
     Vec sums[R][PARTS] = {};
-    for (int g = 0; g < groups; g++) {
+    for (int g = 0; g < groups; g++, input_scales += R, offsets += R) {
         IntVec totals[R][PARTS];
         for (int r = 0; r < R; r++)
-            for (int p = 0; p < PARTS; p++)
-                totals[r][p] = IntVec{} - (BITS == 4 ? 8 : SUBTRACTS) *
-                                              own.input_sums[first + r * groups + g];
-        for (int i = 0; i < GROUP; i += 32 / BITS, codes += 4 * BLOCK) {
+            for (int p = 0; p < PARTS; p++) totals[r][p] = offsets[r] - IntVec{};
+        for (int i = 0; i < GROUP; i += 32 / BITS, codes += 4 * BLOCK, x += R * 32 / BITS) {
             __builtin_prefetch(codes + 4096);
             for (int p = 0; p < PARTS; p++) {
                 const IntVec w = load_int(codes + 4 * p * FLOATS);
                 for (int r = 0; r < R; r++) {
-                    const int8_t* x = own.inputs + (first + r * groups + g) * GROUP + i;
-                    int32_t four;
-                    __builtin_memcpy(&four, x, 4);
+                    IntVec& total = totals[r][p];
                     if (BITS == 8) {
-                        totals[r][p] = dot4_bytes(totals[r][p], w, four - IntVec{});
-                        continue;
+                        total = dot4_bytes(total, w, four(r));
+                    } else {
+                        total = dot4(total, w & halves, four(r));
+                        total = dot4(total, w >> 4 & halves, four(R + r));
                     }
-                    int32_t next;
-                    __builtin_memcpy(&next, x + 4, 4);
-                    const IntVec halves = IntVec{} + 0x0f0f0f0f;
-                    totals[r][p] = dot4(totals[r][p], w & halves, four - IntVec{});
-                    totals[r][p] = dot4(totals[r][p], w >> 4 & halves, next - IntVec{});
                 }
             }
         }
         for (int p = 0; p < PARTS; p++) {
             const Vec scale = load(scales + g * BLOCK + p * FLOATS);
             for (int r = 0; r < R; r++)
-                sums[r][p] += __builtin_convertvector(totals[r][p], Vec) *
-                              (scale * own.input_scales[first + r * groups + g]);
+                sums[r][p] += __builtin_convertvector(totals[r][p], Vec) * (scale * input_scales[r]);
         }
     }
     const int outputs = smaller(BLOCK, m.out - block * BLOCK);
@@ -330,17 +357,15 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
 template <int BITS>
 static void coded_product(const Matrix& m, const float* x, float* y, int N, Share mine,
                           const Scratch& own) {
-    constexpr int R = FLOATS == 16 ? 8 : 4;
     for (int done = 0, rows; done < N; done += rows) {
         rows = smaller(CODED_ROWS, N - done);
-        encode_inputs(x + (int64_t)done * m.in, rows, m.in, own);
+        encode_inputs<BITS>(x + (int64_t)done * m.in, rows, m.in, own);
         for (int block = mine.begin / BLOCK; block * BLOCK < mine.end; block++)
-            for (int n = 0; n < rows;) {
+            for (int n = 0, tile; n < rows; n += tile) {
+                tile = tile_of(rows - n);
                 float* to = y + (int64_t)(done + n) * m.out;
-                const bool many = rows - n >= R;
-                if (many) add_block<R, BITS>(own, n, m, block, to);
-                else add_block<1, BITS>(own, n, m, block, to);
-                n += many ? R : 1;
+                if (tile == 1) add_block<1, BITS>(own, n, m, block, to);
+                else add_block<tile_of(CODED_ROWS), BITS>(own, n, m, block, to);
             }
     }
 }
@@ -404,7 +429,10 @@ static void keep(const float* x, int D, float* to, int64_t stride, float&) {
 
 static void keep(const float* x, int D, int8_t* to, int64_t stride, float& scale) {
     float largest = 0;
-    for (int d = 0; d < D; d++) largest = __builtin_fmaxf(largest, __builtin_fabsf(x[d]));
+    for (int d = 0; d < D; d++) {
+        const float size = x[d] < 0 ? -x[d] : x[d];
+        largest = size > largest ? size : largest;
+    }
     const float inverse = largest > 0 ? 127 / largest : 0;
     for (int d = 0; d < D; d++) to[d * stride] = (int8_t)__builtin_rintf(x[d] * inverse);
     scale = largest / 127;
