@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
+from gpt2cli.arrays import array_namespace
 from gpt2cli.generation import (
     Decoder,
     Event,

@@ -10,8 +10,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -43,6 +41,8 @@ def detect() -> Machine:
 
 def memory() -> tuple[int, int]:
     """Bytes of RAM in all and to be had now, within the limit of a container."""
+    import psutil
+
     ram = psutil.virtual_memory()
     limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
     if limit is None or limit >= ram.total:

@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
+from gpt2cli.arrays import array_namespace
 from gpt2cli.sampling import Array
 
 Changes = Mapping[int, float]

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from gpt2cli import penalties, sampling
+from gpt2cli.arrays import array_namespace
 from gpt2cli.config import SamplingConfig
 from gpt2cli.sampling import Array
 

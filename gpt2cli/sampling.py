@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array
+from array_api_compat import device, is_numpy_array
+
+from gpt2cli.arrays import array_namespace
 
 Array = Any  # whatever the array API standard calls an array
 

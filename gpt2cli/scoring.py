@@ -17,9 +17,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from gpt2cli import estimate
+from gpt2cli.arrays import array_namespace
 from gpt2cli.checkpoint import Array
 from gpt2cli.config import END_OF_TEXT, ModelConfig
 from gpt2cli.errors import UsageError

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gpt2cli import download, hub
+from gpt2cli import hub
 from gpt2cli.config import (
     BUNDLED_DIR,
     ModelConfig,
@@ -23,6 +24,9 @@ from gpt2cli.config import (
     shipped_specs,
 )
 from gpt2cli.errors import ConfigError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from gpt2cli.download import Progress
 
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -103,18 +107,20 @@ def fetch(
     offline: bool = False,
     update: bool = False,
     vocabulary_only: bool = False,
-    progress: download.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Source:
     """Make the files present, from the hub if need be; a cached model needs no network.
 
     `update` asks the hub for a newer revision; `vocabulary_only` leaves the weights where
-    they are. Raises `WeightsError` when a config has no
-    weights, or weights of another size; `DownloadError` when the hub cannot deliver.
+    they are. Raises `WeightsError` when a config has no weights, or weights of another size;
+    `DownloadError` when the hub cannot deliver.
     """
     directory = source.directory
     if source.repo_id and directory is None and vocabulary_only:
         directory = hub.cached_snapshot(source.repo_id, vocabulary_only=True)
     if source.repo_id and (directory is None or update):
+        from gpt2cli import download
+
         directory = download.download(
             source.repo_id, offline=offline, vocabulary_only=vocabulary_only, progress=progress
         )

@@ -1,0 +1,21 @@
+"""The array API standard (data-apis.org/array-api) for NumPy and PyTorch alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+# NumPy follows the standard by itself from 2.1 on.
+_NUMPY_CONFORMS = hasattr(np, "cumulative_sum")
+
+
+def array_namespace(array: Any) -> Any:
+    """The module that has the standard's functions for this array.
+
+    As array-api-compat's, whose wrapper of NumPy imports all of it, which takes 0.1 s.
+    """
+    if _NUMPY_CONFORMS and isinstance(array, np.ndarray):
+        return np
+    return array_api_compat.array_namespace(array)
