@@ -186,3 +186,17 @@ def test_a_forked_process_is_told_to_make_its_own() -> None:
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     decoder.step([3])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone holds us to a core")
+def test_threads_that_share_a_core_end_with_the_same() -> None:
+    model = model_of(CONFIGS[2])
+    ids = random_ids(model.config, 2)
+    expected = read(make(model, batch_size=2, threads=1), ids, 20)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # the threads of a new decoder inherit it
+    try:
+        crowded = read(make(model, batch_size=2, threads=4), ids, 20)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert np.array_equal(crowded, expected)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from gpt2cli.errors import DeviceError
 
-LEVELS = ("baseline", "avx2", "avx512")  # of instructions, as engine.cpp numbers them
+# Of instructions, as engine.cpp numbers them.
+ARM64 = platform.machine() in ("aarch64", "arm64")
+LEVELS = ("baseline", "dotprod") if ARM64 else ("baseline", "avx2", "avx512")
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}  # of a weight, by the name of the precision
 

@@ -17,6 +17,12 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define X86 1
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define ARM64 1
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
 #endif
 
 #if defined(_WIN32)
@@ -203,10 +209,12 @@ struct Engine {
 
 #define PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
+#define DOT_PRODUCTS "dotprod"
 #define BEGIN_TARGET(features) \
     PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define END_TARGET PRAGMA(clang attribute pop)
 #else
+#define DOT_PRODUCTS "arch=armv8.2-a+dotprod"
 #define BEGIN_TARGET(features) PRAGMA(GCC push_options) PRAGMA(GCC target(features))
 #define END_TARGET PRAGMA(GCC pop_options)
 #endif
@@ -237,6 +245,17 @@ BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 END_TARGET
 #endif
 
+#ifdef ARM64
+BEGIN_TARGET(DOT_PRODUCTS)
+#define LEVEL dotprod
+#define FLOATS 4
+#define DOTPROD 1
+#include "layers.h"
+#undef LEVEL
+#undef FLOATS
+END_TARGET
+#endif
+
 int best_level() {
 #ifdef X86
     __builtin_cpu_init();
@@ -245,6 +264,10 @@ int best_level() {
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni");
     return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
+#elif defined(ARM64) && defined(__APPLE__)
+    return 1;
+#elif defined(ARM64) && defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #else
     return 0;
 #endif
@@ -255,6 +278,9 @@ void choose_level(Engine& e, int level) {
 #ifdef X86
     if (level == 1) e.forward = avx2::forward;
     if (level == 2) e.forward = avx512::forward;
+#endif
+#ifdef ARM64
+    if (level == 1) e.forward = dotprod::forward;
 #endif
 }
 
@@ -313,11 +339,14 @@ extern "C" {
 
 enum { OK, NO_SUCH_TOKEN, NO_ROOM, FORKED };
 
-// The highest level of instructions that this CPU has: 0 baseline, 1 AVX2, 2 AVX-512 with VNNI.
+// The highest level of instructions that this CPU has: 0 baseline; on x86 1 AVX2, 2 AVX-512 with
+// VNNI; on arm64, whose baseline is NEON, 1 its dot products of bytes.
 int engine_best_level() { return best_level(); }
 
 // Bytes of a matrix in `bits` of 8 or 4.
-int64_t engine_code_bytes(int in, int out, int bits) { return Matrix{in, out, bits}.bytes(); }
+int64_t engine_code_bytes(int in, int out, int bits) {
+    return Matrix{in, out, bits, nullptr, nullptr, nullptr}.bytes();
+}
 
 // Code thread's share of a matrix. `row` and `column` are the strides of w's inputs and outputs.
 void engine_encode(const float* w, int64_t row, int64_t column, int in, int out, int bits,

@@ -23,6 +23,10 @@ static inline Vec load(const int8_t* p) {
     return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 #elif FLOATS == 8
     return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(ARM64)
+    uint32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return (Vec)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four)))));
 #else
     return Vec{(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
 #endif
@@ -34,6 +38,8 @@ static inline Vec load(const uint16_t* p) {
     return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
 #elif FLOATS == 8
     return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#elif defined(ARM64)
+    return (Vec)vshll_n_u16(vld1_u16(p), 16);
 #else
     return (Vec)(IntVec{p[0], p[1], p[2], p[3]} << 16);
 #endif
@@ -219,32 +225,44 @@ static inline IntVec load_int(const void* p) {
     return v;
 }
 
-// Adds, to each number of `total`, the products of four unsigned bytes of w and four signed of x.
+// Adds, to each number of `total`, the products of four bytes of w and four signed ones of x.
+// Those of w are up to 15, or as `dot4_bytes` has prepared them.
 static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
 #if FLOATS == 16
     return (IntVec)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
 #elif FLOATS == 8
-    // For 4 bits; with 8, sums of two products of unsigned bytes would not fit 16 bits.
+    // With 8 bits, sums of two products of unsigned bytes would not fit 16 bits.
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
     return total + (IntVec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(DOTPROD)
+    // vdotq_s32, which clang's header long kept to where every CPU has it.
+    asm("sdot %0.4s, %1.16b, %2.16b" : "+w"(total) : "w"(w), "w"(x));
+    return total;
+#elif defined(ARM64)
+    const int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
+    const int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_high_s8(a, b);
+    return (IntVec)vpadalq_s16((int32x4_t)total, vpaddq_s16(low, high));
 #else
-    for (int shift = 0; shift < 32; shift += 8) total += (w >> shift & 255) * (x << (24 - shift) >> 24);
+    for (int shift = 24; shift >= 0; shift -= 8) total += (w << shift >> 24) * (x << shift >> 24);
     return total;
 #endif
 }
 
-// The same for 8 bits. AVX2 takes 128 off each weight; SUBTRACTS says how much is still to go.
-#if FLOATS == 8
-constexpr int SUBTRACTS = 0;
+// The same for 8 bits. All but AVX-512 take 128 off each weight first, which a change of its
+// highest bit does; SUBTRACTS says how much is still to go.
 static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
+#if FLOATS == 16
+    return dot4(total, w, x);
+#elif FLOATS == 8
     const __m256i centred = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
     const __m256i sizes = _mm256_abs_epi8(centred), signed_x = _mm256_sign_epi8((__m256i)x, centred);
     return dot4(total, (IntVec)sizes, (IntVec)signed_x);
-}
 #else
-constexpr int SUBTRACTS = 128;
-static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) { return dot4(total, w, x); }
+    return dot4(total, w ^ (int32_t)0x80808080, x);
 #endif
+}
+
+constexpr int SUBTRACTS = FLOATS == 16 ? 128 : 0;
 
 static inline void store(int8_t* p, IntVec v) {  // of numbers that fit
 #if FLOATS == 16
