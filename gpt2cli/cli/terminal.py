@@ -98,7 +98,7 @@ def print_rich(*parts: Any, wrap: bool = True, colour: bool = False) -> None:
 
     forced = True if colour else None
     console = Console(highlight=False, markup=False, emoji=False, force_terminal=forced)
-    if not is_terminal(sys.stdout):
+    if not is_terminal(sys.stdout) and (colour or not console.is_terminal):
         console.width = 120
     # Rich would make a closed pipe its own affair, and exit with 1.
     with console.capture() as text:
