@@ -55,7 +55,8 @@ def bench(
     """Measure how fast a model reads and decodes here, and what the memory would allow.
 
     Decoding a token reads all weights and the KV cache, so the memory's bandwidth, measured
-    too, divided by those bytes is the limit of the speed. The tokens are random: they need
+    too, divided by those bytes is the limit of the speed; on a machine that is busy with
+    something else neither figure means much. The tokens are random: they need
     no vocabulary. One prompt is read for all samples; decoding counts the tokens of all.
 
     \b
@@ -157,7 +158,7 @@ def _table(results: tuple[Result, ...]) -> Table:
             _speed(result.prefill_tokens_per_second.median),
             _speed(result.decode_tokens_per_second.median),
             _speed(result.limit_tokens_per_second),
-            f"{result.share_of_limit:.0%}",
+            f"{result.share_of_limit:.{0 if result.share_of_limit >= 0.1 else 1}%}",
         )
     return table
 
