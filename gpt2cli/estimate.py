@@ -12,8 +12,9 @@ from dataclasses import dataclass, fields
 
 from gpt2cli.config import ModelConfig
 
-# Bytes a number. int8 weights are stored in groups of 64 with one fp32 scale each.
-PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 4 / 64}
+# Bytes a number. Coded weights are stored in groups of 32 with one bf16 scale each.
+PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32}
+_CODED = {"int8": PRECISIONS["int8"], "int4": 1 / 2 + 2 / 32}
 _FP32 = 4
 _H100_MEMORY = 80e9  # bytes; NVIDIA's data sheet for the H100 SXM
 
@@ -48,9 +49,30 @@ def weight_bytes(config: ModelConfig, precision: str) -> int:
 
 
 def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: int = 1) -> int:
-    """Bytes of keys and values: 2 · L · C numbers a token. With int8 weights, in fp32."""
-    width = _FP32 if precision == "int8" else PRECISIONS[precision]
-    return int(2 * config.n_layers * config.emb_dim * width) * tokens * samples
+    """Bytes of keys and values: 2 · L · C numbers a token.
+
+    With int8 or int4 weights in 8 bits, and an fp32 scale for each of 2 · L · H vectors.
+    """
+    L, C, H = config.n_layers, config.emb_dim, config.n_heads
+    width = C + H * _FP32 if precision in _CODED else C * PRECISIONS[precision]
+    return int(2 * L * width) * tokens * samples
+
+
+def step_weight_bytes(config: ModelConfig, precision: str, samples: int = 1) -> int:
+    """Bytes of weights that decoding one token a sample must read; `precision` may be int4 too.
+
+    Each is read once for all samples, the token embedding whole, as it is the head too, and
+    of the position embedding one row. With int8 or int4 the head is coded, in 8 bits, and
+    the samples' own rows of the embeddings are read besides in fp32, as biases and norms are.
+    """
+    L, C = config.n_layers, config.emb_dim
+    head, matrices = config.vocab_size * C, L * 12 * C * C
+    counts = parameters(config)
+    vectors = sum(counts.values()) - head - matrices - counts["position embedding"] + C
+    if precision not in _CODED:
+        return int((head + matrices + vectors) * PRECISIONS[precision])
+    coded = head * _CODED["int8"] + matrices * _CODED[precision]
+    return int(coded) + (vectors + samples * C) * _FP32
 
 
 def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:

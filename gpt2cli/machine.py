@@ -52,6 +52,44 @@ def memory() -> tuple[int, int]:
     return limit, min(ram.available, max(0, limit - held))
 
 
+def peak_memory() -> int:
+    """The most bytes of RAM that this process has held, pages of mapped weights included."""
+    # Unlike getrusage, Linux does not count here what the process was forked from.
+    if peak := _field(Path("/proc/self/status"), "VmHWM"):
+        return int(peak.split()[0]) << 10
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest << 10
+
+
+def cpu_name() -> str:
+    """What its maker calls the CPU, where the system tells."""
+    if sys.platform == "darwin":
+        tool = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        name = subprocess.run(tool, capture_output=True, text=True, check=False).stdout
+    else:
+        name = _field(Path("/proc/cpuinfo"), "model name")
+    return name.strip() or platform.processor() or platform.machine()
+
+
+def _field(path: Path, name: str) -> str:
+    """The first value of a "name: value" file of Linux; empty if there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
+
+
 def _file_cache() -> int:
     """Bytes of the container's memory that cache files nobody has used of late."""
     try:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import random_model
 
-from gpt2cli import checkpoint, estimate, machine
+from gpt2cli import checkpoint, engine, estimate, machine
 from gpt2cli.config import ModelConfig, find_spec, shipped_specs
+from gpt2cli.engine import quantize
+from gpt2cli.engine.decoder import EngineDecoder
 from gpt2cli.model import GPT2, KVCache
 
 SHIPPED = {spec.name: spec.model for spec in shipped_specs()}
@@ -52,6 +55,23 @@ def test_weight_and_cache_bytes_are_what_torch_allocates(dtype: torch.dtype) -> 
     cache = KVCache(config, batch_size=3, max_length=20, dtype=dtype)
     allocated = cache.keys.nbytes + cache.values.nbytes
     assert estimate.kv_cache_bytes(config, precision, tokens=20, samples=3) == allocated
+
+
+@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> None:
+    config = ModelConfig(vocab_size=320, context_length=64, emb_dim=64, n_heads=4, n_layers=3)
+    weights = {name: p.numpy() for name, p in random_model(config).named_parameters()}
+    codes = quantize.encode(config, weights, precision)
+    vectors = sum(w.nbytes for w in weights.values() if w.ndim == 1)
+    rows = 2 * 64 * 4  # one of each embedding, in fp32
+    read = sum(code.nbytes for code in codes.values()) + vectors + rows
+    assert estimate.step_weight_bytes(config, precision) == read
+
+    decoder = EngineDecoder(config, weights, 2, 64, precision=precision, codes=codes)
+    decoder.prefill([[1] * 64])
+    held = sum(part.nbytes for part in decoder._held())
+    assert estimate.kv_cache_bytes(config, precision, 64, samples=2) == held
 
 
 def test_memory_of_124m_by_hand() -> None:

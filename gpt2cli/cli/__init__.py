@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpt2cli import __version__
-from gpt2cli.cli import diff, generate, info, inspect, models, repl, score, tokenize, train
+from gpt2cli.cli import bench, diff, generate, info, inspect, models, repl, score, tokenize, train
 from gpt2cli.cli.terminal import complain
 from gpt2cli.errors import GPT2CLIError, UsageError
 
@@ -110,6 +110,7 @@ app.add_typer(models.app, name="models")
 app.command()(train.train)
 app.command()(tokenize.tokenize)
 app.command()(score.score)
+app.command()(bench.bench)
 
 
 def main() -> None:

@@ -1,0 +1,181 @@
+"""`gpt2 bench`: how fast a model is here, and how fast it could be."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gpt2cli import __version__
+from gpt2cli.cli import options
+from gpt2cli.cli.terminal import Output, download_progress, is_terminal, print_rich, visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gpt2cli.bench import Result
+
+
+def bench(
+    model: options.Model = "124M",
+    context: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            help="Tokens to read before decoding. May be given several times. "
+            "[default: 32, half and seven eighths of the model's context]",
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Tokens to decode each time. [default: 50, fewer in short contexts]"
+        ),
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(metavar="N", help="Rounds; the medians count, after one that does not.")
+    ] = 5,
+    samples: Annotated[
+        int, typer.Option("--samples", "-s", help="Continuations, decoded as one batch.")
+    ] = 1,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
+    threads: options.Threads = None,
+    offline: options.Offline = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure how fast a model reads and decodes here, and what the memory would allow.
+
+    Decoding a token reads all weights and the KV cache, so the memory's bandwidth, measured
+    too, divided by those bytes is the limit of the speed; on a machine that is busy with
+    something else neither figure means much. The tokens are random: they need
+    no vocabulary. One prompt is read for all samples; decoding counts the tokens of all.
+
+    \b
+    Examples:
+      gpt2 bench
+      gpt2 bench --model bard --quantize int8 --context 100 --json
+    """
+    from gpt2cli.device import check_names, limit_threads, place
+
+    if threads is not None:
+        limit_threads(threads)
+    from gpt2cli import bench as library
+    from gpt2cli import runtime, sources
+
+    check_names(device, dtype)
+    source = sources.resolve(model)
+    contexts = context or []
+    library.check_counts(contexts, library.TOKENS if tokens is None else tokens, repeats, samples)
+    if source.spec or source.directory:  # else its context is known only when it is fetched
+        library.make_plan(source.config().context_length, contexts, tokens, repeats, samples)
+    output = Output()
+    placement = place(device, dtype)
+    runtime.check_quantize(quantize, placement)
+    with download_progress() as progress:
+        source = sources.fetch(source, offline=offline, progress=progress)
+    config = source.config()
+    plan = library.make_plan(config.context_length, contexts, tokens, repeats, samples)
+    begun = time.perf_counter()
+    capacity = plan.contexts[-1] + plan.tokens
+    with download_progress() as progress:
+        decoder = runtime.open_decoder(source, placement, samples, capacity, quantize, progress)
+    load_seconds = time.perf_counter() - begun
+    with _progress(plan.measurements) as advance:
+        report = library.measure(decoder, config, placement, quantize, plan, advance)
+    facts = {
+        "model": source.name,
+        "repo_id": source.repo_id,
+        "revision": source.revision,
+        "device": placement.device,
+        "dtype": placement.dtype,
+        "quantize": quantize,
+        "engine": runtime.engine_name(placement),
+        "version": __version__,
+        "samples": samples,
+        "tokens": plan.tokens,
+        "repeats": repeats,
+        "load_s": load_seconds,
+        **asdict(report),
+    }
+    if as_json:
+        output.write(json.dumps(facts, ensure_ascii=False) + "\n")
+    else:
+        print_rich(_where(facts), "", _table(report.contexts), "", _summary(facts))
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr, if a person looks on.
+
+    It is drawn only between measurements, for drawing takes time from what is measured.
+    """
+    if not is_terminal(sys.stderr):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
+        task = bars.add_task("measuring", total=total)
+
+        def advance() -> None:
+            bars.advance(task)
+            bars.refresh()
+
+        yield advance
+
+
+def _where(facts: dict[str, Any]) -> str:
+    threads, samples = facts["threads"], facts["samples"]
+    parts = [
+        f"{visible(facts['model'])} on {facts['device']} ({visible(facts['device_name'])}) "
+        f"in {facts['quantize'] or facts['dtype']}",
+        f"{facts['engine']} engine",
+        f"{threads} thread{'s' if threads > 1 else ''}" if threads else "",
+        f"{samples} samples at once" if samples > 1 else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _table(results: tuple[Result, ...]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("context", "prefill\ntokens/s", "decode\ntokens/s", "limit\ntokens/s", "share"):
+        table.add_column(heading, justify="right", vertical="bottom")
+    for result in results:
+        table.add_row(
+            f"{result.context:,}",
+            _speed(result.prefill_tokens_per_second.median),
+            _speed(result.decode_tokens_per_second.median),
+            _speed(result.limit_tokens_per_second),
+            f"{result.share_of_limit:.{0 if result.share_of_limit >= 0.1 else 1}%}",
+        )
+    return table
+
+
+def _speed(rate: float) -> str:
+    """Three digits at least, and no more decimals than tell something."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    first, shortest = facts["time_to_first_token_s"]["median"], facts["contexts"][0]["context"]
+    peak = facts["peak_memory_bytes"]
+    lines = [
+        f"Loaded in {facts['load_s']:.2f} s; first token after {first:.3f} s from "
+        f"{shortest:,} tokens, {facts['first_prefill_s']:.3f} s the first time",
+        f"The memory is read at {facts['bandwidth_bytes_per_second'] / 1e9:,.1f} GB/s"
+        + (f"; {peak / 1e6:,.0f} MB were in use at most" if peak else ""),
+        f"Medians of {facts['repeats']}, with {facts['tokens']} tokens decoded each time",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""`gpt2 bench` as a shell sees it: numbers for people and programs, errors, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Gpt2
+
+from gpt2cli import checkpoint, engine
+
+BENCH = ("bench", "-m", "bard", "--device", "cpu", "--repeats", "2", "--tokens", "3")
+
+
+def test_a_table_for_people(gpt2: Gpt2) -> None:
+    done = gpt2(*BENCH, "--context", "5", "--context", "100", "--threads", "1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].startswith("bard on cpu (")
+    assert lines[0].endswith(", 1 thread")
+    rows = [line.split() for line in lines if line.endswith("%")]
+    assert [row[0] for row in rows] == ["5", "100"]
+    assert [len(row) for row in rows] == [5, 5]
+    assert "GB/s" in done.stdout.decode()
+    assert b"\x1b" not in done.stdout
+
+
+def test_an_object_for_programs(gpt2: Gpt2) -> None:
+    done = gpt2(*BENCH, "--json", "-s", "2")
+    assert (done.returncode, done.stderr) == (0, b"")
+    data = json.loads(done.stdout)
+    assert (data["model"], data["device"], data["dtype"]) == ("bard", "cpu", "float32")
+    assert data["engine"] == ("native" if engine.available() else "NumPy")
+    assert (data["samples"], data["tokens"], data["repeats"]) == (2, 3, 2)
+    assert data["threads"] == engine.thread_count()
+    assert [entry["context"] for entry in data["contexts"]] == [32, 128, 224]
+    for entry in data["contexts"]:
+        limit = 2 * data["bandwidth_bytes_per_second"] / entry["bytes_per_step"]
+        assert entry["limit_tokens_per_second"] == pytest.approx(limit)
+        speed = entry["decode_tokens_per_second"]
+        assert 0 < speed["lowest"] <= speed["median"] <= speed["highest"]
+        assert entry["share_of_limit"] == pytest.approx(speed["median"] / limit)
+    first = data["contexts"][0]["prefill_tokens_per_second"]
+    assert data["time_to_first_token_s"]["lowest"] == pytest.approx(32 / first["highest"])
+
+
+def test_a_model_without_a_vocabulary_can_be_measured(
+    gpt2: Gpt2, tiny_directory: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in (tiny_directory / "config.json", *checkpoint.weight_files(tiny_directory)):
+        (bare / path.name).write_bytes(path.read_bytes())
+    data = json.loads(gpt2("bench", "-m", str(bare), "--repeats", "1", "--json").stdout)
+    assert [entry["context"] for entry in data["contexts"]] == [16, 24]
+
+
+@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+def test_fewer_bits_are_fewer_bytes(gpt2: Gpt2) -> None:
+    sizes = []
+    for more in ([], ["--quantize", "int8"], ["--quantize", "int4"]):
+        data = json.loads(gpt2(*BENCH, "--context", "9", "--json", *more).stdout)
+        sizes.append(data["contexts"][0]["bytes_per_step"])
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "bard", "--context", "0"], "context must be at least 1, not 0"),
+        (["-m", "bard", "--context", "250"], "give at most --context 206"),
+        (["--context", "1024"], "exceed the model's 1024"),
+        (["--tokens", "0"], "tokens must be at least 1"),
+        (["-m", "some/repository", "--repeats", "0"], "repeats must be at least 1"),
+        (["-m", "some/repository", "-s", "0"], "samples must be at least 1"),
+        (["--tokens", "1024"], "leave no room"),
+        (["--quantize", "int2"], "quantize must be int8 or int4"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["-m", "124m-"], "unknown model '124m-'; did you mean '124M'?"),
+    ],
+)
+def test_wrong_use_is_one_sentence_before_anything_is_fetched(
+    gpt2: Gpt2, arguments: list[str], message: str
+) -> None:
+    done = gpt2("bench", "--offline", *arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert message in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_progress_on_a_terminal_goes_away_and_ctrl_c_ends_with_130() -> None:
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "gpt2cli", *BENCH, "--repeats", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    try:
+        while b"measuring" not in shown:
+            shown += os.read(controller, 4096)
+        process.send_signal(signal.SIGINT)
+        # A terminal that nobody reads fills up, and then the command cannot leave.
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                shown += os.read(controller, 4096)
+            except OSError:  # Linux: the other end is closed
+                break
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        os.close(controller)
+    assert process.stdout is not None
+    assert process.stdout.read() == b""
+    assert b"Traceback" not in shown

@@ -1,0 +1,227 @@
+"""Measurements with a made-up decoder and clock, so that all sums can be done by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from gpt2cli import bandwidth, bench, estimate
+from gpt2cli.bench import Measurement, Plan, Spread
+from gpt2cli.config import ModelConfig, shipped_specs
+from gpt2cli.device import Placement
+from gpt2cli.errors import UsageError
+from gpt2cli.generation import Rows
+from gpt2cli.machine import cpu_name, peak_memory
+
+SMALL = {spec.name: spec.model for spec in shipped_specs()}["124M"]
+CPU = Placement("cpu", "float32")
+VOCABULARY = 11
+
+
+class FakeDecoder:
+    """Needs a made-up time for everything: `prefill` seconds a token, `step` seconds a step."""
+
+    context_length = 64
+
+    def __init__(self, samples: int, prefill: Sequence[float], step: float) -> None:
+        self.length = 0
+        self.now = 0.0
+        self.prompts: list[list[int]] = []
+        self.steps: list[list[int]] = []
+        self._samples, self._step = samples, step
+        self._prefill = iter(prefill)
+
+    def clock(self) -> float:
+        return self.now
+
+    def prefill(self, rows: Rows) -> np.ndarray:
+        self.prompts += [list(row) for row in rows]
+        self.length = len(rows[0])
+        self.now += next(self._prefill) * self.length
+        return self._logits()
+
+    def step(self, ids: Sequence[int]) -> np.ndarray:
+        self.steps.append(list(ids))
+        self.length += 1
+        self.now += self._step
+        return self._logits()
+
+    def truncate(self, length: int) -> None:
+        self.length = length
+
+    def _logits(self) -> np.ndarray:
+        """The length of the text is the most probable id."""
+        logits = np.zeros((self._samples, VOCABULARY), dtype=np.float32)
+        logits[:, self.length % VOCABULARY] = 1
+        return logits
+
+
+# What is measured.
+
+
+@pytest.mark.parametrize(
+    ("context_length", "contexts"),
+    [(1024, (32, 512, 896)), (256, (32, 128, 206)), (32, (16, 24)), (2, (1,))],
+)
+def test_contexts_are_chosen_to_fit(context_length: int, contexts: tuple[int, ...]) -> None:
+    plan = bench.make_plan(context_length, ())
+    assert plan.contexts == contexts
+    assert plan.contexts[-1] + plan.tokens <= context_length
+
+
+def test_contexts_that_are_given_are_sorted_and_measured_once() -> None:
+    plan = bench.make_plan(64, [40, 3, 40], tokens=24, repeats=2, samples=5)
+    assert plan == Plan(contexts=(3, 40), tokens=24, repeats=2, samples=5)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "given", "message"),
+    [
+        ([0], {}, "context must be at least 1, not 0"),
+        ([], {"tokens": 0}, "tokens must be at least 1"),
+        ([], {"repeats": 0}, "repeats must be at least 1"),
+        ([], {"samples": -1}, "samples must be at least 1, not -1"),
+        ([], {"tokens": 64}, "64 tokens leave no room"),
+        ([41], {"tokens": 24}, "give at most --context 40"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    contexts: list[int], given: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        bench.make_plan(64, contexts, **given)
+
+
+# How it is measured.
+
+
+def test_times_are_those_of_the_decoder_without_the_first_round() -> None:
+    # Rounds of two contexts each: the first is slow, as cold weights are.
+    decoder = FakeDecoder(2, prefill=[9, 9, 1, 1, 3, 3, 2, 2], step=0.5)
+    plan = Plan(contexts=(4, 8), tokens=3, repeats=3, samples=2)
+    advanced: list[int] = []
+    timings = bench.run(decoder, VOCABULARY, plan, lambda: advanced.append(1), decoder.clock)
+    assert timings.first_prefill_seconds == 9 * 4
+    assert timings.measurements == (
+        Measurement(4, 3, (4, 12, 8), (1.5, 1.5, 1.5)),
+        Measurement(8, 3, (8, 24, 16), (1.5, 1.5, 1.5)),
+    )
+    assert len(advanced) == plan.measurements == 8
+
+
+def test_contexts_take_turns_with_the_same_prompts_each_round() -> None:
+    decoder = FakeDecoder(1, prefill=[1] * 6, step=1)
+    bench.run(decoder, VOCABULARY, Plan((4, 8), 1, 2, 1), clock=decoder.clock)
+    assert [len(prompt) for prompt in decoder.prompts] == [4, 8] * 3
+    assert decoder.prompts[:2] == decoder.prompts[2:4] == decoder.prompts[4:]
+    assert all(0 <= i < VOCABULARY for prompt in decoder.prompts for i in prompt)
+    assert len({i for prompt in decoder.prompts for i in prompt}) > 1
+
+
+def test_decoding_is_greedy_and_feeds_back_what_was_chosen() -> None:
+    decoder = FakeDecoder(2, prefill=[1] * 2, step=1)
+    bench.run(decoder, VOCABULARY, Plan((4,), 3, 1, 2), clock=decoder.clock)
+    assert decoder.steps == [[4, 4], [5, 5], [6, 6]] * 2
+
+
+# What it comes to.
+
+
+def test_spread_of_an_even_number_is_between_the_two_in_the_middle() -> None:
+    assert bench.spread([4.0, 1.0, 2.0, 8.0]) == Spread(3.0, 1.0, 8.0)
+
+
+def test_speeds_and_limit_by_hand() -> None:
+    config = ModelConfig(10, context_length=64, emb_dim=4, n_heads=2, n_layers=1, qkv_bias=True)
+    # Head 10 · 4, matrices 12 · 4 · 4, biases 12 + 4 + 16 + 4, three norms of 2 · 4, a position.
+    weights = 4 * (40 + 192 + 36 + 24 + 4)
+    cache = 4 * 2 * 4 * (30 + 5)  # keys and values of 4 numbers; tokens 31 to 39 after 30, so 35
+    measurement = Measurement(30, 9, (3.0, 1.0, 2.0), (9.0, 3.0, 4.5))
+    result = bench.judge(measurement, config, "fp32", 1, speed=4.0 * (weights + cache))
+    assert result.bytes_per_step == weights + cache
+    assert result.prefill_tokens_per_second == Spread(15.0, 10.0, 30.0)
+    assert result.decode_tokens_per_second == Spread(2.0, 1.0, 3.0)
+    assert result.limit_tokens_per_second == 4.0
+    assert result.share_of_limit == 0.5
+
+
+def test_a_batch_shares_the_weights_but_not_the_cache() -> None:
+    measurement = Measurement(99, 1, (1.0,), (0.5,))
+    one, ten = (bench.judge(measurement, SMALL, "fp32", n, speed=40e9) for n in (1, 10))
+    assert ten.bytes_per_step - one.bytes_per_step == 9 * 100 * 73_728
+    assert ten.decode_tokens_per_second.median == 20
+    assert ten.limit_tokens_per_second == pytest.approx(10 * 40e9 / ten.bytes_per_step)
+    assert one.limit_tokens_per_second == pytest.approx(79.7, abs=0.1)  # 40 GB/s ÷ 502 MB
+
+
+def test_a_model_is_measured_from_its_decoder_to_its_share(tiny_config: ModelConfig) -> None:
+    decoder = FakeDecoder(1, prefill=[1] * 4, step=1)
+    plan = Plan((4, 8), 2, 1, 1)
+    report = bench.measure(decoder, tiny_config, CPU, None, plan)
+    assert [result.context for result in report.contexts] == [4, 8]
+    for result in report.contexts:
+        limit = report.bandwidth_bytes_per_second / result.bytes_per_step
+        assert result.limit_tokens_per_second == pytest.approx(limit)
+    assert report.peak_memory_bytes is not None
+    assert report.peak_memory_bytes > 10e6  # an interpreter alone takes more
+    assert report.device_name == cpu_name() != ""
+
+
+# The memory.
+
+
+def test_bandwidth_is_the_best_reading_but_not_the_first() -> None:
+    times = iter([8.0, 5.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0])
+    now = [0.0]
+
+    def clock() -> float:
+        return now[0]
+
+    warm = [False]
+
+    def read() -> None:
+        if warm[0]:
+            now[0] += next(times)
+        warm[0] = True  # the first reading takes no time at all, and must not count
+
+    assert bandwidth.best(read, 100, clock) == 50.0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_cpu_reads_a_buffer_of_its_own_by_all_threads(threads: int) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        read, size = bandwidth.cpu_reader(12_000_000, threads, pool)
+        read()
+    assert size == 12_000_000
+
+
+def test_torch_reads_every_number_once() -> None:
+    read, size = bandwidth.torch_reader("cpu", 4_000_000)
+    assert size == 4_000_000
+    assert read() == 1_000_000  # the sum of as many ones
+
+
+def test_peak_memory_keeps_what_was_held() -> None:
+    before = peak_memory()
+    np.ones(256 << 20, dtype=np.uint8)
+    after = peak_memory()
+    assert after >= (256 << 20)
+    assert after >= before
+
+
+# Bytes that a step reads.
+
+
+def test_step_bytes_of_124m_by_hand() -> None:
+    head, blocks = 50257 * 768, 12 * 12 * 768 * 768
+    rest = 124_439_808 - head - blocks - 1023 * 768  # with one row of the position embedding
+    assert estimate.step_weight_bytes(SMALL, "fp32") == 4 * (head + blocks + rest)
+    assert estimate.step_weight_bytes(SMALL, "bf16") == 2 * (head + blocks + rest)
+    assert estimate.step_weight_bytes(SMALL, "fp32", 8) == estimate.step_weight_bytes(SMALL, "fp32")
+    scales = 2 * (head + blocks) // 32
+    for precision, code in (("int8", blocks), ("int4", blocks // 2)):
+        read = head + code + scales + 4 * (rest + 3 * 768)
+        assert estimate.step_weight_bytes(SMALL, precision, 3) == read
