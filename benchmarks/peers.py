@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 PAUSE = 0.3  # seconds; OpenMP's threads spin for up to 0.2 after their work
+PATIENCE = 300  # seconds for one answer
 PROMPT = "ROMEO: But soft"
 DECODED, PREFILL, CHECKED = 200, 512, 20
 WINDOW = 60  # tokens decoded around a length of context
@@ -66,6 +67,8 @@ class Worker:
         return answer
 
     def receive(self) -> object:
+        if not self.pipe.poll(PATIENCE):
+            raise RuntimeError(f"no answer in {PATIENCE} s")
         try:
             fine, answer = self.pipe.recv()
         except EOFError:
@@ -76,7 +79,8 @@ class Worker:
 
     def close(self) -> None:
         self.pipe.close()
-        self.process.join(5)
+        self.process.join(2)
+        self.process.kill()
 
 
 def write_checkpoint(directory: Path) -> None:
@@ -171,9 +175,17 @@ def measure(workers: dict[str, Worker], directory: Path, rounds: int, decoded: i
             for name in names:
                 if what == NEAR and not name.startswith("gpt2cli"):
                     continue  # only ours are asked what a long context costs
-                with console.status(f"round {turn + 1} of {rounds}: {what}, {name}"):
-                    answer = workers[name].ask(*request)
+                if name not in workers:
+                    continue
+                try:
+                    with console.status(f"round {turn + 1} of {rounds}: {what}, {name}"):
+                        answer = workers[name].ask(*request)
+                except RuntimeError as error:
+                    console.print(f"{name} failed at {what}: {error}", markup=False)
+                    workers.pop(name).close()
+                    continue
                 times[what, name].append(answer[0] if isinstance(answer, tuple) else answer)
+        names = [name for name in names if name in workers]
         for name in names:
             command = workers[name].entry.cold_command(directory, PROMPT)
             with console.status(f"round {turn + 1} of {rounds}: cold start, {name}"):
@@ -182,14 +194,21 @@ def measure(workers: dict[str, Worker], directory: Path, rounds: int, decoded: i
             command = [sys.executable, "-m", "gpt2cli", *arguments]
             times[what, ""].append(seconds(lambda: run(*command)))  # noqa: B023
         names.reverse()
-    return times
+    return defaultdict(
+        list, {key: spent for key, spent in times.items() if key[1] in workers or not key[1]}
+    )
 
 
 def agreement(workers: dict[str, Worker]) -> dict[str, int]:
-    """Of the first greedy tokens after a prompt, how many are those of our fp32, in order."""
+    """Of the first greedy tokens after a prompt, how many are those of ours; fp32 programs only.
+
+    Fewer bits make other tokens of random weights, which says nothing of the conversion.
+    """
     prompt = random.Random(1).choices(range(50000), k=32)
     tokens = {
-        name: worker.ask("decode", prompt, CHECKED - 1)[1] for name, worker in workers.items()
+        name: worker.ask("decode", prompt, CHECKED - 1)[1]
+        for name, worker in workers.items()
+        if worker.entry.precision in ("fp32", "F32")
     }
     ours = tokens.get("gpt2cli fp32", [])
     return {
@@ -220,7 +239,7 @@ def program_table(
             *(f"{speed:.1f}" for speed in speeds),
             f"{statistics.median(times['cold start', name]):.2f}",
             f"{memory[name] / 1e6:.0f}",
-            f"{same[name]}/{CHECKED}",
+            f"{same[name]}/{CHECKED}" if name in same else "",
         )
     return table
 
