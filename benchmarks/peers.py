@@ -221,7 +221,8 @@ def program_table(
     names: list[str], times: Times, same: dict[str, int], memory: dict[str, int], decoded: int
 ) -> Table:
     """A row for each program."""
-    table = Table("124M, batch 1", title="Medians", title_justify="left", box=None)
+    table = Table(box=None)
+    table.add_column("124M, batch 1", no_wrap=True)
     for heading in (
         "decode,\ntokens/s",
         "at 900,\ntokens/s",
@@ -246,11 +247,11 @@ def program_table(
 
 def aim_table(times: Times) -> Table:
     """What the project aims for, and what came of it."""
-    table = Table("Ratio", "measured", "aim", "", title_justify="left", box=None)
+    table = Table("ratio", "measured", "aim", "reached", box=None)
 
     def add(what: str, value: float | None, sign: str, aim: float) -> None:
         if value is None:
-            table.add_row(what, "not measured", f"{sign} {aim}")
+            table.add_row(what, "", f"{sign} {aim}", "not measured")
             return
         reached = value >= aim if sign == "≥" else value <= aim
         table.add_row(what, f"{value:.2f}", f"{sign} {aim}", "yes" if reached else "no")
@@ -319,6 +320,7 @@ def main() -> None:
         parser.error("--rounds must be at least 1")
     rounds, decoded = (1, 40) if options.quick else (options.rounds, DECODED)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # installed programs start from bytecode
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with console.status("writing the weights"):
@@ -333,12 +335,12 @@ def main() -> None:
         finally:
             for worker in workers.values():
                 worker.close()
-    out = Console()
+    out = Console(width=max(console.width, 100))
     out.print(program_table(list(workers), times, same, memory, decoded))
     out.print()
     out.print(aim_table(times))
     out.print()
-    out.print(f"{machine()}; {rounds} rounds", markup=False, highlight=False)
+    print(f"{machine()}; medians of {rounds} round{'s' if rounds > 1 else ''}")
 
 
 if __name__ == "__main__":
