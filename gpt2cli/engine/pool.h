@@ -17,9 +17,9 @@ namespace {
 
 // Threads that run one function together and meet between its steps.
 //
-// A meeting spins for a while, because sleeping costs as much as a whole layer, and then
-// sleeps, because a machine may have less cores than we have threads, or other work to do.
-// A thread that had to sleep spins half as long the next time; one that had not, twice as long.
+// A meeting spins for a while, because sleeping costs as much as a whole layer; in between it
+// yields, because the thread that it waits for may need this core; and then it sleeps, because
+// the machine may have other work to do.
 class Pool {
   public:
     int threads = 1;
@@ -66,25 +66,20 @@ class Pool {
         }
         const auto met = [&] { return round.load(std::memory_order_acquire) != before; };
         const auto begin = std::chrono::steady_clock::now();
-        static thread_local int patience = MOST_PATIENCE;
-        while (std::chrono::steady_clock::now() - begin < std::chrono::microseconds(patience))
+        while (std::chrono::steady_clock::now() - begin < std::chrono::microseconds(50)) {
             for (int i = 0; i < 32; i++) {
-                if (met()) {
-                    patience = patience * 2 < MOST_PATIENCE ? patience * 2 : MOST_PATIENCE;
-                    return;
-                }
+                if (met()) return;
 #if defined(__x86_64__)
                 _mm_pause();
 #endif
             }
-        patience = patience > 1 ? patience / 2 : 1;
+            std::this_thread::yield();
+        }
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, met);
     }
 
   private:
-    static constexpr int MOST_PATIENCE = 50;  // microseconds
-
     void work(int thread) {
         { std::lock_guard<std::mutex> lock(mutex); }
         for (;;) {
