@@ -57,13 +57,13 @@ def library() -> ctypes.CDLL:
 
 
 def thread_count() -> int:
-    """As many as `device.limit_threads` or the user allows; else one a core."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
+    """As many as `device.limit_threads` or the user allows, but one a core: more only wait."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(asked), cores) if asked.isdecimal() and int(asked) > 0 else cores
 
 
 def _declare(library: ctypes.CDLL) -> None:

@@ -17,9 +17,9 @@ namespace {
 
 // Threads that run one function together and meet between its steps.
 //
-// A meeting spins for a while, because sleeping costs as much as a whole layer; in between it
-// yields, because the thread that it waits for may need this core; and then it sleeps, because
-// the machine may have other work to do.
+// A meeting spins for a while, because sleeping costs as much as a whole layer, and then
+// sleeps, because a machine may have other work to do. With more threads than cores it sleeps
+// at once: the one that is waited for may need this core.
 class Pool {
   public:
     int threads = 1;
@@ -32,6 +32,8 @@ class Pool {
                 workers.emplace_back([this, i = threads] { work(i); });
         } catch (...) {
         }
+        const int cores = std::thread::hardware_concurrency();
+        if (threads <= cores) spin = std::chrono::microseconds(50);
     }
 
     ~Pool() {
@@ -66,15 +68,13 @@ class Pool {
         }
         const auto met = [&] { return round.load(std::memory_order_acquire) != before; };
         const auto begin = std::chrono::steady_clock::now();
-        while (std::chrono::steady_clock::now() - begin < std::chrono::microseconds(50)) {
+        while (std::chrono::steady_clock::now() - begin < spin)
             for (int i = 0; i < 32; i++) {
                 if (met()) return;
 #if defined(__x86_64__)
                 _mm_pause();
 #endif
             }
-            std::this_thread::yield();
-        }
         std::unique_lock<std::mutex> lock(mutex);
         wake.wait(lock, met);
     }
@@ -90,6 +90,7 @@ class Pool {
         }
     }
 
+    std::chrono::microseconds spin{0};
     Task task = nullptr;
     void* argument = nullptr;
     alignas(64) std::atomic<int> arrived{0};
