@@ -135,7 +135,7 @@ class Speculation:
 
     A `step` is answered with logits that are there already, as long as the tokens chosen are
     those proposed. Otherwise the model forgets the proposals, and reads new ones after the token
-    that was chosen: as many as came true the last time and two, at most `most`. No text
+    that was chosen: as many as came true the last time and one, at most `most`. No text
     has more than `end` tokens.
     """
 
@@ -193,7 +193,7 @@ class Speculation:
         """Read a token that nobody proposed, and what the draft proposes to follow it."""
         room = min(self.context_length - self._length, self._end - len(self._text)) - 1
         if self._proposals:
-            self._count = min(self._most, self._true + 2)
+            self._count = min(self._most, self._true + 1)
         count = min(room, self._count)
         self._decoder.truncate(self._length)
         self._proposals = self._draft.propose(self._text, count, self._sampler) if count else []
