@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
@@ -19,11 +19,12 @@ from gpt2cli.tokenizer import StreamDecoder, Tokenizer
 
 FinishReason = Literal["stop", "length", "eos"]
 Rows = Sequence[Sequence[int]]
+Choose = Callable[[Any, Rows], Any]  # (B, V) logits and B texts → (B,) ids
 MOST_LOGPROBS = 100  # a token; all of a vocabulary would drown a reader
 
 
-class Decoder(Protocol):
-    """A model that remembers what it has read, for a batch of B rows of equal length.
+class Reader(Protocol):
+    """What `generate` asks of a model that remembers what it has read: B rows of equal length.
 
     Logits are (B, V) arrays of the array API standard, for the token that comes next.
     """
@@ -41,6 +42,10 @@ class Decoder(Protocol):
 
     def step(self, ids: Sequence[int]) -> Any:
         """Read one more id a row."""
+
+
+class Decoder(Reader, Protocol):
+    """The same with all that a decoder can do."""
 
     def extend(self, rows: Rows) -> Any:
         """Read T more ids of each of the first B rows, with logits after every one. → (B, T, V)"""
@@ -163,17 +168,21 @@ def fit_prompt(ids: Sequence[int], context_length: int) -> list[int]:
 
 
 def generate(
-    decoder: Decoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
+    decoder: Reader,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    choose: Choose | None = None,
 ) -> Iterator[Event]:
     """Continue `prompt`, `config.samples` times at once; an event for every token.
 
-    Raises `UsageError` for an empty prompt.
+    `choose` stands in for the sampler of these settings. Raises `UsageError` for an empty prompt.
     """
     if not prompt:
         raise UsageError("the prompt is empty")
     rows = [list(prompt) for _ in range(config.samples)]
     texts = [TextStream(tokenizer, config.stop) for _ in rows]
-    sampler = new_sampler(tokenizer, len(prompt), config)
+    choose = choose or new_sampler(tokenizer, len(prompt), config).choose
     eos = None if config.ignore_eos else tokenizer.end_of_text
     active = set(range(config.samples))
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
@@ -181,7 +190,7 @@ def generate(
         # A vocabulary padded beyond the tokenizer has ids that stand for nothing.
         logits = logits[:, : tokenizer.size]
         # The one time a token that a GPU is waited for.
-        ids: list[int] = sampler.choose(logits, rows).tolist()
+        ids: list[int] = choose(logits, rows).tolist()
         for i in sorted(active):
             if ids[i] == tokenizer.size:
                 raise GPT2CLIError("no token is left to choose; the options ban them all")

@@ -29,6 +29,14 @@ Rule = Callable[[Array, Texts], Array]
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """A token that a draft proposes, and the logits (1, V) that it was drawn from, if it was."""
+
+    token: int
+    logits: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """What one rule made of the candidates of one row.
 
@@ -72,8 +80,34 @@ class Sampler:
         self._before: Array = None  # the logits that mirostat was given
         self._rules = [*self._history_rules(), *self._rules_for_these_logits()]
 
-    def choose(self, logits: Array, texts: Texts) -> Array:
-        """The next token of each text, or V where none is left. (B, V) → (B,)"""
+    def choose(self, logits: Array, texts: Texts, proposal: Proposal | None = None) -> Array:
+        """The next token of each text, or V where none is left. (B, V) → (B,)
+
+        A proposal for the one text there is changes how a token is drawn, not how often each is.
+        """
+        ids, _ = self._pick(logits, texts, proposal)
+        with np.errstate(all="ignore"):
+            if self._seen is not None:
+                self._seen = penalties.mark_chosen(self._seen, ids)
+            if self._config.mirostat_tau is not None and self._limit is not None:
+                self._remember_surprise(ids)
+        return ids
+
+    def propose(self, logits: Array, text: Sequence[int]) -> Proposal | None:
+        """Draw by the same rules from a draft's logits (1, V), for a text that may not come true.
+
+        None where no token is left.
+        """
+        seen, self._seen = self._seen, None
+        ids, drawn_from = self._pick(logits, [text])
+        self._seen = seen
+        (token,) = ids.tolist()
+        return Proposal(token, drawn_from) if token < logits.shape[1] else None
+
+    def _pick(
+        self, logits: Array, texts: Texts, proposal: Proposal | None = None
+    ) -> tuple[Array, Array]:
+        """Tokens, and the logits that they were drawn from."""
         self._draw_uniforms(logits)
         given = logits
         # −∞ − (−∞) is meant, and so is the overflow next to a temperature of 0.
@@ -81,14 +115,15 @@ class Sampler:
             for _, rule in self._rules:
                 logits = rule(logits, texts)
             if self._config.temperature == 0:
-                ids = _best(logits, banned=logits is not given)
-            else:
-                ids = sampling.draw(logits, self._uniforms[0])
-            if self._seen is not None:
-                self._seen = penalties.mark_chosen(self._seen, ids)
-            if self._config.mirostat_tau is not None and self._limit is not None:
-                self._remember_surprise(ids)
-        return ids
+                return _best(logits, banned=logits is not given), logits
+            if proposal is None:
+                return sampling.draw(logits, self._uniforms[0]), logits
+            xp, draft = array_namespace(logits), proposal.logits
+            proposed = xp.asarray([proposal.token], device=device(logits))
+            if draft is None:  # as if drawn where there was no other
+                every = xp.arange(logits.shape[1], device=device(logits))
+                draft = xp.where(every == proposed[:, None], 0.0, -xp.inf)
+            return sampling.draw_or_keep(logits, proposed, draft, self._uniforms[0]), logits
 
     def explain(self, logits: Array, texts: Texts, top: int = 5) -> list[Stage]:
         """What each rule does to the candidates of the first text, the model's own first."""

@@ -172,6 +172,25 @@ def draw(logits: Array, uniforms: Array) -> Array:
     return np.append(left, width)[_draw(logits[:, left], uniforms)]
 
 
+def draw_or_keep(logits: Array, proposed: Array, draft: Array, uniforms: Array) -> Array:
+    """Draw from softmax(logits), and keep `proposed` as often as that allows.
+
+    If `proposed` (B,) was drawn from softmax(draft), the result is distributed as that of
+    `draw`: what p has less of than q is refused as often as that, and drawn again where p has
+    more. Leviathan et al. 2022, arXiv:2211.17192, algorithm 1; a row without any token gives V.
+    """
+    xp = array_namespace(logits)
+    p, q = _softmax(logits), _softmax(draft)
+    at = proposed[:, None]
+    chance = (xp.take_along_axis(p, at, axis=-1) / xp.take_along_axis(q, at, axis=-1))[:, 0]
+    # Given that it is not below `chance`, this is uniform too.
+    left = xp.clip((uniforms - chance) / (1 - chance), 0, 1 - 2**-24)
+    drawn = draw(xp.log(xp.clip(p - q, 0, None)), left)
+    # Where rounding left nothing to draw from, both distributions are the same.
+    kept = (uniforms < chance) | ((drawn == logits.shape[1]) & (chance > 0))
+    return xp.where(kept, proposed, drawn)
+
+
 def generators(seed: int, samples: int) -> list[np.random.Generator]:
     """One random generator a sample, derived from (seed, i) alone.
 

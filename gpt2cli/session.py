@@ -71,6 +71,8 @@ class PrefixCache:
             logits = self._decoder.prefill([list(ids)])
             self._held += ids
             return logits
+        if len(ids) == 1:
+            return self.step(ids)
         for begin in range(0, len(ids), BLOCK):
             logits = self.extend([ids[begin : begin + BLOCK]])[:, -1]
         return logits

@@ -60,6 +60,8 @@ def generate(
     bias: options.Bias = None,
     beams: options.Beams = None,
     length_penalty: options.LengthPenalty = None,
+    draft: options.Draft = None,
+    draft_tokens: options.DraftTokens = None,
     explain_sampling: Annotated[
         bool,
         typer.Option(
@@ -126,7 +128,7 @@ def generate(
 
     if threads is not None:
         limit_threads(threads)
-    from gpt2cli import beam, generation, runtime, sources
+    from gpt2cli import beam, generation, runtime, sources, speculative
     from gpt2cli import bias as bias_of
     from gpt2cli.record import Recorder
 
@@ -138,6 +140,10 @@ def generate(
         raise UsageError("--logprobs needs --json, which is where they appear")
     if length_penalty is not None and beams is None:
         raise UsageError("--length-penalty needs --beams")
+    if draft_tokens is not None and draft is None:
+        raise UsageError("--draft-tokens needs --draft")
+    drafter = speculative.resolve(draft)
+    most = speculative.MOST_TOKENS if draft_tokens is None else draft_tokens
     if explain_sampling and beams is not None:
         raise UsageError("--beams samples nothing that --explain-sampling could explain")
     base = SamplingConfig(temperature=0) if beams else source.generation
@@ -171,6 +177,8 @@ def generate(
         logprobs=logprobs,
         length_penalty=1.0 if length_penalty is None else length_penalty,
     )
+    if draft is not None:
+        speculative.check(config, most)
     if dry_breaker:
         breakers = tuple(read_argument(text) for text in dry_breaker)
         config = replace(config, dry_breakers=breakers)
@@ -182,8 +190,12 @@ def generate(
     runtime.check_compile(compile_, placement)
     with download_progress() as progress:
         source = sources.fetch(source, offline=offline, progress=progress)
+        if drafter:
+            drafter = sources.fetch(drafter, offline=offline, progress=progress)
     begun = time.perf_counter()
     tokenizer = runtime.open_tokenizer(source)
+    if drafter:
+        speculative.check_vocabulary(drafter, source, tokenizer)
     config = replace(config, bias=bias_of.resolve(biases, tokenizer))
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
     window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
@@ -196,15 +208,22 @@ def generate(
         decoder = runtime.open_decoder(
             source, placement, beams or samples, capacity, quantize, progress, compiled=compile_
         )
+        proposer = speculative.open_draft(
+            drafter, tokenizer, placement, len(ids) + max_tokens, quantize, progress
+        )
     load_seconds = time.perf_counter() - begun
 
     if explain_sampling:
         stages = generation.explain(decoder, tokenizer, ids, config)
         show_stages(stages, tokenizer, output, as_json=as_json)
         return
-    recorder = Recorder(samples, streamed=not beams)
-    continued = beam.generate if beams else generation.generate
-    events = recorder.watch(continued(decoder, tokenizer, ids, config))
+    recorder, tally = Recorder(samples, streamed=not beams), speculative.Tally()
+    if draft is None:
+        continued = beam.generate if beams else generation.generate
+        events = continued(decoder, tokenizer, ids, config)
+    else:
+        events = speculative.generate(decoder, proposer, tokenizer, ids, config, tally, most)
+    events = recorder.watch(events)
     if echo is None:
         echo = output.terminal
     shown_prompt = text if echo else ""
@@ -214,6 +233,15 @@ def generate(
         interrupted = _stream(events, output, shown_prompt)
     facts = _facts(source, placement, config, overflow, load_seconds, recorder)
     facts |= {"engine": runtime.engine_name(placement), "quantize": quantize}
+    facts["draft"] = None
+    if draft is not None:
+        facts["draft"] = {
+            "name": draft,
+            "tokens": most,
+            **asdict(tally),
+            "acceptance_rate": tally.acceptance_rate,
+            "tokens_per_pass": tally.tokens_per_pass,
+        }
     if as_json:
         for i, sample in enumerate(recorder.samples):
             record = {"prompt": text, "sample": i, **asdict(sample), **facts}
@@ -313,6 +341,10 @@ def _report(facts: dict[str, Any], recorder: Recorder, *, asked: bool, drawn: bo
             f"{recorder.tokens} tokens",
             f"{speed:.1f} tokens/s" if speed else "",
         ]
+        if (draft := facts["draft"]) and draft["passes"]:
+            accepted = f"{draft['accepted']} of {draft['proposed']} tokens"
+            parts.append(f"{accepted} of draft {draft['name']} accepted")
+            parts.append(f"{draft['tokens_per_pass']:.1f} tokens a pass")
         complain(", ".join(part for part in parts if part))
     if drawn and facts["sampling"]["temperature"] > 0:
         notice(f"seed {facts['seed']} (--seed {facts['seed']} repeats this)", asked=asked)

@@ -149,6 +149,19 @@ Logprobs = Annotated[
         "the model, before sampling changed any.",
     ),
 ]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|ngram",
+        autocompletion=_complete_model,
+        help="Let a smaller model, or what the text repeats, propose tokens that the model "
+        "checks all at once: faster, and the same result.",
+    ),
+]
+DraftTokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Tokens that a draft proposes at most. [default: 7]"),
+]
 Seed = Annotated[int | None, typer.Option(help="Repeat a run. [default: drawn, and reported]")]
 Stop = Annotated[
     list[str] | None, typer.Option(help="End before this text. May be given several times.")

@@ -116,28 +116,41 @@ static inline void prefetch(const Number* p) {
     if (sizeof(Number) == 1) __builtin_prefetch(p + 4096);
 }
 
-// R rows of a product with one vector: y[j] += Σᵣ x[r] · w[r][j], for `columns` of them.
+// R rows of weights in a product with N vectors: y[n][j] += Σᵣ x[n][r] · w[r][j], for `columns`
+// of them. The weights are read once for all; between several vectors there is so much to do that
+// memory has to be asked for the next rows.
 template <int R, class Number>
-static void add_rows(const float* x, const Number* w, int64_t ld, float* y, int columns) {
+static inline void add_rows(const float* x, int64_t ldx, const Number* w, int64_t ldw, float* y,
+                            int64_t ldy, int N, int columns) {
     int j = 0;
     for (; j + 16 <= columns; j += 16) {  // one cache line
-        for (int part = 0; part < 16; part += FLOATS) {
-            Vec total = load(y + j + part);
-            for (int r = 0; r < R; r++) total += x[r] * load(w + r * ld + j + part);
-            store(y + j + part, total);
+        for (int part = j; part < j + 16; part += FLOATS) {
+            Vec rows[R];
+            for (int r = 0; r < R; r++) rows[r] = load(w + r * ldw + part);
+            for (int n = 0; n < N; n++) {
+                Vec total = load(y + n * ldy + part);
+                for (int r = 0; r < R; r++) total += x[n * ldx + r] * rows[r];
+                store(y + n * ldy + part, total);
+            }
         }
-        for (int r = 0; r < R; r++) prefetch(w + r * ld + j);
+        for (int r = 0; r < R; r++) {
+            const Number* line = w + r * ldw + j;
+            if (N > 1) __builtin_prefetch(line + R * ldw, 0, 2);
+            else prefetch(line);
+        }
     }
     for (; j < columns; j++)
-        for (int r = 0; r < R; r++) y[j] += x[r] * w[r * ld + j];
+        for (int n = 0; n < N; n++)
+            for (int r = 0; r < R; r++) y[n * ldy + j] += x[n * ldx + r] * w[r * ldw + j];
 }
 
-// y += x W, one vector with (in, out) weights that begin at w and have rows of `ld`.
+// y (N, columns) += x (N, in) · w (in, columns), for a few vectors, with the weights as they are.
 template <class Number>
-static void product(const float* x, const Number* w, int64_t ld, float* y, int in, int columns) {
+static inline void product_of_few(const float* x, int64_t ldx, const Number* w, int64_t ldw,
+                                  float* y, int64_t ldy, int N, int in, int columns) {
     int i = 0;
-    for (; i + 8 <= in; i += 8) add_rows<8>(x + i, w + i * ld, ld, y, columns);
-    for (; i < in; i++) add_rows<1>(x + i, w + i * ld, ld, y, columns);
+    for (; i + 8 <= in; i += 8) add_rows<8>(x + i, ldx, w + i * ldw, ldw, y, ldy, N, columns);
+    for (; i < in; i++) add_rows<1>(x + i, ldx, w + i * ldw, ldw, y, ldy, N, columns);
 }
 
 constexpr int PANEL = 2 * FLOATS;            // columns of a tile
@@ -208,7 +221,8 @@ static void pack(const Number* w, int64_t ld, int64_t step, float* panels, int d
 template <class Number>
 static void product(const float* x, int64_t ldx, const Number* w, int64_t ldw, float* y,
                     int64_t ldy, int N, int in, int columns, float* panels, int64_t step = 1) {
-    if (N == 1) return product(x, w, ldw, y, in, columns);
+    if (N == 1) return product_of_few(x, ldx, w, ldw, y, ldy, 1, in, columns);  // one loop less
+    if (N <= FEW_ROWS && step == 1) return product_of_few(x, ldx, w, ldw, y, ldy, N, in, columns);
     for (int j = 0; j < columns; j += PACK_COLUMNS) {
         const int width = smaller(PACK_COLUMNS, columns - j);
         for (int i = 0; i < in; i += PACK_DEPTH) {

@@ -71,6 +71,11 @@ def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
         (["--logprobs", "-1", "--json"], "logprobs must be between 0 and 100"),
         (["--length-penalty", "2"], "--length-penalty needs --beams"),
         (["--beams", "2", "-t", "1"], "beams and temperature cannot go together"),
+        (["--draft-tokens", "3"], "--draft-tokens needs --draft"),
+        (["--draft", "ngram", "--draft-tokens", "0"], "at least 1 token, not 0"),
+        (["--draft", "ngram", "-s", "2"], "a draft and samples cannot go together"),
+        (["--draft", "ngram", "--beams", "2"], "a draft and beams cannot go together"),
+        (["--draft", "no such model"], "unknown model 'no such model'"),
         (["-n", "0"], "max_tokens must be at least 1"),
         (["-s", "0"], "samples must be at least 1"),
         (["--seed", "-5"], "seed must be 0 or more"),
@@ -336,6 +341,34 @@ def test_beams_give_several_texts_best_first(gpt2: Gpt2, letters: Path) -> None:
     records = [json.loads(x) for x in gpt2(*arguments, "-s", "3", "--json").stdout.splitlines()]
     assert records[0]["text"] == "bcde"
     assert len({tuple(record["token_ids"]) for record in records}) == 3
+
+
+@pytest.mark.parametrize("draft", ["bard", "ngram"])
+def test_a_draft_changes_nothing_but_is_reported(gpt2: Gpt2, draft: str) -> None:
+    arguments = ("generate", "ROMEO:", "-m", "bard", "-n", "60", "-t", "0")
+    alone = json.loads(gpt2(*arguments, "--json").stdout)
+    assert alone["draft"] is None
+    arguments = (*arguments, "--draft", draft)
+    done = gpt2(*arguments, "--json", "-v")
+    record = json.loads(done.stdout)
+    assert record["token_ids"] == alone["token_ids"]
+    used = record["draft"]
+    assert used["name"] == draft
+    assert used["acceptance_rate"] == used["accepted"] / used["proposed"] > 0
+    assert used["accepted"] + used["passes"] == 59
+    assert f"{used['accepted']} of {used['proposed']} tokens of draft" in done.stderr.decode()
+    assert gpt2(*arguments).stdout.decode() == alone["text"]
+
+
+def test_a_draft_of_another_vocabulary_is_refused_before_weights_are_read(
+    gpt2: Gpt2, tiny_directory: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((tiny_directory / name).read_bytes())
+    done = gpt2("generate", "x", "-m", str(tmp_path), "--draft", "bard")
+    assert done.returncode == 2
+    assert "bard cannot draft for" in error_of(done)
+    assert "vocabularies differ (1,024 and 300 tokens)" in error_of(done)
 
 
 # Pipes that close, disks that are full, Ctrl-C.
