@@ -8,8 +8,8 @@ pip, uses its instruction sets). A peer that is not installed is left out.
 
 Every program runs in a process of its own with as many threads as there are cores. They take
 turns: one computes, the others wait, and a pause lets threads that spin fall asleep. Each round
-measures everything once, in the order of the round before turned around. Medians are printed,
-and the ratios to aim for, as medians of each round's ratio.
+measures everything once, in the order of the round before turned around; the peers at 900 tokens
+only in the first. Medians are printed, and the ratios to aim for, as medians of each round's.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def start(entries: list[Entry], directory: Path, prompt: list[int]) -> dict[str,
     workers = {}
     for entry in entries:
         try:
-            run(*entry.cold_command(directory, PROMPT))  # fills caches: of codes, of bytecode
+            if not entry.cold:
+                run(*entry.cold_command(directory, PROMPT))  # quantises, as the peers' files are
             worker = Worker(entry, directory)
             worker.ask("decode", prompt, CHECKED)
             workers[entry.name] = worker
@@ -179,8 +180,9 @@ def measure(workers: dict[str, Worker], directory: Path, rounds: int, decoded: i
     for turn in range(rounds):
         for what, request in requests.items():
             for name in names:
-                if what == NEAR and not name.startswith("gpt2cli"):
-                    continue  # only ours are asked what a long context costs
+                peer = not name.startswith("gpt2cli")
+                if peer and (what == NEAR or (what == FAR and turn)):
+                    continue  # no aim depends on it, and some read the long prompt twice
                 if name not in workers:
                     continue
                 try:
