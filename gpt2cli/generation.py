@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from gpt2cli.config import SamplingConfig
+from gpt2cli.constrain import Constraint, Matchers
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.sampler import Sampler, Stage
 from gpt2cli.sampling import generators, log_probabilities
@@ -64,7 +65,8 @@ class GenerationConfig:
     Neither end-of-text nor a stop string ends a text before `min_tokens`. `bias` is added to
     the logits of token ids; −∞ bans one. Tokens that hold a text of `dry_breakers` interrupt
     what DRY takes for a repetition. `beams` is for `beam.generate`, where nothing is drawn:
-    the other settings must leave that to it, and the best `samples` beams are the result.
+    the other settings must leave that to it, and the best `samples` beams are the result. A
+    `constraint` alone decides where a text may end.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -79,6 +81,7 @@ class GenerationConfig:
     beams: int | None = None
     length_penalty: float = 1.0
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "samples"):
@@ -99,6 +102,12 @@ class GenerationConfig:
             raise UsageError(f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}")
         if self.beams is not None:
             self._check_beams(self.beams)
+        if self.constraint is not None:
+            names = ("stop", "ignore_eos", "min_tokens", "beams")
+            if clash := [name for name in names if getattr(self, name)]:
+                raise UsageError(
+                    f"a constraint and {clash[0]} cannot go together; leave one of them out"
+                )
 
     def _check_beams(self, beams: int) -> None:
         if beams < 1:
@@ -138,7 +147,8 @@ class Event:
 
     `text` is what can be shown by now: it lags behind where a character is unfinished or a
     stop string may have begun. `token_id` is None when the end-of-text token ended it. There
-    is a `logprob` if the config asks for it.
+    is a `logprob` if the config asks for it. With a constraint, `matched` says whether the text
+    has ended as it demands.
     """
 
     sample: int
@@ -146,6 +156,7 @@ class Event:
     text: str
     finish_reason: FinishReason | None = None
     logprob: ChosenLogprob | None = None
+    matched: bool | None = None
 
 
 def new_seed() -> int:
@@ -182,7 +193,8 @@ def generate(
         raise UsageError("the prompt is empty")
     rows = [list(prompt) for _ in range(config.samples)]
     texts = [TextStream(tokenizer, config.stop) for _ in rows]
-    choose = choose or new_sampler(tokenizer, len(prompt), config).choose
+    matchers = _matchers(tokenizer, config)
+    choose = choose or new_sampler(tokenizer, len(prompt), config, matchers).choose
     eos = None if config.ignore_eos else tokenizer.end_of_text
     active = set(range(config.samples))
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
@@ -196,6 +208,8 @@ def generate(
                 raise GPT2CLIError("no token is left to choose; the options ban them all")
             may_stop = count > config.min_tokens
             event = event_of(i, ids[i], texts[i], eos, may_stop, last=count == config.max_tokens)
+            if matchers:
+                event = _match(event, ids[i], texts[i], matchers)
             if config.logprobs is not None:
                 event = replace(event, logprob=_logprob(logits, i, ids[i], tokenizer, config))
             if event.finish_reason:
@@ -211,7 +225,12 @@ def generate(
             logits = decoder.step([row[-1] for row in rows])
 
 
-def new_sampler(tokenizer: Tokenizer, prompt_length: int, config: GenerationConfig) -> Sampler:
+def new_sampler(
+    tokenizer: Tokenizer,
+    prompt_length: int,
+    config: GenerationConfig,
+    matchers: Matchers | None = None,
+) -> Sampler:
     """The sampler of these settings, for texts that begin with a prompt of that many tokens."""
     return Sampler(
         config.sampling,
@@ -221,6 +240,7 @@ def new_sampler(tokenizer: Tokenizer, prompt_length: int, config: GenerationConf
         end=None if config.ignore_eos else tokenizer.end_of_text,
         min_tokens=config.min_tokens,
         breakers=_holding(tokenizer, config.dry_breakers if config.sampling.dry_multiplier else ()),
+        constraint=matchers.mask if matchers else None,
     )
 
 
@@ -230,7 +250,22 @@ def explain(
     """What each rule of sampling does to the candidates of the first token after `prompt`."""
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])[:, : tokenizer.size]
     rows = [list(prompt) for _ in range(config.samples)]
-    return new_sampler(tokenizer, len(prompt), config).explain(logits, rows)
+    sampler = new_sampler(tokenizer, len(prompt), config, _matchers(tokenizer, config))
+    return sampler.explain(logits, rows)
+
+
+def _matchers(tokenizer: Tokenizer, config: GenerationConfig) -> Matchers | None:
+    return config.constraint and config.constraint.matchers(tokenizer, config.samples)
+
+
+def _match(event: Event, token_id: int, text: TextStream, matchers: Matchers) -> Event:
+    """The same event where a constraint may end the text."""
+    matchers.push(event.sample, token_id)
+    if event.finish_reason != "eos" and matchers.must_end(event.sample):
+        # At the last token the text has been flushed already, and gives nothing more.
+        event = replace(event, text=event.text + text.flush(), finish_reason="stop")
+    matched = event.finish_reason is not None and matchers.matches(event.sample)
+    return replace(event, matched=matched)
 
 
 def _holding(tokenizer: Tokenizer, texts: Sequence[str]) -> frozenset[int]:

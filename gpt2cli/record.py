@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from gpt2cli.errors import GPT2CLIError
 from gpt2cli.generation import ChosenLogprob, Event
 
 
@@ -14,12 +15,14 @@ class Sample:
     """One continuation: its text, its tokens (end-of-text left out) and why it ended.
 
     `finish_reason` is None as long as it has not ended, for good if it was interrupted.
+    `matched` is true when it has ended as a constraint demands.
     """
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     logprobs: list[ChosenLogprob] = field(default_factory=list)
+    matched: bool = False
 
 
 class Recorder:
@@ -45,11 +48,25 @@ class Recorder:
             sample = self.samples[event.sample]
             sample.text += event.text
             sample.finish_reason = event.finish_reason
+            sample.matched = bool(event.matched)
             if event.token_id is not None:
                 sample.token_ids.append(event.token_id)
                 if event.logprob is not None:
                     sample.logprobs.append(event.logprob)
             yield event
+
+    def check_matched(self, max_tokens: int) -> None:
+        """Raises `GPT2CLIError` if a sample did not end as its constraint demands."""
+        if cut := sum(not sample.matched for sample in self.samples):
+            which = (
+                f"{cut} of {len(self.samples)} samples do"
+                if len(self.samples) > 1
+                else ("the text does")
+            )
+            raise GPT2CLIError(
+                f"{which} not match the constraint: max_tokens ({max_tokens}) came first; "
+                "raise --max-tokens"
+            )
 
     @property
     def tokens(self) -> int:

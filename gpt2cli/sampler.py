@@ -2,6 +2,7 @@
 
     the text so far     logit bias → repetition penalty → frequency and presence penalty
                         → DRY → no repeated n-gram → no end before min_tokens
+    a constraint        what may come next at all
     these logits        → temperature (0: the best token, and nothing below applies)
                         → top-k → top-p → min-p → typical-p → XTC, or mirostat
     chance              → draw
@@ -54,6 +55,7 @@ class Sampler:
 
     The first `prompt_length` tokens of a text are the prompt. `end` is the token that may
     not come before `min_tokens` others; `breakers` are the tokens that DRY stops at.
+    `constraint` is a rule that leaves only the tokens that may come next.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Sampler:
         end: int | None = None,
         min_tokens: int = 0,
         breakers: Collection[int] = (),
+        constraint: Rule | None = None,
     ) -> None:
         self._config = config
         self._random = random
@@ -78,7 +81,8 @@ class Sampler:
         self._uniforms: Array = None  # (1, B), or (2, B) with XTC, for this token
         self._limit: Array | None = None  # of surprise, for mirostat
         self._before: Array = None  # the logits that mirostat was given
-        self._rules = [*self._history_rules(), *self._rules_for_these_logits()]
+        constraints = [] if constraint is None else [("constraint", constraint)]
+        self._rules = [*self._history_rules(), *constraints, *self._rules_for_these_logits()]
 
     def choose(self, logits: Array, texts: Texts, proposal: Proposal | None = None) -> Array:
         """The next token of each text, or V where none is left. (B, V) → (B,)

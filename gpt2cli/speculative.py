@@ -115,6 +115,8 @@ def check(config: GenerationConfig, most: int) -> None:
     if config.samples > 1 or config.beams is not None:
         many = "beams" if config.beams is not None else "samples"
         raise UsageError(f"a draft and {many} cannot go together; leave one of them out")
+    if config.constraint is not None:
+        raise UsageError("a draft and a constraint cannot go together; leave one of them out")
     if most < 1:
         raise UsageError(f"a draft must propose at least 1 token, not {most}")
 

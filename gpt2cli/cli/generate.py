@@ -60,6 +60,10 @@ def generate(
     bias: options.Bias = None,
     beams: options.Beams = None,
     length_penalty: options.LengthPenalty = None,
+    regex: options.Regex = None,
+    json_schema: options.JsonSchema = None,
+    choice: options.Choice = None,
+    grammar: options.Grammar = None,
     draft: options.Draft = None,
     draft_tokens: options.DraftTokens = None,
     explain_sampling: Annotated[
@@ -128,7 +132,7 @@ def generate(
 
     if threads is not None:
         limit_threads(threads)
-    from gpt2cli import beam, generation, runtime, sources, speculative
+    from gpt2cli import beam, constrain, generation, runtime, sources, speculative
     from gpt2cli import bias as bias_of
     from gpt2cli.record import Recorder
 
@@ -146,6 +150,12 @@ def generate(
     most = speculative.MOST_TOKENS if draft_tokens is None else draft_tokens
     if explain_sampling and beams is not None:
         raise UsageError("--beams samples nothing that --explain-sampling could explain")
+    constraint = constrain.resolve(
+        regex=None if regex is None else read_argument(regex),
+        json_schema=json_schema,
+        choice=[read_argument(text) for text in choice] if choice else None,
+        grammar=grammar,
+    )
     base = SamplingConfig(temperature=0) if beams else source.generation
     sampling = base.updated(
         temperature=temperature,
@@ -175,6 +185,7 @@ def generate(
         min_tokens=min_tokens,
         beams=beams,
         logprobs=logprobs,
+        constraint=constraint,
         length_penalty=1.0 if length_penalty is None else length_penalty,
     )
     if draft is not None:
@@ -247,12 +258,16 @@ def generate(
             record = {"prompt": text, "sample": i, **asdict(sample), **facts}
             if logprobs is None:
                 del record["logprobs"]
+            if constraint is None:
+                del record["matched"]
             output.write(json.dumps(record, ensure_ascii=False) + "\n")
     elif no_stream or samples > 1:
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
     _report(facts, recorder, asked=verbose, drawn=seed is None)
     if interrupted:
         raise KeyboardInterrupt
+    if constraint:
+        recorder.check_matched(max_tokens)
 
 
 def _exhaust(events: Iterator[Event], total: int) -> bool:
@@ -321,6 +336,7 @@ def _facts(
         "dry_breakers": list(config.dry_breakers),
         "beams": config.beams,
         "length_penalty": config.length_penalty,
+        "constraint": {c.kind: c.source} if (c := config.constraint) else None,
         "overflow": overflow,
         "timings": {
             "load_s": load_seconds,

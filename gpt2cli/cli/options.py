@@ -149,6 +149,24 @@ Logprobs = Annotated[
         "the model, before sampling changed any.",
     ),
 ]
+Regex = Annotated[
+    str | None,
+    typer.Option(
+        "--regex", metavar="PATTERN", help="Write only what matches all of a pattern, as Rust's."
+    ),
+]
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option("--json-schema", metavar="FILE", help="Write only JSON that fits a JSON schema."),
+]
+Choice = Annotated[
+    list[str] | None,
+    typer.Option("--choice", metavar="TEXT", help="Write one of these; give it once for each."),
+]
+Grammar = Annotated[
+    Path | None,
+    typer.Option("--grammar", metavar="FILE", help="Write only what a grammar allows, as Lark's."),
+]
 Draft = Annotated[
     str | None,
     typer.Option(
