@@ -35,7 +35,11 @@ class Constraint:
 
     def matchers(self, tokenizer: Tokenizer, count: int) -> Matchers:
         """One matcher for each of `count` texts, in the tokens of a model."""
-        vocabulary = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, tokenizer.encode)
+
+        def encode(text: str) -> list[int]:
+            return tokenizer.encode(text, special=False)
+
+        vocabulary = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
         return Matchers(vocabulary, self.grammar, count, tokenizer)
 
 
@@ -73,7 +77,7 @@ class Matchers:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         if matcher.is_error():
             raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
-        return np.unpackbits(bits, count=self._size, bitorder="little").astype(bool)
+        return np.unpackbits(bits, count=self._size, bitorder="little").view(bool)
 
 
 def resolve(
@@ -92,7 +96,9 @@ def resolve(
     if len(names) > 1:
         raise UsageError(f"{names[0]} and {names[1]} cannot go together; leave one of them out")
     if regex is not None:
-        return _checked("regex", regex, _library().LLMatcher.grammar_from_regex(regex))
+        # An empty pattern would make a comment of the slashes around it; \d is 0 to 9 here.
+        pattern = _library().regex_to_lark(regex or "()", "d")
+        return _checked("regex", regex, f"start: /{pattern}/")
     if json_schema is not None:
         return _from_schema(json_schema)
     if choice is not None:
@@ -109,7 +115,7 @@ def _from_schema(path: Path) -> Constraint:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(schema, dict | bool):
+    if not isinstance(schema, dict):
         raise UsageError(f"{path} is no JSON schema: it must hold an object")
     matcher = _library().LLMatcher
     return _checked("json-schema", text, matcher.grammar_from_json_schema(text, defaults=_COMPACT))

@@ -255,7 +255,8 @@ def explain(
 
 
 def _matchers(tokenizer: Tokenizer, config: GenerationConfig) -> Matchers | None:
-    return config.constraint and config.constraint.matchers(tokenizer, config.samples)
+    constraint = config.constraint
+    return None if constraint is None else constraint.matchers(tokenizer, config.samples)
 
 
 def _match(event: Event, token_id: int, text: TextStream, matchers: Matchers) -> Event:
