@@ -117,8 +117,11 @@ def _from_schema(path: Path) -> Constraint:
         raise UsageError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(schema, dict):
         raise UsageError(f"{path} is no JSON schema: it must hold an object")
-    matcher = _library().LLMatcher
-    return _checked("json-schema", text, matcher.grammar_from_json_schema(text, defaults=_COMPACT))
+    try:
+        grammar = _library().LLMatcher.grammar_from_json_schema(text, defaults=_COMPACT)
+    except ValueError as error:  # what Python takes for JSON and others do not, such as NaN
+        raise UsageError(f"--json-schema: {_first_line(str(error))}") from None
+    return _checked("json-schema", text, grammar)
 
 
 def _from_choices(texts: Sequence[str]) -> Constraint:

@@ -197,6 +197,7 @@ def test_a_regex_that_nothing_can_match_is_refused(regex: str, says: str) -> Non
         ("[]", "must hold an object"),
         ('{"enum": []}', "Unsatisfiable"),
         ("false", "must hold an object"),
+        ('{"const": NaN}', "--json-schema: "),
         ('{"type": "foo"}', "Invalid type"),
         ('{"type": "integer", "minimum": 5, "maximum": 3}', "Unsatisfiable"),
     ],

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from conftest import Gpt2
 
 pytest.importorskip("llguidance", reason="constraints need llguidance")
