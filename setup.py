@@ -1,5 +1,7 @@
 """The one thing that pyproject.toml cannot say: the native engine, built where possible."""
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 # A plain shared library that gpt2cli.engine loads with ctypes. Instruction sets are chosen
@@ -9,7 +11,7 @@ setup(
         Extension(
             "gpt2cli.engine._engine",
             ["gpt2cli/engine/engine.cpp"],
-            depends=["gpt2cli/engine/layers.h", "gpt2cli/engine/pool.h"],
+            depends=glob("gpt2cli/engine/*.h"),
             optional=True,
             language="c++",
             extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno"],

@@ -14,6 +14,7 @@ import os
 import resource
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +39,48 @@ class Program(Protocol):
         """Seconds for each of `new` greedy tokens after a prompt, added up, and the tokens."""
 
 
-class Gpt2cli:
+class Stepping(ABC):
+    """A program that keeps its KV cache between calls, so that tokens can be timed alone."""
+
+    token: int  # the last one chosen
+
+    @abstractmethod
+    def prefill(self, ids: list[int]) -> float:
+        """Forget everything, read a prompt and choose one token."""
+
+    @abstractmethod
+    def step(self, token: int) -> int:
+        """Read one more token; the most probable next one."""
+
+    def decode(self, ids: list[int], new: int) -> tuple[float, list[int]]:
+        self.prefill(ids)
+        tokens = [self.token]
+        started = time.perf_counter()
+        for _ in range(new):
+            tokens.append(self.step(tokens[-1]))
+        return time.perf_counter() - started, tokens
+
+
+class Generating(ABC):
+    """A program whose one call reads the prompt and generates."""
+
+    @abstractmethod
+    def generate(self, ids: list[int], new: int) -> list[int]:
+        """Exactly `new` greedy tokens."""
+
+    def prefill(self, ids: list[int]) -> float:
+        started = time.perf_counter()
+        self.generate(ids, 1)
+        return time.perf_counter() - started
+
+    def decode(self, ids: list[int], new: int) -> tuple[float, list[int]]:
+        first = self.prefill(ids)
+        started = time.perf_counter()
+        tokens = self.generate(ids, new + 1)
+        return time.perf_counter() - started - first, tokens
+
+
+class Gpt2cli(Stepping):
     """The decoder that `gpt2 generate` uses."""
 
     def __init__(self, directory: Path, precision: str) -> None:
@@ -55,32 +97,8 @@ class Gpt2cli:
         self.token = int(self.decoder.prefill([ids])[0].argmax())
         return time.perf_counter() - started
 
-    def decode(self, ids: list[int], new: int) -> tuple[float, list[int]]:
-        self.prefill(ids)
-        tokens = [self.token]
-        started = time.perf_counter()
-        for _ in range(new):
-            tokens.append(int(self.decoder.step([tokens[-1]])[0].argmax()))
-        return time.perf_counter() - started, tokens
-
-
-class Generating:
-    """A program whose one call reads the prompt and generates."""
-
-    def generate(self, ids: list[int], new: int) -> list[int]:
-        """Exactly `new` greedy tokens."""
-        raise NotImplementedError
-
-    def prefill(self, ids: list[int]) -> float:
-        started = time.perf_counter()
-        self.generate(ids, 1)
-        return time.perf_counter() - started
-
-    def decode(self, ids: list[int], new: int) -> tuple[float, list[int]]:
-        first = self.prefill(ids)
-        started = time.perf_counter()
-        tokens = self.generate(ids, new + 1)
-        return time.perf_counter() - started - first, tokens
+    def step(self, token: int) -> int:
+        return int(self.decoder.step([token])[0].argmax())
 
 
 class Transformers(Generating):
@@ -129,7 +147,7 @@ class CTranslate2(Generating):
         return result.sequences_ids[0]
 
 
-class LlamaCpp:
+class LlamaCpp(Stepping):
     """llama.cpp's own C functions, as llama-cpp-python exposes them."""
 
     def __init__(self, directory: Path, precision: str) -> None:
@@ -169,13 +187,8 @@ class LlamaCpp:
         self.token = self.feed(ids)
         return time.perf_counter() - started
 
-    def decode(self, ids: list[int], new: int) -> tuple[float, list[int]]:
-        self.prefill(ids)
-        tokens = [self.token]
-        started = time.perf_counter()
-        for _ in range(new):
-            tokens.append(self.feed([tokens[-1]]))
-        return time.perf_counter() - started, tokens
+    def step(self, token: int) -> int:
+        return self.feed([token])
 
 
 @cache

@@ -9,12 +9,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
+from logits import TIED, Floats, apply, theirs
+from transformers.generation.logits_process import (
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from gpt2cli import bias
 from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.penalties import add, count_penalties, dry_penalties, ngram_bans
+from gpt2cli.penalties import (
+    add,
+    count_penalties,
+    dry_penalties,
+    mark_chosen,
+    mark_seen,
+    ngram_bans,
+    penalise_repetition,
+)
 from gpt2cli.sampler import Sampler
 from gpt2cli.sampling import generators
 from gpt2cli.tokenizer import Tokenizer
@@ -121,3 +133,48 @@ def test_a_bias_on_several_tokens_says_which_they_are(tiny_tokenizer: Tokenizer)
         bias.resolve({"xyz": 1.0}, tiny_tokenizer)
     with pytest.raises(UsageError, match="from 0 to 299, not to #300"):
         bias.resolve({"#300": 1.0}, tiny_tokenizer)
+
+
+# --- repetition penalty -----------------------------------------------------------------
+
+
+def test_the_penalty_divides_positive_logits_and_multiplies_negative_ones() -> None:
+    logits = np.array([[2.0, -2.0, 0.0, 3.0, -3.0]], np.float32)
+    seen = np.array([[True, True, True, False, False]])
+    assert penalise_repetition(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0, -3.0]]
+    assert penalise_repetition(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0, -3.0]]
+    assert penalise_repetition(logits, seen, 1.0).tolist() == logits.tolist()
+
+
+@settings(deadline=None, max_examples=100)
+@given(logits=TIED, penalty=st.floats(0.1, 10), data=st.data())
+def test_the_penalty_is_that_of_transformers(
+    logits: Floats, penalty: float, data: st.DataObject
+) -> None:
+    token = st.integers(0, logits.shape[1] - 1)
+    length = data.draw(st.integers(1, 4))
+    row = st.lists(token, min_size=length, max_size=length)
+    ids = data.draw(st.lists(row, min_size=len(logits), max_size=len(logits)))
+    expected = theirs(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
+
+    def rule(array: Any) -> Any:
+        return penalise_repetition(array, mark_seen(None, array, ids), penalty)
+
+    np.testing.assert_allclose(apply(rule, logits), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
+def test_seen_tokens_add_up_row_by_row(make: Callable[..., Any]) -> None:
+    logits = make((2, 4))
+    seen = mark_seen(None, logits, [[1, 1], []])
+    assert seen.tolist() == [[False, True, False, False], [False] * 4]
+    more = mark_seen(seen, logits, [[3], [0]])
+    assert more.tolist() == [[False, True, False, True], [True, False, False, False]]
+    assert seen.tolist() == [[False, True, False, False], [False] * 4]
+
+
+def test_marking_what_was_chosen_equals_marking_the_text() -> None:
+    logits = torch.zeros(2, 6)
+    seen = mark_seen(None, logits, [[1, 4], [5]])
+    expected = mark_seen(seen, logits, [[0], [5]])
+    assert torch.equal(mark_chosen(seen, torch.tensor([0, 5])), expected)

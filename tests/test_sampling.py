@@ -1,7 +1,5 @@
 """Each sampling rule by hand and against transformers, for NumPy and torch alike."""
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,9 +7,24 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from logits import (
+    BELOW_1,
+    DISTINCT,
+    INF,
+    TIED,
+    Floats,
+    apply,
+    by_rank,
+    choose,
+    clear_of_min_p,
+    clear_of_top_p,
+    kept,
+    log,
+    softmax,
+    theirs,
+)
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -19,7 +32,6 @@ from transformers.generation.logits_process import (
 )
 
 from gpt2cli.config import SamplingConfig
-from gpt2cli.penalties import mark_chosen, mark_seen, penalise_repetition
 from gpt2cli.sampler import Sampler
 from gpt2cli.sampling import (
     draw,
@@ -35,131 +47,6 @@ from gpt2cli.sampling import (
     scale_by_temperature,
     uniforms,
 )
-
-INF = float("inf")
-Floats = np.ndarray[Any, Any]
-
-
-def rows(unique: bool, low: int = -120, high: int = 120) -> st.SearchStrategy[Floats]:
-    """Logits (B, V) in steps of 1/8, which float32 holds exactly; equal ones unless `unique`."""
-
-    def of_width(width: int) -> st.SearchStrategy[list[list[int]]]:
-        row = st.lists(st.integers(low, high), min_size=width, max_size=width, unique=unique)
-        return st.lists(row, min_size=1, max_size=3)
-
-    return st.integers(1, 12).flatmap(of_width).map(lambda r: np.array(r, np.float32) / 8)
-
-
-DISTINCT = rows(unique=True)
-TIED = rows(unique=False, low=-8, high=8)
-
-
-class Fixed(np.random.Generator):
-    """Draws the same number for ever."""
-
-    def __init__(self, uniform: float) -> None:
-        super().__init__(np.random.PCG64(0))
-        self.uniform = uniform
-
-    def random(self, size: tuple[int, int]) -> Any:  # type: ignore[override]
-        return np.full(size, self.uniform)
-
-
-def choose(
-    logits: Any, config: SamplingConfig, uniforms: Any, texts: list[list[int]] | None = None
-) -> list[int]:
-    """The tokens that a sampler chooses with these random numbers after these texts."""
-    sampler = Sampler(config, [Fixed(uniform) for uniform in uniforms])
-    chosen: list[int] = sampler.choose(logits, texts or [[]] * len(logits)).tolist()
-    return chosen
-
-
-def apply(rule: Callable[..., Any], logits: Floats, *arguments: Any) -> Floats:
-    """The rule's result, once NumPy and torch have been seen to agree on it."""
-    before = logits.copy()
-    ours = rule(logits, *arguments)
-    with_torch = rule(torch.from_numpy(logits.copy()), *arguments)
-    assert isinstance(ours, np.ndarray)
-    assert isinstance(with_torch, torch.Tensor)
-    assert ours.dtype == logits.dtype
-    np.testing.assert_allclose(ours, with_torch.numpy(), rtol=1e-6)
-    np.testing.assert_array_equal(logits, before, err_msg="the argument was changed")
-    return ours
-
-
-def theirs(processor: Any, logits: Floats, ids: list[list[int]] | None = None) -> Floats:
-    """What transformers makes of the same logits."""
-    input_ids = torch.tensor(ids if ids is not None else [[0]] * len(logits), dtype=torch.long)
-    result: Floats = processor(input_ids, torch.from_numpy(logits.copy())).numpy()
-    return result
-
-
-def kept(logits: Floats) -> list[list[int]]:
-    """The ids that a rule left in each row."""
-    return [np.flatnonzero(row > -INF).tolist() for row in logits]
-
-
-def softmax(logits: Floats) -> Floats:
-    exact = logits.astype(np.float64)
-    weights = np.exp(exact - exact.max(axis=-1, keepdims=True))
-    probabilities: Floats = weights / weights.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def by_rank(row: Floats) -> list[int]:
-    """Ids from the most probable on; equal ones in the order of their ids."""
-    return sorted(range(len(row)), key=lambda i: (-row[i], i))
-
-
-def clear_of_top_p(logits: Floats, p: float) -> bool:
-    """Whether no sum of probabilities is so near p that rounding decides."""
-    mass = np.cumsum(-np.sort(-softmax(logits), axis=-1), axis=-1)
-    return bool(np.all(np.abs(mass - p) > 1e-5))
-
-
-def clear_of_min_p(logits: Floats, p: float) -> bool:
-    """Whether no probability is so near p times the best that rounding decides."""
-    best = logits.max(axis=-1, keepdims=True)
-    return p == 0 or bool(np.all(np.abs(logits - best - np.log(p)) > 1e-4))
-
-
-# --- repetition penalty -----------------------------------------------------------------
-
-
-def test_the_penalty_divides_positive_logits_and_multiplies_negative_ones() -> None:
-    logits = np.array([[2.0, -2.0, 0.0, 3.0, -3.0]], np.float32)
-    seen = np.array([[True, True, True, False, False]])
-    assert penalise_repetition(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0, -3.0]]
-    assert penalise_repetition(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0, -3.0]]
-    assert penalise_repetition(logits, seen, 1.0).tolist() == logits.tolist()
-
-
-@settings(deadline=None, max_examples=100)
-@given(logits=TIED, penalty=st.floats(0.1, 10), data=st.data())
-def test_the_penalty_is_that_of_transformers(
-    logits: Floats, penalty: float, data: st.DataObject
-) -> None:
-    token = st.integers(0, logits.shape[1] - 1)
-    length = data.draw(st.integers(1, 4))
-    row = st.lists(token, min_size=length, max_size=length)
-    ids = data.draw(st.lists(row, min_size=len(logits), max_size=len(logits)))
-    expected = theirs(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
-
-    def rule(array: Any) -> Any:
-        return penalise_repetition(array, mark_seen(None, array, ids), penalty)
-
-    np.testing.assert_allclose(apply(rule, logits), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
-def test_seen_tokens_add_up_row_by_row(make: Callable[..., Any]) -> None:
-    logits = make((2, 4))
-    seen = mark_seen(None, logits, [[1, 1], []])
-    assert seen.tolist() == [[False, True, False, False], [False] * 4]
-    more = mark_seen(seen, logits, [[3], [0]])
-    assert more.tolist() == [[False, True, False, True], [True, False, False, False]]
-    assert seen.tolist() == [[False, True, False, False], [False] * 4]
-
 
 # --- temperature ------------------------------------------------------------------------
 
@@ -390,8 +277,6 @@ def test_mirostat_keeps_the_mean_surprise_near_tau(tau: float, torch_too: bool) 
 
 # --- draw -------------------------------------------------------------------------------
 
-BELOW_1 = float(np.nextafter(1.0, 0.0))
-
 
 def both_draw(logits: list[list[float]] | Floats, uniforms: list[float]) -> list[int]:
     array, u = np.array(logits, np.float32), np.array(uniforms)
@@ -467,168 +352,6 @@ def test_tokens_come_as_often_as_they_are_probable(temperature: float) -> None:
     assert chi_square < 23.5  # four degrees of freedom: one in ten thousand is above
 
 
-# --- all rules together -----------------------------------------------------------------
-
-
-def both_choose(
-    logits: Floats, config: SamplingConfig, uniforms: list[float], ids: list[list[int]]
-) -> list[int]:
-    u, tensor = np.array(uniforms), torch.from_numpy(logits.copy())
-    chosen = choose(logits, config, u, ids)
-    assert choose(tensor, config, u, ids) == chosen
-    return chosen
-
-
-@settings(deadline=None, max_examples=200)
-@given(
-    logits=DISTINCT,
-    penalty=st.none() | st.floats(0.5, 2),
-    temperature=st.floats(0.3, 3),
-    k=st.none() | st.integers(1, 12),
-    p=st.none() | st.floats(0.05, 1),
-    min_p=st.none() | st.floats(0, 0.9),
-    data=st.data(),
-)
-def test_chooses_as_transformers_processors_in_their_order(
-    logits: Floats,
-    penalty: float | None,
-    temperature: float,
-    k: int | None,
-    p: float | None,
-    min_p: float | None,
-    data: st.DataObject,
-) -> None:
-    token, size = st.integers(0, logits.shape[1] - 1), len(logits)
-    ids = data.draw(st.lists(st.lists(token, min_size=2, max_size=2), min_size=size, max_size=size))
-    uniform = st.floats(0, 1, exclude_max=True)
-    uniforms = data.draw(st.lists(uniform, min_size=size, max_size=size))
-
-    expected = logits
-    if penalty is not None:
-        expected = theirs(RepetitionPenaltyLogitsProcessor(penalty), expected, ids)
-    expected = theirs(TemperatureLogitsWarper(temperature), expected)
-    gaps = np.diff(np.sort(expected, axis=-1), axis=-1)
-    assume(np.all(gaps > 1e-3))
-    if k is not None:
-        expected = theirs(TopKLogitsWarper(k), expected)
-    if p is not None and p < 1:
-        assume(clear_of_top_p(expected, p))
-        expected = theirs(TopPLogitsWarper(p), expected)
-    if min_p is not None:
-        assume(clear_of_min_p(expected, min_p))
-        expected = theirs(MinPLogitsWarper(min_p), expected)
-    cumulative = np.cumsum(softmax(expected), axis=-1)
-    assume(np.all(np.abs(cumulative - np.array(uniforms)[:, None]) > 1e-4))
-    tokens = [int(np.searchsorted(row, u)) for row, u in zip(cumulative, uniforms, strict=True)]
-
-    config = SamplingConfig(temperature, k, p, min_p, penalty)
-    assert both_choose(logits, config, uniforms, ids) == tokens
-
-
-def log(*probabilities: float) -> Floats:
-    return np.log(np.array([probabilities], np.float32))
-
-
-@pytest.mark.parametrize(
-    ("logits", "config", "uniform", "token"),
-    [
-        # Top-p counts the mass among the k that are left: of two equals, one makes a half.
-        (log(1, 1, 1, 1), SamplingConfig(top_k=2, top_p=0.5), 0.9, 0),
-        # Min-p comes last: had it gone first, top-p would have kept token 0 alone.
-        (log(0.4, 0.3, 0.2, 0.1), SamplingConfig(top_p=0.5, min_p=0.6), 0.9, 1),
-        # Temperature comes before top-p: sharpened, token 0 has 0.64 of the mass.
-        (log(0.4, 0.3, 0.0001), SamplingConfig(temperature=0.5, top_p=0.6), 0.9, 0),
-        (log(0.4, 0.3, 0.0001), SamplingConfig(top_p=0.6), 0.9, 1),
-        # Temperature comes before min-p: flattened, 0.01 is a tenth of 1.
-        (log(1, 0.01), SamplingConfig(temperature=2, min_p=0.05), 0.99, 1),
-        (log(1, 0.01), SamplingConfig(min_p=0.05), 0.999, 0),
-    ],
-)
-def test_the_rules_apply_in_the_documented_order(
-    logits: Floats, config: SamplingConfig, uniform: float, token: int
-) -> None:
-    assert both_choose(logits, config, [uniform], [[]]) == [token]
-
-
-def test_the_penalty_comes_before_the_best_token_is_taken() -> None:
-    logits = np.array([[3.0, 2.0]], np.float32)
-    config = SamplingConfig(temperature=0, repetition_penalty=2.0)
-    assert both_choose(logits, config, [0.5], [[0]]) == [1]
-    assert both_choose(logits, config, [0.5], [[]]) == [0]
-
-
-def test_rules_that_are_off_change_nothing() -> None:
-    logits = np.array([[0.3, -1.0, 2.0, 0.0]] * 50, np.float32)
-    uniforms = np.linspace(0, BELOW_1, 50)
-    plain = choose(logits, SamplingConfig(), uniforms)
-    off = SamplingConfig(
-        top_k=4,
-        top_p=1.0,
-        min_p=0.0,
-        repetition_penalty=1.0,
-        frequency_penalty=0.0,
-        presence_penalty=0.0,
-        dry_multiplier=0.0,
-        typical_p=1.0,
-        xtc_probability=0.0,
-    )
-    assert choose(logits, off, uniforms, [[0, 1, 2, 3]] * 50) == plain
-    assert set(plain) == {0, 1, 2, 3}
-
-
-def test_a_row_that_has_lost_all_its_tokens_gives_none() -> None:
-    for temperature in (0, 1):
-        for logits in (np.zeros((2, 2)), torch.zeros((2, 2))):
-            sampler = Sampler(
-                SamplingConfig(temperature=temperature), generators(0, 2), bias={0: -INF, 1: -INF}
-            )
-            assert sampler.choose(logits, [[], []]).tolist() == [2, 2]
-
-
-def test_old_seeds_draw_the_same_numbers_whatever_rule_is_off() -> None:
-    logits = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32)
-    random, expected = generators(5, 1), []
-    for _ in range(20):
-        expected += draw(logits, np.array([random[0].random()])).tolist()
-    sampler = Sampler(SamplingConfig(xtc_probability=0.0, dry_multiplier=0.0), generators(5, 1))
-    assert [sampler.choose(logits, [[]])[0] for _ in range(20)] == expected
-
-
-def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
-    config = SamplingConfig(
-        temperature=0.5,
-        top_k=3,
-        top_p=0.9,
-        repetition_penalty=1.5,
-        presence_penalty=0.5,
-        no_repeat_ngram=1,
-        xtc_probability=1.0,
-    )
-    sampler = Sampler(config, generators(0, 1), bias={3: -INF}, end=4, min_tokens=2)
-    stages = sampler.explain(log(0.4, 0.3, 0.15, 0.1, 0.05), [[2]], top=2)
-    names = [stage.rule.split()[0] for stage in stages]
-    assert names == [
-        "the",
-        "bias",
-        "repetition",
-        "frequency",
-        "no",
-        "no",
-        "temperature",
-        "top-k",
-        "top-p",
-        "XTC",
-    ]
-    assert [stage.candidates for stage in stages] == [5, 4, 4, 4, 3, 2, 2, 2, 2, 1]
-    for earlier, later in itertools.pairwise(stages):
-        after = {i: a for i, _, a in earlier.top}
-        assert all(after[i] == pytest.approx(b) for i, b, _ in later.top if i in after)
-    assert stages[0].top == [
-        (0, pytest.approx(0.4), pytest.approx(0.4)),
-        (1, *[pytest.approx(0.3)] * 2),
-    ]
-
-
 # --- generators -------------------------------------------------------------------------
 
 
@@ -653,34 +376,6 @@ def test_the_generators_are_the_children_that_numpy_spawns(seed: int, samples: i
     children = np.random.SeedSequence(seed).spawn(samples)
     expected = [np.random.default_rng(child).random(4).tolist() for child in children]
     assert first_draws(seed, samples) == expected
-
-
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
-    # Tensors on "meta" have no values: an operation whose shape, branch or result the host
-    # would have to wait for fails there.
-    config = SamplingConfig(
-        temperature,
-        top_k=5,
-        top_p=0.9,
-        min_p=0.01,
-        repetition_penalty=1.3,
-        typical_p=0.9,
-        xtc_probability=0.5,
-    )
-    for sampling in (config, SamplingConfig(temperature, mirostat_tau=3.0)):
-        sampler = Sampler(sampling, generators(0, 2))
-        logits = torch.zeros(2, 50, device="meta")
-        for _ in range(2):
-            chosen = sampler.choose(logits, [[1, 2], [3]])
-            assert (chosen.device.type, chosen.shape) == ("meta", (2,))
-
-
-def test_marking_what_was_chosen_equals_marking_the_text() -> None:
-    logits = torch.zeros(2, 6)
-    seen = mark_seen(None, logits, [[1, 4], [5]])
-    expected = mark_seen(seen, logits, [[0], [5]])
-    assert torch.equal(mark_chosen(seen, torch.tensor([0, 5])), expected)
 
 
 @pytest.mark.parametrize("array", [np.zeros((3, 4)), torch.zeros(3, 4)])

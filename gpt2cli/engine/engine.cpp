@@ -5,7 +5,8 @@
 // that are asked for before they are needed, and nothing in between.
 //
 // Python calls the functions at the end (plain C, through ctypes) and owns weights, KV cache
-// and logits; nothing is copied. The layers are in layers.h, the threads in pool.h.
+// and logits; nothing is copied. The layers are in layers.h, what they multiply
+// with in products.h and codes.h, the threads in pool.h.
 
 #include <cmath>
 #include <cstdint>

@@ -1,0 +1,80 @@
+// A register of floats, or of integers of 32 bits: load, store, convert, add up, and eˣ.
+// Included by layers.h, once for each level of SIMD instructions.
+
+namespace LEVEL {
+
+typedef float Vec __attribute__((vector_size(4 * FLOATS)));
+typedef int32_t IntVec __attribute__((vector_size(4 * FLOATS)));
+
+static inline Vec load(const float* p) {
+    Vec v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+// GCC's own conversions of short vectors go number by number, hence the intrinsics.
+
+static inline Vec load(const int8_t* p) {
+#if FLOATS == 16
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif FLOATS == 8
+    return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(ARM64)
+    uint32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return (Vec)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four)))));
+#else
+    return Vec{(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
+#endif
+}
+
+// bfloat16 is the upper half of a float.
+static inline Vec load(const uint16_t* p) {
+#if FLOATS == 16
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif FLOATS == 8
+    return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#elif defined(ARM64)
+    return (Vec)vshll_n_u16(vld1_u16(p), 16);
+#else
+    return (Vec)(IntVec{p[0], p[1], p[2], p[3]} << 16);
+#endif
+}
+
+static inline void store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// The first n < FLOATS numbers; the rest are zero.
+static inline Vec load_some(const float* p, int n) {
+    Vec v = {};
+    __builtin_memcpy(&v, p, 4 * n);
+    return v;
+}
+
+static inline void store_some(float* p, Vec v, int n) { __builtin_memcpy(p, &v, 4 * n); }
+
+static inline Vec broadcast(float x) { return x - Vec{}; }
+
+static inline float sum(Vec v) {
+    float total = 0;
+    for (int i = 0; i < FLOATS; i++) total += v[i];
+    return total;
+}
+
+// eˣ to 1e-7 of itself, for |x| < 88: 2ⁿ times a polynomial for what is left.
+static inline Vec exp(Vec x) {
+    const Vec low = broadcast(-87), high = broadcast(88);
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    // Adding 1.5 · 2²³ leaves no bits for a fraction: it rounds.
+    const Vec magic = broadcast(12582912.0f);
+    Vec n = x * 1.44269504f + magic;
+    IntVec exponent = (IntVec)n - (IntVec)magic;
+    n -= magic;
+    x = x - n * 0.693145752f - n * 1.42860677e-6f;  // ln 2 in two parts
+    Vec p = broadcast(1.0f / 5040);
+    for (float factorial : {720.0f, 120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f})
+        p = p * x + 1 / factorial;
+    return (Vec)((IntVec)p + (exponent << 23));
+}
+
+}  // namespace LEVEL
