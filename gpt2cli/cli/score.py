@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpt2cli import __version__
-from gpt2cli.cli import options, score_views
+from gpt2cli.cli import options, score_lines, score_views
 from gpt2cli.cli.terminal import (
-    Output,
     complain,
-    decode_utf8,
     download_progress,
-    notice,
     read_argument,
     read_file,
     read_stdin,
@@ -36,9 +30,6 @@ if TYPE_CHECKING:
     from gpt2cli.scoring import Score
     from gpt2cli.sources import Source
     from gpt2cli.tokenizer import Tokenizer
-
-LINES = 64  # read at a time, so that those of like length can go side by side
-TYPICAL_LINE = 32  # tokens
 
 Named = tuple[str, str]
 """A text, after the name that it goes by."""
@@ -120,7 +111,7 @@ def score(
         raise UsageError("--below, --above and --field go with --lines")
 
     names = files or ([] if text is not None else ["-"] if stdin_is_piped() else [])
-    streams = [_open_lines(name) for name in names] if lines else []
+    streams = [score_lines.open_lines(name) for name in names] if lines else []
     texts = [] if lines else _read_texts(names, text, keep_newline)
     if not (streams or texts or choices):
         raise UsageError("there is no text; name a file, pipe one in, or give --text")
@@ -129,7 +120,7 @@ def score(
 
     scorer = _open(model, stride, (device, dtype, quantize, threads), offline, bos, not no_special)
     if lines:
-        _score_lines(scorer, chain.from_iterable(streams), below, above, field)
+        score_lines.score_lines(scorer, chain.from_iterable(streams), below, above, field)
         return
     if choices:
         context = texts[0][1] if texts else ""
@@ -160,17 +151,6 @@ def _read_texts(files: list[str], text: str | None, keep_newline: bool) -> list[
     return texts
 
 
-def _open_lines(file: str) -> BinaryIO:
-    if file == "-":
-        if sys.stdin is None:
-            raise UsageError("stdin is closed; there is nothing to read")
-        return sys.stdin.buffer
-    try:
-        return open(file, "rb")
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-
-
 def _open(
     model: str,
     stride: int | None,
@@ -178,7 +158,7 @@ def _open(
     offline: bool,
     bos: bool,
     special: bool,
-) -> _Scorer:
+) -> Scorer:
     """Check what can be checked, then fetch what is needed."""
     from gpt2cli.device import check_names, limit_threads, place
 
@@ -198,13 +178,11 @@ def _open(
     context = source.config().context_length
     stride = scoring.default_stride(context) if stride is None else stride
     scoring.check_stride(stride, context)
-    return _Scorer(
-        source, placement, quantize, runtime.open_tokenizer(source), stride, bos, special
-    )
+    return Scorer(source, placement, quantize, runtime.open_tokenizer(source), stride, bos, special)
 
 
 @dataclass(frozen=True)
-class _Scorer:
+class Scorer:
     """A model that has been fetched, and how it shall read."""
 
     source: Source
@@ -285,7 +263,7 @@ class _Scorer:
         return [(name, found) for (name, _), found in zip(texts, scores, strict=True)]
 
 
-def _rank(scorer: _Scorer, context: str, choices: list[str], as_json: bool) -> None:
+def _rank(scorer: Scorer, context: str, choices: list[str], as_json: bool) -> None:
     """Weigh alternatives and print them, the most probable first."""
     from gpt2cli import scoring
 
@@ -305,56 +283,3 @@ def _rank(scorer: _Scorer, context: str, choices: list[str], as_json: bool) -> N
         score_views.print_choices_json(context, found, scorer.facts)
     else:
         score_views.print_choices(found)
-
-
-def _score_lines(
-    scorer: _Scorer,
-    lines: Iterator[bytes],
-    below: float | None,
-    above: float | None,
-    field: str | None,
-) -> None:
-    """JSON for every line; or, with a limit, those lines that keep to it, as they are."""
-    from gpt2cli import scoring
-
-    output, count, kept = Output(), 0, 0
-    filtering = below is not None or above is not None
-    rows = scorer.rows(TYPICAL_LINE)
-    decoder = scorer.open(rows, scorer.context_length)
-    while chunk := list(islice(lines, LINES)):
-        records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
-        ids = [scorer.encode(str(record[field or "text"])) for record in records]
-        scores = scoring.score(
-            decoder, scorer.tokenizer, ids, stride=scorer.stride, batch_size=rows
-        )
-        shown = []
-        for line, record, found in zip(chunk, records, scores, strict=True):
-            if not filtering:
-                figures = score_views.figures(found.summary)
-                shown.append((json.dumps(record | figures, ensure_ascii=False) + "\n").encode())
-            elif _is_within(found.summary.perplexity, below, above):
-                shown.append(line)
-        output.write_bytes(b"".join(shown))
-        count, kept = count + len(chunk), kept + len(shown)
-    notice(f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored")
-
-
-def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
-    """A line as an object that holds its text, under "text" unless it is JSON already."""
-    text = decode_utf8(line, f"line {number}").rstrip("\r\n")
-    if field is None:
-        return {"text": text}
-    try:
-        record = json.loads(text)
-    except ValueError:
-        raise UsageError(f"line {number} is not JSON; --field is for JSON objects") from None
-    if not isinstance(record, dict) or not isinstance(record.get(field), str):
-        raise UsageError(f"line {number} has no text in a field {field!r}")
-    return record
-
-
-def _is_within(perplexity: float | None, below: float | None, above: float | None) -> bool:
-    """Whether a perplexity keeps to the limits; that of too short a line is none."""
-    if perplexity is None:
-        return False
-    return (below is None or perplexity < below) and (above is None or perplexity > above)

@@ -225,6 +225,22 @@ def token_progress(total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def line_progress() -> Iterator[Callable[[int], None]]:
+    """A count of lines on stderr, if a person looks on and no lines appear there; then it goes."""
+    if not is_terminal(sys.stderr) or is_terminal(sys.stdout):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("lines", total=None)
+        yield lambda lines: bars.advance(task, lines)
+
+
+@contextmanager
 def download_progress() -> Iterator[Progress | None]:
     """A progress bar a file on stderr while something is fetched, if a person looks on.
 

@@ -231,6 +231,20 @@ def test_a_progress_bar_names_the_file_without_its_control_characters(
     assert "\x07" not in shown
 
 
+@pytest.mark.parametrize("to_terminal", [False, True])
+def test_lines_are_counted_where_a_person_sees_no_lines_yet(
+    monkeypatch: pytest.MonkeyPatch, to_terminal: bool
+) -> None:
+    stream = Stream(terminal=True, encoding="utf-8")
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", Stream(terminal=to_terminal))
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal.line_progress() as advance:
+        advance(1234)
+    stream.flush()
+    assert (b"1,234 lines" in stream.written()) == (not to_terminal)
+
+
 # --- text in ----------------------------------------------------------------------------
 
 

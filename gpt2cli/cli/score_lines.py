@@ -1,0 +1,99 @@
+"""`gpt2 score --lines`: each line by itself, as JSON or passed on as it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from gpt2cli.cli import score_views
+from gpt2cli.cli.terminal import Output, decode_utf8, line_progress, notice
+from gpt2cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpt2cli.cli.score import Scorer
+    from gpt2cli.scoring import Summary
+
+LINES = 64  # read at a time, so that those of like length can go side by side
+TYPICAL_LINE = 32  # tokens
+
+
+def open_lines(file: str) -> BinaryIO:
+    """A file, or stdin. Raises `UsageError` if it cannot be read."""
+    if file == "-":
+        if sys.stdin is None:
+            raise UsageError("stdin is closed; there is nothing to read")
+        return sys.stdin.buffer
+    try:
+        return open(file, "rb")
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def score_lines(
+    scorer: Scorer,
+    lines: Iterator[bytes],
+    below: float | None,
+    above: float | None,
+    field: str | None,
+) -> None:
+    """JSON for every line; or, with a limit, those lines that keep to it, as they are."""
+    from gpt2cli import scoring
+
+    output, count, kept = Output(), 0, 0
+    filtering = below is not None or above is not None
+    rows = scorer.rows(TYPICAL_LINE)
+    decoder = scorer.open(rows, scorer.context_length)
+    with line_progress() as advance:
+        while chunk := list(islice(lines, LINES)):
+            records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
+            ids = [scorer.encode(str(record[field or "text"])) for record in records]
+            scores = scoring.score(
+                decoder, scorer.tokenizer, ids, stride=scorer.stride, batch_size=rows
+            )
+            lines_out = (
+                _line_out(line, record, found.summary, below, above)
+                for line, record, found in zip(chunk, records, scores, strict=True)
+            )
+            shown = [line for line in lines_out if line is not None]
+            output.write_bytes(b"".join(shown))
+            count, kept = count + len(chunk), kept + len(shown)
+            advance(len(chunk))
+    notice(f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored")
+
+
+def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
+    """A line as an object that holds its text, under "text" unless it is JSON already."""
+    text = decode_utf8(line, f"line {number}").rstrip("\r\n")
+    if field is None:
+        return {"text": text}
+    try:
+        record = json.loads(text)
+    except ValueError:
+        raise UsageError(f"line {number} is not JSON; --field is for JSON objects") from None
+    if not isinstance(record, dict) or not isinstance(record.get(field), str):
+        raise UsageError(f"line {number} has no text in a field {field!r}")
+    return record
+
+
+def _line_out(
+    line: bytes,
+    record: dict[str, Any],
+    summary: Summary,
+    below: float | None,
+    above: float | None,
+) -> bytes | None:
+    """Its figures as JSON; or, with a limit, the line itself if it keeps to it."""
+    if below is None and above is None:
+        figures = score_views.figures(summary)
+        return (json.dumps(record | figures, ensure_ascii=False) + "\n").encode()
+    return line if _is_within(summary.perplexity, below, above) else None
+
+
+def _is_within(perplexity: float | None, below: float | None, above: float | None) -> bool:
+    """Whether a perplexity keeps to the limits; that of too short a line is none."""
+    if perplexity is None:
+        return False
+    return (below is None or perplexity < below) and (above is None or perplexity > above)
