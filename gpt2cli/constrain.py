@@ -71,7 +71,7 @@ class Matchers:
     def must_end(self, row: int) -> bool:
         """Whether the text matches and can only end."""
         ends = self._end is not None and bool(self._allowed[row, self._end])
-        return self.matches(row) and int(self._allowed[row].sum()) == ends
+        return self.matches(row) and int(np.count_nonzero(self._allowed[row])) == ends
 
     def _tokens_after(self, matcher: Any) -> np.ndarray[Any, Any]:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
