@@ -8,7 +8,7 @@ arXiv:2302.01318. What is generated, and how often, is what the model alone woul
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gpt2cli import generation, runtime, sources
@@ -103,6 +103,11 @@ class Tally:
     def tokens_per_pass(self) -> float | None:
         """Tokens that the model reads for good in a pass; 1 without a draft."""
         return 1 + self.accepted / self.passes if self.passes else None
+
+    def facts(self) -> dict[str, float | None]:
+        """All of it by name."""
+        rates = {"acceptance_rate": self.acceptance_rate, "tokens_per_pass": self.tokens_per_pass}
+        return asdict(self) | rates
 
 
 def resolve(draft: str | None) -> Source | None:

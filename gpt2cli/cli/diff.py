@@ -12,7 +12,7 @@ import typer
 from gpt2cli.cli import options
 from gpt2cli.cli.terminal import (
     Output,
-    complain,
+    complain_of_dropped,
     download_progress,
     print_rich,
     read_text,
@@ -73,8 +73,7 @@ def diff(
     tokenizer = tokenizers[0]
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
     window = fit_prompt(ids, min(v.source.config().context_length for v in (a, b)))
-    if len(window) < len(ids):
-        complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
+    complain_of_dropped(len(ids) - len(window))
     with download_progress() as progress:
         decoder_a, decoder_b = (
             runtime.open_decoder(v.source, v.placement, 1, len(window), v.quantize, progress)

@@ -17,6 +17,7 @@ from gpt2cli.cli.sampling import show_stages
 from gpt2cli.cli.terminal import (
     Output,
     complain,
+    complain_of_dropped,
     download_progress,
     notice,
     read_argument,
@@ -27,6 +28,7 @@ from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from gpt2cli.constrain import Constraint
     from gpt2cli.device import Placement
     from gpt2cli.generation import Event, GenerationConfig
     from gpt2cli.record import Recorder
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 
 def generate(
+    context: typer.Context,
     prompt: Annotated[
         str | None,
         typer.Argument(help="Text to continue; - reads stdin. Piped text comes before it."),
@@ -48,7 +51,7 @@ def generate(
     frequency_penalty: options.FrequencyPenalty = None,
     presence_penalty: options.PresencePenalty = None,
     no_repeat_ngram: options.NoRepeatNgram = None,
-    dry: options.Dry = None,
+    dry_multiplier: options.DryMultiplier = None,
     dry_base: options.DryBase = None,
     dry_allowed_length: options.DryAllowedLength = None,
     dry_breaker: options.DryBreaker = None,
@@ -127,73 +130,26 @@ def generate(
       gpt2 generate --model bard --temperature 0 "ROMEO:"
       cat notes.txt | gpt2 generate "In short:" --stop "." --json
       gpt2 generate -s 3 --seed 7 "The best thing about Mondays is"
+      gpt2 generate "Is water wet? Answer:" --choice " yes" --choice " no"
+      gpt2 generate -m 1558M --draft 124M --quantize int8 "In a shocking finding,"
     """
     from gpt2cli.device import check_names, limit_threads, place
 
     if threads is not None:
         limit_threads(threads)
-    from gpt2cli import beam, constrain, generation, runtime, sources, speculative
-    from gpt2cli import bias as bias_of
+    from gpt2cli import beam, generation, runtime, sources, speculative
+    from gpt2cli import bias as biases
     from gpt2cli.record import Recorder
 
-    if overflow not in ("slide", "error"):
-        raise UsageError(f"overflow must be slide or error, not {overflow!r}")
+    _check_company(context)
     check_names(device, dtype)
-    source = sources.resolve(model)
-    if logprobs is not None and not as_json:
-        raise UsageError("--logprobs needs --json, which is where they appear")
-    if length_penalty is not None and beams is None:
-        raise UsageError("--length-penalty needs --beams")
-    if draft_tokens is not None and draft is None:
-        raise UsageError("--draft-tokens needs --draft")
-    drafter = speculative.resolve(draft)
-    most = speculative.MOST_TOKENS if draft_tokens is None else draft_tokens
-    if explain_sampling and beams is not None:
-        raise UsageError("--beams samples nothing that --explain-sampling could explain")
-    constraint = constrain.resolve(
-        regex=None if regex is None else read_argument(regex),
-        json_schema=json_schema,
-        choice=[read_argument(text) for text in choice] if choice else None,
-        grammar=grammar,
-    )
+    source, drafter = sources.resolve(model), speculative.resolve(draft)
     base = SamplingConfig(temperature=0) if beams else source.generation
-    sampling = base.updated(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty,
-        no_repeat_ngram=no_repeat_ngram,
-        dry_multiplier=dry,
-        dry_base=dry_base,
-        dry_allowed_length=dry_allowed_length,
-        typical_p=typical_p,
-        xtc_probability=xtc_probability,
-        xtc_threshold=xtc_threshold,
-        mirostat_tau=mirostat_tau,
-        mirostat_eta=mirostat_eta,
-    )
-    config = generation.GenerationConfig(
-        sampling=sampling,
-        max_tokens=max_tokens,
-        samples=samples,
-        seed=generation.new_seed() if seed is None else seed,
-        stop=tuple(read_argument(text) for text in stop or ()),
-        ignore_eos=ignore_eos,
-        min_tokens=min_tokens,
-        beams=beams,
-        logprobs=logprobs,
-        constraint=constraint,
-        length_penalty=1.0 if length_penalty is None else length_penalty,
-    )
+    config = options.configure(context, base, constraint=_constraint(context))
+    most = speculative.MOST_TOKENS if draft_tokens is None else draft_tokens
     if draft is not None:
         speculative.check(config, most)
-    if dry_breaker:
-        breakers = tuple(read_argument(text) for text in dry_breaker)
-        config = replace(config, dry_breakers=breakers)
-    biases = bias_of.parse([read_argument(text) for text in bias or ()])
+    biased = biases.parse([read_argument(text) for text in bias or ()])
     text = read_text(prompt, file, keep_newline) or ""
     output = Output()
     placement = place(device, dtype)
@@ -203,24 +159,25 @@ def generate(
         source = sources.fetch(source, offline=offline, progress=progress)
         if drafter:
             drafter = sources.fetch(drafter, offline=offline, progress=progress)
+
     begun = time.perf_counter()
     tokenizer = runtime.open_tokenizer(source)
     if drafter:
         speculative.check_vocabulary(drafter, source, tokenizer)
-    config = replace(config, bias=bias_of.resolve(biases, tokenizer))
+    config = replace(config, bias=biases.resolve(biased, tokenizer))
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
     window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
-    if len(window) < len(ids):
-        complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
+    complain_of_dropped(len(ids) - len(window))
     if compile_:
         notice("compiling the decoding step takes a minute or more", asked=verbose)
-    capacity = len(window) + max_tokens
     with download_progress() as progress:
+        capacity = len(window) + max_tokens
         decoder = runtime.open_decoder(
             source, placement, beams or samples, capacity, quantize, progress, compiled=compile_
         )
+        capacity = len(ids) + max_tokens
         proposer = speculative.open_draft(
-            drafter, tokenizer, placement, len(ids) + max_tokens, quantize, progress
+            drafter, tokenizer, placement, capacity, quantize, progress
         )
     load_seconds = time.perf_counter() - begun
 
@@ -228,46 +185,60 @@ def generate(
         stages = generation.explain(decoder, tokenizer, ids, config)
         show_stages(stages, tokenizer, output, as_json=as_json)
         return
-    recorder, tally = Recorder(samples, streamed=not beams), speculative.Tally()
+    tally = speculative.Tally()
     if draft is None:
         continued = beam.generate if beams else generation.generate
         events = continued(decoder, tokenizer, ids, config)
     else:
         events = speculative.generate(decoder, proposer, tokenizer, ids, config, tally, most)
+    recorder = Recorder(samples, streamed=not beams)
     events = recorder.watch(events)
-    if echo is None:
-        echo = output.terminal
-    shown_prompt = text if echo else ""
-    if as_json or no_stream or samples > 1:
+    shown_prompt = text if (output.terminal if echo is None else echo) else ""
+    at_the_end = as_json or no_stream or samples > 1
+    if at_the_end:
         interrupted = _exhaust(events, samples * max_tokens)
     else:
         interrupted = _stream(events, output, shown_prompt)
+
     facts = _facts(source, placement, config, overflow, load_seconds, recorder)
     facts |= {"engine": runtime.engine_name(placement), "quantize": quantize}
-    facts["draft"] = None
-    if draft is not None:
-        facts["draft"] = {
-            "name": draft,
-            "tokens": most,
-            **asdict(tally),
-            "acceptance_rate": tally.acceptance_rate,
-            "tokens_per_pass": tally.tokens_per_pass,
-        }
+    facts["draft"] = None if draft is None else {"name": draft, "tokens": most, **tally.facts()}
     if as_json:
-        for i, sample in enumerate(recorder.samples):
-            record = {"prompt": text, "sample": i, **asdict(sample), **facts}
-            if logprobs is None:
-                del record["logprobs"]
-            if constraint is None:
-                del record["matched"]
-            output.write(json.dumps(record, ensure_ascii=False) + "\n")
-    elif no_stream or samples > 1:
+        _print_json(text, config, facts, recorder, output)
+    elif at_the_end:
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
     _report(facts, recorder, asked=verbose, drawn=seed is None)
     if interrupted:
         raise KeyboardInterrupt
-    if constraint:
+    if config.constraint:
         recorder.check_matched(max_tokens)
+
+
+def _check_company(context: typer.Context) -> None:
+    """Refuse options that mean nothing without another, or with it."""
+    given = context.params
+    if given["overflow"] not in ("slide", "error"):
+        raise UsageError(f"overflow must be slide or error, not {given['overflow']!r}")
+    if given["logprobs"] is not None and not given["as_json"]:
+        raise UsageError("--logprobs needs --json, which is where they appear")
+    if given["length_penalty"] is not None and given["beams"] is None:
+        raise UsageError("--length-penalty needs --beams")
+    if given["draft_tokens"] is not None and given["draft"] is None:
+        raise UsageError("--draft-tokens needs --draft")
+    if given["explain_sampling"] and given["beams"] is not None:
+        raise UsageError("--beams samples nothing that --explain-sampling could explain")
+
+
+def _constraint(context: typer.Context) -> Constraint | None:
+    from gpt2cli import constrain
+
+    given = context.params
+    return constrain.resolve(
+        regex=None if given["regex"] is None else read_argument(given["regex"]),
+        json_schema=given["json_schema"],
+        choice=[read_argument(text) for text in given["choice"]] if given["choice"] else None,
+        grammar=given["grammar"],
+    )
 
 
 def _exhaust(events: Iterator[Event], total: int) -> bool:
@@ -295,6 +266,23 @@ def _stream(events: Iterator[Event], output: Output, prompt: str) -> bool:
     elif output.terminal:
         output.end_line()
     return interrupted
+
+
+def _print_json(
+    prompt: str,
+    config: GenerationConfig,
+    facts: dict[str, Any],
+    recorder: Recorder,
+    output: Output,
+) -> None:
+    """An object a sample, with all that is needed to run it again."""
+    for i, sample in enumerate(recorder.samples):
+        record = {"prompt": prompt, "sample": i, **asdict(sample), **facts}
+        if config.logprobs is None:
+            del record["logprobs"]
+        if config.constraint is None:
+            del record["matched"]
+        output.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _print_samples(texts: list[str], output: Output) -> None:

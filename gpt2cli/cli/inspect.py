@@ -12,7 +12,7 @@ from gpt2cli.cli import options
 from gpt2cli.cli.terminal import (
     Output,
     check_writable,
-    complain,
+    complain_of_dropped,
     download_progress,
     notice,
     print_rich,
@@ -116,8 +116,7 @@ def inspect(
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
     wanted = None if token is None else runtime.one_token(tokenizer, read_argument(token))
     window = runtime.fit(ids, source, 0, refuse=False)
-    if len(window) < len(ids):
-        complain(f"the prompt is too long: its first {len(ids) - len(window)} tokens are dropped")
+    complain_of_dropped(len(ids) - len(window))
 
     from gpt2cli import checkpoint, inspection
 

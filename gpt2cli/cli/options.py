@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2cli.config import END_OF_TEXT, shipped_specs
+from gpt2cli.cli.terminal import read_argument
+from gpt2cli.config import END_OF_TEXT, SamplingConfig, shipped_specs
+
+if TYPE_CHECKING:
+    from gpt2cli.constrain import Constraint
+    from gpt2cli.generation import GenerationConfig
 
 
 def _complete_model(incomplete: str) -> list[str]:
@@ -19,6 +25,30 @@ def _remember_debug(ctx: typer.Context, wanted: bool) -> bool:
     if wanted and isinstance(ctx.obj, dict):
         ctx.obj["debug"] = True
     return wanted
+
+
+def configure(
+    context: typer.Context, base: SamplingConfig, constraint: Constraint | None = None
+) -> GenerationConfig:
+    """Settings by the names of the options: `base`, with what was given in its place.
+
+    Biases are left to the caller: only a vocabulary knows their ids.
+    """
+    from gpt2cli.generation import GenerationConfig, new_seed
+
+    given = {name: value for name, value in context.params.items() if value is not None}
+    sampling = {f.name: given[f.name] for f in fields(SamplingConfig) if f.name in given}
+    settings = {f.name: given[f.name] for f in fields(GenerationConfig) if f.name in given}
+    settings |= {
+        "sampling": base.updated(**sampling),
+        "seed": given.get("seed", new_seed()),
+        "stop": tuple(read_argument(text) for text in given.get("stop", ())),
+        "bias": {},
+        "constraint": constraint,
+    }
+    if breakers := given.get("dry_breaker"):
+        settings["dry_breakers"] = tuple(read_argument(text) for text in breakers)
+    return GenerationConfig(**settings)
 
 
 Model = Annotated[
@@ -78,10 +108,9 @@ NoRepeatNgram = Annotated[
     int | None,
     typer.Option(metavar="N", help="Let no sequence of N tokens come a second time."),
 ]
-Dry = Annotated[
+DryMultiplier = Annotated[
     float | None,
     typer.Option(
-        "--dry-multiplier",
         help="Penalise tokens that would prolong a repeated sequence, the more the longer "
         "it is; 0.8 is usual.",
     ),

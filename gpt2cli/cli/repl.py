@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.terminal import (
@@ -19,7 +20,6 @@ from gpt2cli.cli.terminal import (
     download_progress,
     is_terminal,
     notice,
-    read_argument,
     visible,
 )
 from gpt2cli.config import did_you_mean
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def repl(
+    context: typer.Context,
     model: options.Model = "124M",
     max_tokens: options.MaxTokens = 100,
     temperature: options.Temperature = None,
@@ -39,8 +40,21 @@ def repl(
     top_p: options.TopP = None,
     min_p: options.MinP = None,
     repetition_penalty: options.RepetitionPenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    no_repeat_ngram: options.NoRepeatNgram = None,
+    dry_multiplier: options.DryMultiplier = None,
+    dry_base: options.DryBase = None,
+    dry_allowed_length: options.DryAllowedLength = None,
+    dry_breaker: options.DryBreaker = None,
+    typical_p: options.TypicalP = None,
+    xtc_probability: options.XtcProbability = None,
+    xtc_threshold: options.XtcThreshold = None,
+    mirostat_tau: options.MirostatTau = None,
+    mirostat_eta: options.MirostatEta = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    min_tokens: options.MinTokens = 0,
     ignore_eos: options.IgnoreEos = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -67,25 +81,12 @@ def repl(
 
     if threads is not None:
         limit_threads(threads)
-    from gpt2cli import generation, runtime, sources
+    from gpt2cli import runtime, sources
     from gpt2cli.session import Session
 
     check_names(device, dtype)
     source = sources.resolve(model)
-    given: dict[str, Any] = {
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-    }
-    config = generation.GenerationConfig(
-        sampling=replace(source.generation, **{k: v for k, v in given.items() if v is not None}),
-        max_tokens=max_tokens,
-        seed=generation.new_seed() if seed is None else seed,
-        stop=tuple(read_argument(text) for text in stop or ()),
-        ignore_eos=ignore_eos,
-    )
+    config = options.configure(context, source.generation)
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)

@@ -116,6 +116,12 @@ def complain(message: str) -> None:
         sys.stderr.flush()
 
 
+def complain_of_dropped(count: int) -> None:
+    """Say that a prompt has lost so many tokens, if it has."""
+    if count:
+        complain(f"the prompt is too long: its first {count} tokens are dropped")
+
+
 def notice(message: str, *, asked: bool = False) -> None:
     """One line on stderr for people: shown on a terminal, or when asked for (`-v`)."""
     if asked or is_terminal(sys.stderr):

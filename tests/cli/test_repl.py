@@ -296,3 +296,17 @@ def test_ctrl_c_stops_a_completion_and_ctrl_d_leaves(tmp_path: Path) -> None:
         terminal.process.kill()
         terminal.process.wait()
         os.close(terminal.master)
+
+
+def test_options_of_sampling_are_settings_as_in_generate(gpt2: Gpt2) -> None:
+    options = ("--no-repeat-ngram", "2", "--xtc-probability", "0.5", "--min-tokens", "3")
+    done = gpt2("repl", "-m", "bard", *options, "--dry-breaker", ";", stdin=b"/set\n")
+    assert (done.returncode, done.stdout) == (0, b"")
+    shown = {
+        line.split(maxsplit=1)[0]: line.split()[1] for line in done.stderr.decode().splitlines()
+    }
+    assert shown["no_repeat_ngram"] == "2"
+    assert shown["xtc_probability"] == "0.5"
+    assert shown["min_tokens"] == "3"
+    assert shown["dry_breakers"] == '";"'
+    assert shown["top_p"] == "0.95"
