@@ -41,6 +41,13 @@ class CachedModel:
     directory: Path
     complete: bool
 
+    @property
+    def vocabulary_only(self) -> bool:
+        """Whether only the vocabulary is there, as `tokenize` leaves it, and no part of more."""
+        begun = (self.directory.parents[1] / "blobs").glob("*.incomplete")
+        whole = _is_complete(self.directory, vocabulary_only=True)
+        return whole and not self.complete and not any(begun)
+
 
 def required_files(
     names: Collection[str], repo_id: str, *, vocabulary_only: bool = False

@@ -35,8 +35,7 @@ def detect() -> Machine:
     total, available = memory()
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = platform.processor() or platform.machine()
-    return Machine("mps" if apple else "cpu", name, total, available, cores or 1)
+    return Machine("mps" if apple else "cpu", cpu_name(), total, available, cores or 1)
 
 
 def memory() -> tuple[int, int]:

@@ -592,6 +592,16 @@ def test_during_an_update_the_complete_snapshot_is_the_one_listed(cache: Path) -
     assert (model.directory, model.complete) == (old, True)
 
 
+def test_a_vocabulary_alone_is_told_from_a_download_that_broke_off(cache: Path) -> None:
+    point(put(cache, REPO, FILES))
+    put(cache, "gpt2", TEXTS)
+    put(cache, "owner/less", {"config.json": TEXTS["config.json"]})
+    alone = {model.repo_id: model.vocabulary_only for model in hub.cached_models()}
+    assert alone == {"gpt2": True, "owner/less": False, REPO: False}
+    (cache / "models--gpt2" / "blobs" / "0.incomplete").write_bytes(bytes(10))
+    assert not any(model.vocabulary_only for model in hub.cached_models())
+
+
 def test_remove_frees_what_was_counted(cache: Path) -> None:
     point(put(cache, REPO, FILES))
     put(cache, "gpt2", TEXTS)

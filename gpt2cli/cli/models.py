@@ -65,7 +65,8 @@ def _hub_row(
 ) -> _Row:
     if model is None:
         return _Row(name, aliases, repo_id, "not fetched", None)
-    return _Row(name, aliases, repo_id, "ready" if model.complete else "incomplete", model.size)
+    unready = "vocabulary only" if model.vocabulary_only else "incomplete"
+    return _Row(name, aliases, repo_id, "ready" if model.complete else unready, model.size)
 
 
 def _bundled_size(name: str) -> int:
