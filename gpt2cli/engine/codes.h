@@ -61,10 +61,10 @@ static inline void store(int8_t* p, IntVec v) {  // of numbers that fit
 #endif
 }
 
-// Rows that are multiplied with codes at once: all that registers hold, or one.
+// Rows that are multiplied with codes at once: a power of two, and what registers hold at most.
 static constexpr int tile_of(int rows) {
-    constexpr int TILE = FLOATS == 16 ? 8 : 4;
-    return rows >= TILE ? TILE : 1;
+    if (FLOATS == 16 && rows >= 8) return 8;
+    return rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
 }
 
 // Code N rows of inputs, each group of 32 with a scale of its own: some channels are far larger.
@@ -166,8 +166,11 @@ static void coded_product(const Matrix& m, const float* x, float* y, int N, Shar
             for (int n = 0, tile; n < rows; n += tile) {
                 tile = tile_of(rows - n);
                 float* to = y + (int64_t)(done + n) * m.out;
-                if (tile == 1) add_block<1, BITS>(own, n, m, block, to);
-                else add_block<tile_of(CODED_ROWS), BITS>(own, n, m, block, to);
+                const auto add = tile == 1   ? add_block<1, BITS>
+                                 : tile == 2 ? add_block<2, BITS>
+                                 : tile == 4 ? add_block<4, BITS>
+                                             : add_block<tile_of(CODED_ROWS), BITS>;
+                add(own, n, m, block, to);
             }
     }
 }
