@@ -12,6 +12,7 @@ from gpt2cli.errors import UsageError
 from gpt2cli.generation import GenerationConfig
 
 OFF = "off"
+_NOT_IN_A_SESSION = ("samples", "beams", "length_penalty", "logprobs")
 
 
 def show(config: GenerationConfig) -> dict[str, str]:
@@ -24,7 +25,8 @@ def show(config: GenerationConfig) -> dict[str, str]:
 def change(config: GenerationConfig, name: str, text: str) -> GenerationConfig:
     """`config` with one setting replaced; "off" switches off what can be absent.
 
-    Stop strings are one text as it is, or several in quotes with the escapes of JSON.
+    Mirostat switches off what it takes the place of. Stop strings are one text as it is, or
+    several in quotes with the escapes of JSON.
     Raises `UsageError` for an unknown name or a wrong value.
     """
     key = name.lower().replace("-", "_")
@@ -33,14 +35,16 @@ def change(config: GenerationConfig, name: str, text: str) -> GenerationConfig:
         raise UsageError(f"unknown setting {name!r}{did_you_mean(key, sampling | others)}")
     value = _parse(key, (sampling | others)[key], text)
     if key in sampling:
-        return replace(config, sampling=replace(config.sampling, **{key: value}))
+        rules, new = config.sampling, {key: value}
+        rules = replace(rules, **new) if value is None else rules.updated(**new)
+        return replace(config, sampling=rules)
     changed: GenerationConfig = replace(config, **{key: value})
     return changed
 
 
 def _names(kind: type[GenerationConfig] | type[SamplingConfig]) -> dict[str, str]:
-    """Settings and their types. A session has one sample, so their number is none of them."""
-    types = {f.name: str(f.type) for f in fields(kind) if f.name != "samples"}
+    """Settings of a session and their types. It has one sample, streamed as it is drawn."""
+    types = {f.name: str(f.type) for f in fields(kind) if f.name not in _NOT_IN_A_SESSION}
     return {name: kind for name, kind in types.items() if kind.removesuffix(" | None") in _PARSERS}
 
 

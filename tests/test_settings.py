@@ -38,6 +38,7 @@ def test_a_setting_is_changed_by_its_name(name: str, text: str, expected: Genera
     [
         ("temprature", "1", "unknown setting 'temprature'; did you mean 'temperature'"),
         ("samples", "2", "unknown setting 'samples'"),
+        ("beams", "2", "unknown setting 'beams'"),
         ("temperature", "warm", "temperature must be a number, not 'warm'"),
         ("temperature", "-1", "temperature must be 0"),
         ("temperature", "off", "temperature must be a number, not 'off'"),
@@ -74,3 +75,9 @@ def test_what_is_shown_can_be_typed(
     for name, text in show(config).items():
         typed = change(typed, name, text)
     assert typed == config
+
+
+def test_mirostat_takes_the_place_of_what_it_cannot_go_with() -> None:
+    config = GenerationConfig(sampling=SamplingConfig(top_p=0.9, min_p=0.1))
+    assert change(config, "mirostat_tau", "5").sampling == SamplingConfig(mirostat_tau=5.0)
+    assert change(config, "top_p", "off").sampling == SamplingConfig(min_p=0.1)

@@ -21,6 +21,10 @@ def _complete_model(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def _complete_draft(incomplete: str) -> list[str]:
+    return [*(["ngram"] if "ngram".startswith(incomplete) else []), *_complete_model(incomplete)]
+
+
 def _remember_debug(ctx: typer.Context, wanted: bool) -> bool:
     if wanted and isinstance(ctx.obj, dict):
         ctx.obj["debug"] = True
@@ -200,7 +204,7 @@ Draft = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|ngram",
-        autocompletion=_complete_model,
+        autocompletion=_complete_draft,
         help="Let a smaller model, or what the text repeats, propose tokens that the model "
         "checks all at once: faster, and the same result.",
     ),

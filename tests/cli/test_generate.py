@@ -462,3 +462,21 @@ def test_ctrl_c_on_a_terminal_ends_the_line_and_exits_130(tiny_directory: Path) 
     assert code == 130
     assert "Traceback" not in screen
     assert screen.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("gpt2 generate --model ba", ["bard"]),
+        ("gpt2 generate --draft n", ["ngram"]),
+        ("gpt2 diff -m gpt2-l", ["gpt2-large"]),
+        ("gpt2 generate --no-rep", ["--no-repeat-ngram"]),
+        ("gpt2 tok", ["tokenize"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_models(
+    gpt2: Gpt2, typed: str, offered: list[str]
+) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = gpt2(env={"_GPT2_COMPLETE": "complete_bash", **words})
+    assert done.stdout.decode().split() == offered
