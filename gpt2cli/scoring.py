@@ -11,9 +11,10 @@ counting only tokens that are new (huggingface.co/docs/transformers/perplexity).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from gpt2cli.tokenizer import Tokenizer
 # Tokens whose logits are held at once (51 MB with OpenAI's vocabulary), and of these as many as
 # a cache holds.
 BLOCK, FEW = 256, 8
+GROUP = 64  # texts begun together, so that those of like length can go side by side
 CACHE_BYTES = 10**9  # for the keys and values of rows read side by side
 
 Advance = Callable[[int], object]
@@ -69,9 +71,9 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A text's tokens and how surprising each of them was.
+    """Tokens of a text, all or a stretch of them, and how surprising each was.
 
-    `bits` are −log₂ p, NaN for the first token; `ranks` the place of a token among all by
+    `bits` are −log₂ p, NaN for a text's first token; `ranks` the place of a token among all by
     probability, from 1, and 0 for the first. `size` counts the UTF-8 bytes of those scored.
     """
 
@@ -82,9 +84,9 @@ class Score:
 
     @property
     def summary(self) -> Summary:
-        """All but the first token."""
-        bits = float(self.bits[1:].sum(dtype=np.float64))
-        return Summary(max(0, len(self.ids) - 1), self.size, bits)
+        """All but a text's first token."""
+        bits = float(np.nansum(self.bits, dtype=np.float64))
+        return Summary(int(np.count_nonzero(self.ranks)), self.size, bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def batch_size(config: ModelConfig, tokens: int) -> int:
     return max(1, min(BLOCK // max(1, tokens), CACHE_BYTES // row))
 
 
-def score(
+def stretches(
     decoder: Decoder,
     tokenizer: Tokenizer,
     texts: Sequence[Sequence[int]],
@@ -137,29 +139,57 @@ def score(
     stride: int,
     batch_size: int = 1,
     advance: Advance = lambda _: None,
-) -> list[Score]:
-    """Score texts, given as token ids, up to `batch_size` at a time."""
-    scores = [_blank(tokenizer, ids) for ids in texts]
-    plan = [
-        window
-        for text, ids in enumerate(texts)
-        for window in windows(len(ids), decoder.context_length, stride, text)
-    ]
-    # Whole texts go side by side, those of like length together; later windows, each with a
-    # context of its own, fill a block alone.
-    whole = sorted((w for w in plan if w.first == 1), key=lambda w: w.end)
-    later = [[w] for w in plan if w.first > 1]
-    for batch in (*_batched(whole, batch_size), *later):
-        for window, bits, ranks in _measure(decoder, texts, batch, advance):
-            scores[window.text].bits[window.first : window.end] = bits
-            scores[window.text].ranks[window.first : window.end] = ranks
-    return scores
+) -> Iterator[tuple[int, Score]]:
+    """Score texts, given as token ids, one after the other: which one, and its next stretch.
+
+    Up to `batch_size` are read side by side. What is held does not grow with their length.
+    """
+
+    def measured(batch: Sequence[Window]) -> Iterator[tuple[int, Score]]:
+        for w, bits, ranks in _measure(decoder, texts, batch, advance):
+            yield w.text, _stretch(tokenizer, texts[w.text], w, bits, ranks)
+
+    for begin in range(0, len(texts), GROUP):
+        group = range(begin, min(begin + GROUP, len(texts)))
+        plans = {i: windows(len(texts[i]), decoder.context_length, stride, i) for i in group}
+        # First windows go side by side, those of like length together; later ones, each with a
+        # context of its own, fill a block alone.
+        firsts = [window for plan in plans.values() for window in islice(plan, 1)]
+        firsts.sort(key=lambda window: window.end)
+        begun = dict(pair for batch in _batched(firsts, batch_size) for pair in measured(batch))
+        for i, plan in plans.items():
+            yield i, begun[i] if i in begun else _too_short(texts[i])
+            for window in plan:
+                yield from measured([window])
 
 
-def _blank(tokenizer: Tokenizer, ids: Sequence[int]) -> Score:
-    bits = np.full(len(ids), np.nan, dtype=np.float32)
-    size = len(tokenizer.decode_bytes(ids[1:]))
-    return Score(ids, bits, np.zeros(len(ids), dtype=np.int32), size)
+def join(found: Iterable[tuple[int, Score]]) -> Iterator[Score]:
+    """All of each text, from its stretches."""
+    for _, parts in groupby(found, key=itemgetter(0)):
+        scores = [score for _, score in parts]
+        yield Score(
+            list(chain.from_iterable(score.ids for score in scores)),
+            np.concatenate([score.bits for score in scores]),
+            np.concatenate([score.ranks for score in scores]),
+            sum(score.size for score in scores),
+        )
+
+
+def _stretch(
+    tokenizer: Tokenizer, ids: Sequence[int], window: Window, bits: Array, ranks: Array
+) -> Score:
+    """What a window tells, behind a text's first token if it is the first."""
+    new = ids[window.first : window.end]
+    size = len(tokenizer.decode_bytes(new))
+    bits, ranks = bits.astype(np.float32), ranks.astype(np.int32)
+    if window.first > 1:
+        return Score(new, bits, ranks, size)
+    return Score(ids[: window.end], np.insert(bits, 0, np.nan), np.insert(ranks, 0, 0), size)
+
+
+def _too_short(ids: Sequence[int]) -> Score:
+    """No token, or one with nothing before it."""
+    return Score(ids, np.full(len(ids), np.nan), np.zeros(len(ids), dtype=np.int32), 0)
 
 
 def _batched(items: Sequence[Window], size: int) -> Iterator[list[Window]]:
@@ -175,7 +205,7 @@ def _measure(
     decoder.truncate(0)
     context = texts[batch[0].text][batch[0].begin : batch[0].first - 1]
     if len(context):
-        decoder.prefill([context])
+        decoder.prefill([list(context)])
     lengths = np.array([w.end - w.first for w in batch])
     B, T = len(batch), int(lengths.max())
     ids = np.zeros((B, T + 1), dtype=np.int64)  # zeros fill up; nothing looks ahead at them
@@ -264,18 +294,19 @@ def encode_choices(
     rows = [tokenizer.encode(context + choice, special=special) for choice in choices]
     shared = _shared([tokenizer.encode(context, special=special), *rows])
     if bos or shared == 0:
-        rows, shared = [begin(tokenizer, row) for row in rows], shared + 1
+        first = beginning(tokenizer)
+        rows, shared = [[first, *row] for row in rows], shared + 1
     surplus = max(0, max(map(len, rows)) - context_length)
     if surplus >= shared:
         raise UsageError(f"a choice is longer than the model's context of {context_length} tokens")
     return [row[surplus:] for row in rows], shared - surplus
 
 
-def begin(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
-    """`ids` behind end-of-text. Raises `UsageError` where the vocabulary has none."""
+def beginning(tokenizer: Tokenizer) -> int:
+    """End-of-text, which a text begins behind. Raises `UsageError` where there is none."""
     if tokenizer.end_of_text is None:
         raise UsageError(f"this model has no {END_OF_TEXT} token to begin from")
-    return [tokenizer.end_of_text, *ids]
+    return tokenizer.end_of_text
 
 
 def _shared(rows: Sequence[Sequence[int]]) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,9 @@ from gpt2cli.errors import TokenizerError
 
 # How OpenAI's encoder.py cuts text into words before any merging.
 SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+# The longest beginning that ends where no word goes on: the pattern has space only in front.
+_WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -44,6 +49,7 @@ class Tokenizer:
             "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
         self._vocabulary = ranks, special
+        self._is_cut_at_spaces = not any(" " in token or "\n" in token for token in special)
         self.end_of_text = special.get(END_OF_TEXT)
         self.size = 1 + max(*ranks.values(), *special.values(), -1)
 
@@ -91,6 +97,18 @@ class Tokenizer:
             )
         except ValueError:
             raise TokenizerError("the text has a run of whitespace that is too long") from None
+
+    def encode_pieces(self, pieces: Iterable[str], *, special: bool = True) -> array[int]:
+        """The ids that `encode` gives for a text which comes in pieces, in 2 or 4 bytes each."""
+        ids = array("H" if self.size <= 1 << 16 else "I")
+        rest = ""
+        for piece in pieces:
+            rest += piece
+            if self._is_cut_at_spaces and (words := _WHOLE_WORDS.match(rest)):
+                ids.extend(self.encode(words[0], special=special))
+                rest = rest[words.end() :]
+        ids.extend(self.encode(rest, special=special))
+        return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of some tokens; they may begin or end inside a character."""

@@ -52,6 +52,11 @@ def some_ids(length: int, seed: int = 0) -> list[int]:
     return torch.randint(1, 300, (length,), generator=generator).tolist()
 
 
+def score_alone(decoder: Any, ids: list[int], stride: int) -> scoring.Score:
+    (score,) = scoring.join(scoring.stretches(decoder, BYTES_300, [ids], stride=stride))
+    return score
+
+
 @torch.no_grad()
 def sliding_loss(model: Any, ids: list[int], stride: int) -> float:
     """Mean nats a token, by the recipe of transformers' guide to perplexity."""
@@ -74,7 +79,7 @@ def sliding_loss(model: Any, ids: list[int], stride: int) -> float:
 )
 def test_the_loss_is_that_of_transformers(make: Any, theirs: Any, length: int, stride: int) -> None:
     ids = some_ids(length)
-    (score,) = scoring.score(make(), BYTES_300, [ids], stride=stride)
+    score = score_alone(make(), ids, stride)
     expected = sliding_loss(theirs, ids, stride)
     mean = score.summary.bits_per_token
     assert mean is not None
@@ -86,7 +91,7 @@ def test_the_loss_is_that_of_transformers(make: Any, theirs: Any, length: int, s
 
 def test_bits_and_ranks_are_those_of_the_model(make: Any, tiny_directory: Path) -> None:
     ids = some_ids(CONTEXT)
-    (score,) = scoring.score(make(), BYTES_300, [ids], stride=16)
+    score = score_alone(make(), ids, 16)
     logits = checkpoint.load(tiny_directory)(torch.tensor([ids]))[0, :-1].double()
     targets = torch.tensor(ids[1:])
     expected = F.cross_entropy(logits, targets, reduction="none") / math.log(2)
@@ -96,24 +101,39 @@ def test_bits_and_ranks_are_those_of_the_model(make: Any, tiny_directory: Path) 
     assert score.ranks.tolist() == [0, *ranks.tolist()]
 
 
-def test_texts_side_by_side_score_as_each_alone(make: Any) -> None:
+def test_texts_side_by_side_score_as_each_alone(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "GROUP", 4)
     texts = [some_ids(length, seed=length) for length in (5, 70, 1, 32, 2, 9, 33, 0, 12)]
     advanced: list[int] = []
-    together = scoring.score(
+    together = scoring.stretches(
         make(batch_size=3), BYTES_300, texts, stride=16, batch_size=3, advance=advanced.append
     )
-    for ids, score in zip(texts, together, strict=True):
-        (alone,) = scoring.score(make(), BYTES_300, [ids], stride=16)
+    for ids, score in zip(texts, scoring.join(together), strict=True):
+        alone = score_alone(make(), ids, 16)
         assert np.allclose(score.bits, alone.bits, atol=1e-4, equal_nan=True)
         assert score.ranks.tolist() == alone.ranks.tolist()
     assert sum(advanced) == sum(max(0, len(ids) - 1) for ids in texts)
 
 
+def test_stretches_come_in_order_and_none_is_longer_than_the_context(make: Any) -> None:
+    texts = [some_ids(length, seed=length) for length in (100, 3, 70)]
+    found = list(scoring.stretches(make(), BYTES_300, texts, stride=20))
+    for i, ids in enumerate(texts):
+        assert [token for text, score in found if text == i for token in score.ids] == ids
+    assert [text for text, _ in found] == sorted(text for text, _ in found)
+    assert max(len(score.ids) for _, score in found) <= CONTEXT
+    total = sum((score.summary for _, score in found), scoring.Summary(0, 0, 0))
+    whole = [score.summary for score in scoring.join(found)]
+    assert total.tokens == sum(summary.tokens for summary in whole) == 170
+    assert total.bits == pytest.approx(sum(summary.bits for summary in whole))
+    assert total.size == sum(len(BYTES_300.decode_bytes(ids[1:])) for ids in texts)
+
+
 def test_blocks_of_logits_change_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = some_ids(100)
-    (whole,) = scoring.score(make(), BYTES_300, [ids], stride=10)
+    whole = score_alone(make(), ids, 10)
     monkeypatch.setattr(scoring, "BLOCK", 3)
-    (blocks,) = scoring.score(make(), BYTES_300, [ids], stride=10)
+    blocks = score_alone(make(), ids, 10)
     assert np.allclose(whole.bits, blocks.bits, atol=1e-4, equal_nan=True)
 
 

@@ -114,6 +114,24 @@ def test_encodes_as_the_reference_and_decodes_to_the_same_text(
     assert vocabulary.ours.decode(ids) == text
 
 
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), special=st.booleans())
+def test_a_text_in_pieces_is_encoded_as_the_whole(
+    vocabulary: Vocabulary, data: st.DataObject, special: bool
+) -> None:
+    words = st.lists(TEXTS | st.sampled_from([" ", "\n", "  a", "b \n", EOT]), max_size=8)
+    text = "".join(data.draw(words))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    ids = vocabulary.ours.encode_pieces(pieces, special=special)
+    assert list(ids) == vocabulary.ours.encode(text, special=special)
+
+
+def test_a_special_token_with_a_space_may_come_in_two_pieces() -> None:
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, {"<| end |>": 70_000})
+    assert list(tokenizer.encode_pieces(["a <|", " end |>"])) == [97, 32, 70_000]
+
+
 @settings(deadline=None, max_examples=100)
 @given(documents=st.lists(TEXTS, min_size=2, max_size=4))
 def test_end_of_text_is_one_token_or_plain_text(

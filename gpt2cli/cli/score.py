@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,26 +13,26 @@ import typer
 from gpt2cli import __version__
 from gpt2cli.cli import options, score_lines, score_views
 from gpt2cli.cli.terminal import (
+    check_readable,
+    check_writable,
     complain,
     download_progress,
     read_argument,
-    read_file,
-    read_stdin,
+    read_pieces,
     stdin_is_piped,
     token_progress,
-    without_newline,
 )
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from gpt2cli.cli.score_views import Stretches
     from gpt2cli.device import Placement
     from gpt2cli.generation import Decoder
-    from gpt2cli.scoring import Score
     from gpt2cli.sources import Source
     from gpt2cli.tokenizer import Tokenizer
 
-Named = tuple[str, str]
-"""A text, after the name that it goes by."""
+Named = tuple[str, Iterable[str]]
+"""A text in pieces, behind the name that it goes by."""
 
 
 def score(
@@ -107,47 +107,55 @@ def score(
         raise UsageError("--choices, --lines, --csv, --heatmap and --json are different answers")
     if (lines or choices) and html:
         raise UsageError("--html shows whole texts; leave out --lines and --choices")
+    if lines and text is not None:
+        raise UsageError("--lines reads files or stdin; leave out --text")
     if not lines and not (below is None and above is None and field is None):
         raise UsageError("--below, --above and --field go with --lines")
 
     names = files or ([] if text is not None else ["-"] if stdin_is_piped() else [])
-    streams = [score_lines.open_lines(name) for name in names] if lines else []
-    texts = [] if lines else _read_texts(names, text, keep_newline)
-    if not (streams or texts or choices):
+    for name in names:
+        check_readable(name)
+    if html:
+        check_writable(html)
+    texts = _texts(names, text, keep_newline)
+    if not (texts or choices):
         raise UsageError("there is no text; name a file, pipe one in, or give --text")
     if choices and len(texts) > 1:
         raise UsageError("--choices go on from one text, not from several")
 
     scorer = _open(model, stride, (device, dtype, quantize, threads), offline, bos, not no_special)
     if lines:
-        score_lines.score_lines(scorer, chain.from_iterable(streams), below, above, field)
+        score_lines.score_lines(scorer, names, below, above, field)
         return
     if choices:
-        context = texts[0][1] if texts else ""
+        context = "".join(texts[0][1]) if texts else ""
         _rank(scorer, context, [read_argument(choice) for choice in choices], as_json)
         return
-    scored = scorer.score(texts, verbose)
+    found = scorer.score(texts, verbose, written=as_csv)
+    titles = [title for title, _ in texts]
+    if html or as_json or heatmap or ranks:
+        found = list(found)
     if html:
-        title = f"{scorer.source.name}: {', '.join(name for name, _ in scored)}"
-        score_views.write_page(html, title, scored, scorer.tokenizer, by_rank=ranks)
+        score_views.write_page(
+            html, scorer.source.name, titles, found, scorer.tokenizer, by_rank=ranks
+        )
     if as_json:
-        score_views.print_json(scored, scorer.facts)
+        score_views.print_json(titles, found, scorer.facts)
     elif as_csv:
-        score_views.print_csv(scored, scorer.tokenizer)
+        score_views.print_csv(titles, found, scorer.tokenizer)
     elif heatmap or ranks:
-        score_views.print_heatmap(scored, scorer.tokenizer, by_rank=ranks)
+        score_views.print_heatmap(titles, found, scorer.tokenizer, by_rank=ranks)
     elif html is None:
-        score_views.print_table(scored)
+        score_views.print_table(titles, found)
 
 
-def _read_texts(files: list[str], text: str | None, keep_newline: bool) -> list[Named]:
-    texts = []
+def _texts(files: list[str], text: str | None, keep_newline: bool) -> list[Named]:
+    texts: list[Named] = []
     for file in files:
-        found = read_stdin() if file == "-" else read_file(Path(file))
         name = "stdin" if file == "-" else file
-        texts.append((name, found if keep_newline else without_newline(found)))
+        texts.append((name, read_pieces(file, name, keep_newline)))
     if text is not None:
-        texts.append(("text", read_argument(text)))
+        texts.append(("text", [read_argument(text)]))
     return texts
 
 
@@ -212,12 +220,14 @@ class Scorer:
             "bos": self.bos,
         }
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids, behind end-of-text if that was asked for."""
+    def encode(self, pieces: Iterable[str]) -> Sequence[int]:
+        """Token ids of a text in pieces, behind end-of-text if that was asked for."""
         from gpt2cli import scoring
 
-        ids = self.tokenizer.encode(text, special=self.special)
-        return scoring.begin(self.tokenizer, ids) if self.bos else ids
+        ids = self.tokenizer.encode_pieces(pieces, special=self.special)
+        if self.bos:
+            ids.insert(0, scoring.beginning(self.tokenizer))
+        return ids
 
     def open(self, rows: int, tokens: int) -> Decoder:
         """The model itself, with room for so many rows of so many tokens."""
@@ -234,21 +244,27 @@ class Scorer:
 
         return scoring.batch_size(self.source.config(), min(tokens, self.context_length))
 
-    def score(self, texts: list[Named], verbose: bool) -> list[tuple[str, Score]]:
-        """All texts. Raises `UsageError` for one with nothing to score."""
-        from gpt2cli import runtime, scoring
-
-        ids = [self.encode(text) for _, text in texts]
-        for (name, text), row in zip(texts, ids, strict=True):
+    def score(self, texts: list[Named], verbose: bool, *, written: bool) -> Stretches:
+        """All texts, as they are read. Raises `UsageError` for one with nothing to score."""
+        ids = [self.encode(pieces) for _, pieces in texts]
+        for (name, _), row in zip(texts, ids, strict=True):
+            if len(row) <= self.bos:
+                raise UsageError(f"{name} is empty")
             if len(row) < 2:
-                why = "is a single token; --bos counts the first one too" if text else "is empty"
-                raise UsageError(f"{name} {why}")
-        longest, total = max(map(len, ids)), sum(map(len, ids)) - len(ids)
+                raise UsageError(f"{name} is a single token; --bos counts the first one too")
+        longest = max(map(len, ids))
         batch = min(len(ids), self.rows(longest))
         decoder = self.open(batch, min(longest, self.context_length))
-        begun = time.perf_counter()
-        with token_progress(total) as advance:
-            scores = scoring.score(
+        return self._read(decoder, ids, batch, verbose, written)
+
+    def _read(
+        self, decoder: Decoder, ids: list[Sequence[int]], batch: int, verbose: bool, written: bool
+    ) -> Stretches:
+        from gpt2cli import runtime, scoring
+
+        total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
+        with token_progress(total, written=written) as advance:
+            yield from scoring.stretches(
                 decoder, self.tokenizer, ids, stride=self.stride, batch_size=batch, advance=advance
             )
         if verbose:
@@ -260,7 +276,6 @@ class Scorer:
                 f"windows of {self.context_length} that move on by {self.stride}, "
                 f"{total / seconds:.1f} tokens/s"
             )
-        return [(name, found) for (name, _), found in zip(texts, scores, strict=True)]
 
 
 def _rank(scorer: Scorer, context: str, choices: list[str], as_json: bool) -> None:

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
 
 from gpt2cli.cli import score_views
-from gpt2cli.cli.terminal import Output, decode_utf8, line_progress, notice
+from gpt2cli.cli.terminal import Output, decode_utf8, line_progress, notice, open_bytes
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
     from gpt2cli.cli.score import Scorer
     from gpt2cli.scoring import Summary
 
-LINES = 64  # read at a time, so that those of like length can go side by side
 TYPICAL_LINE = 32  # tokens
-
-
-def open_lines(file: str) -> BinaryIO:
-    """A file, or stdin. Raises `UsageError` if it cannot be read."""
-    if file == "-":
-        if sys.stdin is None:
-            raise UsageError("stdin is closed; there is nothing to read")
-        return sys.stdin.buffer
-    try:
-        return open(file, "rb")
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
 
 
 def score_lines(
     scorer: Scorer,
-    lines: Iterator[bytes],
+    files: Sequence[str],
     below: float | None,
     above: float | None,
     field: str | None,
@@ -46,22 +32,28 @@ def score_lines(
     filtering = below is not None or above is not None
     rows = scorer.rows(TYPICAL_LINE)
     decoder = scorer.open(rows, scorer.context_length)
+    lines = chain.from_iterable(map(_open, files))
     with line_progress() as advance:
-        while chunk := list(islice(lines, LINES)):
+        while chunk := list(islice(lines, scoring.GROUP)):
             records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
-            ids = [scorer.encode(str(record[field or "text"])) for record in records]
-            scores = scoring.score(
+            ids = [scorer.encode([str(record[field or "text"])]) for record in records]
+            found = scoring.stretches(
                 decoder, scorer.tokenizer, ids, stride=scorer.stride, batch_size=rows
             )
             lines_out = (
-                _line_out(line, record, found.summary, below, above)
-                for line, record, found in zip(chunk, records, scores, strict=True)
+                _line_out(line, record, score.summary, below, above)
+                for line, record, score in zip(chunk, records, scoring.join(found), strict=True)
             )
             shown = [line for line in lines_out if line is not None]
             output.write_bytes(b"".join(shown))
             count, kept = count + len(chunk), kept + len(shown)
             advance(len(chunk))
     notice(f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored")
+
+
+def _open(file: str) -> Iterator[bytes]:
+    with open_bytes(file) as stream:
+        yield from stream
 
 
 def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:

@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from gpt2cli.scoring import Choice, Score, Summary
     from gpt2cli.tokenizer import Tokenizer
 
-Scored = list[tuple[str, "Score"]]
+Stretches = Iterable[tuple[int, "Score"]]
+"""Stretches of texts, each behind its text's number."""
 
 
 def figures(summary: Summary) -> dict[str, Any]:
@@ -35,14 +39,16 @@ def figures(summary: Summary) -> dict[str, Any]:
     }
 
 
-def print_json(scored: Scored, facts: dict[str, Any]) -> None:
+def print_json(names: Sequence[str], found: Stretches, facts: dict[str, Any]) -> None:
     """An object a text, with the surprisal and rank of each token."""
+    from gpt2cli import scoring
+
     output = Output()
-    for name, score in scored:
+    for name, score in zip(names, scoring.join(found), strict=True):
         record = {
             "name": name,
             **figures(score.summary),
-            "token_ids": list(score.ids),
+            "token_ids": score.ids,
             "surprisal_bits": [None if math.isnan(b) else b for b in score.bits.tolist()],
             "ranks": [rank or None for rank in score.ranks.tolist()],
             **facts,
@@ -50,28 +56,33 @@ def print_json(scored: Scored, facts: dict[str, Any]) -> None:
         output.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def print_csv(scored: Scored, tokenizer: Tokenizer) -> None:
-    """A row a token; what is not scored is left empty."""
+def print_csv(names: Sequence[str], found: Stretches, tokenizer: Tokenizer) -> None:
+    """A row a token, as soon as it is known; what is not scored is left empty."""
     output = Output()
     output.write("name,index,id,text,bits,rank\n")
-    for name, score in scored:
-        buffer = io.StringIO()
-        rows = csv.writer(buffer, lineterminator="\n")
-        numbers = zip(score.ids, score.bits.tolist(), score.ranks.tolist(), strict=True)
-        for i, (token_id, bits, rank) in enumerate(numbers):
-            shown = "" if math.isnan(bits) else f"{bits:.6g}"
-            rows.writerow([name, i, token_id, tokenizer.decode([token_id]), shown, rank or ""])
-        output.write(buffer.getvalue())
+    for text, parts in groupby(found, key=itemgetter(0)):
+        index = count()
+        for _, score in parts:
+            buffer = io.StringIO()
+            rows = csv.writer(buffer, lineterminator="\n")
+            numbers = zip(score.ids, score.bits.tolist(), score.ranks.tolist(), strict=True)
+            for token_id, bits, rank in numbers:
+                bits = "" if math.isnan(bits) else f"{bits:.6g}"
+                shown = tokenizer.decode([token_id])
+                rows.writerow([names[text], next(index), token_id, shown, bits, rank or ""])
+            output.write(buffer.getvalue())
 
 
-def print_table(scored: Scored) -> None:
+def print_table(names: Sequence[str], found: Stretches) -> None:
     """A row a text, and one for all of them together."""
-    rows = [(name, score.summary) for name, score in scored]
+    from gpt2cli.scoring import Summary
+
+    summaries = [Summary(0, 0, 0.0) for _ in names]
+    for text, score in found:
+        summaries[text] += score.summary
+    rows = list(zip(names, summaries, strict=True))
     if len(rows) > 1:
-        total = rows[0][1]
-        for _, summary in rows[1:]:
-            total += summary
-        rows.append(("total", total))
+        rows.append(("total", sum(summaries, Summary(0, 0, 0.0))))
     table = _table("text", "tokens", "bytes", "perplexity", "bits/token", "bits/byte")
     for name, summary in rows:
         table.add_row(
@@ -112,15 +123,17 @@ def print_choices_json(context: str, choices: list[Choice], facts: dict[str, Any
         output.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def print_heatmap(scored: Scored, tokenizer: Tokenizer, *, by_rank: bool) -> None:
+def print_heatmap(
+    names: Sequence[str], found: Stretches, tokenizer: Tokenizer, *, by_rank: bool
+) -> None:
     """Each text in colours, what they mean, and its figures."""
     from rich.text import Text
 
-    from gpt2cli import heatmap
+    from gpt2cli import heatmap, scoring
 
     scale = heatmap.RANK if by_rank else heatmap.SURPRISAL
-    for name, score in scored:
-        if len(scored) > 1:
+    for name, score in zip(names, scoring.join(found), strict=True):
+        if len(names) > 1:
             print_rich(Text(visible(name), style="bold"), wrap=False, colour=True)
         shown = Text()
         for piece in heatmap.pieces(tokenizer, score):
@@ -130,10 +143,16 @@ def print_heatmap(scored: Scored, tokenizer: Tokenizer, *, by_rank: bool) -> Non
 
 
 def write_page(
-    path: Path, title: str, scored: Scored, tokenizer: Tokenizer, *, by_rank: bool
+    path: Path,
+    model: str,
+    names: Sequence[str],
+    found: Stretches,
+    tokenizer: Tokenizer,
+    *,
+    by_rank: bool,
 ) -> None:
     """The heat map as a page of HTML. Raises `GPT2CLIError` where it cannot be written."""
-    from gpt2cli import checkpoint, heatmap
+    from gpt2cli import checkpoint, heatmap, scoring
 
     def shown(piece: Piece) -> Piece:
         return replace(piece, text=visible(piece.text))
@@ -143,9 +162,9 @@ def write_page(
             f"{visible(name)}: {_line(score.summary)}",
             map(shown, heatmap.pieces(tokenizer, score)),
         )
-        for name, score in scored
+        for name, score in zip(names, scoring.join(found), strict=True)
     ]
-    page = heatmap.page(visible(title), texts, by_rank=by_rank)
+    page = heatmap.page(visible(f"{model}: {', '.join(names)}"), texts, by_rank=by_rank)
     try:
         with checkpoint.atomic(path) as temporary:
             temporary.write_text(page, encoding="utf-8")

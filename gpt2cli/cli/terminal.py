@@ -24,6 +24,8 @@ _VISIBLE |= {0x7F: "\u2421"}
 _VISIBLE |= {c: f"\\x{c:02x}" for c in range(0x80, 0xA0)}
 _VISIBLE |= {c: f"\\u{c:04x}" for c in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
+PIECE = 1 << 20  # bytes of a text that is not read at once
+
 
 def visible(text: str) -> str:
     """`text` with control characters other than newline and tab made visible."""
@@ -128,12 +130,17 @@ def notice(message: str, *, asked: bool = False) -> None:
         complain(message)
 
 
-def decode_utf8(data: bytes, origin: str) -> str:
-    """Text from bytes. Raises `UsageError` with the offset of the first wrong byte."""
+def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
+    """Text from bytes, `offset` bytes into their origin.
+
+    Raises `UsageError` that tells where the first wrong byte is.
+    """
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{origin} is not valid UTF-8 text (at byte {error.start})") from None
+        raise UsageError(
+            f"{origin} is not valid UTF-8 text (at byte {offset + error.start})"
+        ) from None
 
 
 def read_argument(argument: str) -> str:
@@ -159,6 +166,40 @@ def read_file(path: Path) -> str:
         return decode_utf8(path.read_bytes(), str(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_readable(file: str) -> None:
+    """Refuse what could not be read later on; "-" is stdin. Raises `UsageError`."""
+    if file == "-" and sys.stdin is None:
+        raise UsageError("stdin is closed; there is nothing to read")
+    if file != "-" and not Path(file).is_fifo():  # who writes into one would notice
+        with open_bytes(file):
+            pass
+
+
+@contextmanager
+def open_bytes(file: str) -> Iterator[BinaryIO]:
+    """A file, or stdin for "-". Raises `UsageError` if it cannot be read."""
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with open(file, "rb") as stream:
+            yield stream
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def read_pieces(file: str, origin: str, keep_newline: bool) -> Iterator[str]:
+    """A text of any length in pieces of some lines. Raises `UsageError` if it is not UTF-8."""
+    offset, last = 0, ""
+    with open_bytes(file) as stream:
+        while lines := stream.readlines(PIECE):
+            yield last
+            data = b"".join(lines)
+            last = decode_utf8(data, origin, offset)
+            offset += len(data)
+    yield last if keep_newline else without_newline(last)
 
 
 def without_newline(text: str) -> str:
@@ -217,9 +258,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def token_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that advances by tokens, if a person looks on; then it goes."""
-    if not is_terminal(sys.stderr):
+def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that advances by tokens, if a person looks on; then it goes.
+
+    Without a bar where stdout is `written` to meanwhile, and is that terminal.
+    """
+    if not is_terminal(sys.stderr) or (written and is_terminal(sys.stdout)):
         yield lambda _: None
         return
     from rich.console import Console

@@ -302,3 +302,29 @@ def test_a_file_is_read_byte_for_byte_or_named(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="cannot read") as error:
             read_file(missing)
         assert str(missing) in str(error.value)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("text", ["", "\n", "a\r\né\n\n", "one line", "é\nb\r\n", "a\n\n"])
+def test_pieces_of_a_file_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, keep: bool
+) -> None:
+    monkeypatch.setattr(terminal, "PIECE", 1)
+    path = tmp_path / "text"
+    path.write_bytes(text.encode())
+    pieces = list(terminal.read_pieces(str(path), "text", keep))
+    assert "".join(pieces) == (text if keep else terminal.without_newline(text))
+    assert len(pieces) > text.count("\n")
+    path.write_bytes(text.encode() + b"\xff")
+    with pytest.raises(UsageError, match=rf"text is not .* \(at byte {len(text.encode())}\)"):
+        list(terminal.read_pieces(str(path), "text", keep))
+
+
+def test_what_cannot_be_read_is_refused_and_a_fifo_left_alone(tmp_path: Path) -> None:
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(UsageError, match="cannot read"):
+            terminal.check_readable(str(missing))
+    os.mkfifo(tmp_path / "fifo")
+    terminal.check_readable(str(tmp_path / "fifo"))  # to open it would wait for a writer
+    (tmp_path / "text").touch()
+    terminal.check_readable(str(tmp_path / "text"))
