@@ -113,6 +113,13 @@ def check_stride(stride: int, context_length: int) -> None:
         )
 
 
+def beginning(tokenizer: Tokenizer) -> int:
+    """End-of-text, which a text begins behind. Raises `UsageError` where there is none."""
+    if tokenizer.end_of_text is None:
+        raise UsageError(f"this model has no {END_OF_TEXT} token to begin from")
+    return tokenizer.end_of_text
+
+
 def windows(length: int, context_length: int, stride: int, text: int = 0) -> Iterator[Window]:
     """Cover the tokens 1 to `length` of a text once each."""
     begin, first = 0, 1
@@ -146,7 +153,7 @@ def stretches(
     """
 
     def measured(batch: Sequence[Window]) -> Iterator[tuple[int, Score]]:
-        for w, bits, ranks in _measure(decoder, texts, batch, advance):
+        for w, bits, ranks in measure(decoder, texts, batch, advance):
             yield w.text, _stretch(tokenizer, texts[w.text], w, bits, ranks)
 
     for begin in range(0, len(texts), GROUP):
@@ -156,7 +163,7 @@ def stretches(
         # context of its own, fill a block alone.
         firsts = [window for plan in plans.values() for window in islice(plan, 1)]
         firsts.sort(key=lambda window: window.end)
-        begun = dict(pair for batch in _batched(firsts, batch_size) for pair in measured(batch))
+        begun = dict(pair for batch in batched(firsts, batch_size) for pair in measured(batch))
         for i, plan in plans.items():
             yield i, begun[i] if i in begun else _too_short(texts[i])
             for window in plan:
@@ -192,16 +199,20 @@ def _too_short(ids: Sequence[int]) -> Score:
     return Score(ids, np.full(len(ids), np.nan), np.zeros(len(ids), dtype=np.int32), 0)
 
 
-def _batched(items: Sequence[Window], size: int) -> Iterator[list[Window]]:
+def batched(items: Sequence[Window], size: int) -> Iterator[list[Window]]:
+    """Up to `size` windows at a time."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
 
 
-def _measure(
-    decoder: Decoder, texts: Sequence[Sequence[int]], batch: Sequence[Window], advance: Advance
+def measure(
+    decoder: Decoder,
+    texts: Sequence[Sequence[int]],
+    batch: Sequence[Window],
+    advance: Advance = lambda _: None,
 ) -> Iterator[tuple[Window, Array, Array]]:
-    """Bits and ranks of each window's tokens. All must share what precedes those."""
+    """Bits and ranks of each window's tokens, (N,) both. All must share what precedes those."""
     decoder.truncate(0)
     context = texts[batch[0].text][batch[0].begin : batch[0].first - 1]
     if len(context):
@@ -248,89 +259,3 @@ def surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
 
 def _numpy(x: Any) -> Array:
     return np.asarray(x.cpu() if hasattr(x, "cpu") else x)
-
-
-# Alternatives.
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One way to go on: its natural log-probability, and what that is spread over."""
-
-    text: str
-    log_probability: float
-    tokens: int
-    size: int  # in bytes
-
-    @property
-    def per_token(self) -> float:
-        """Log-probability a token."""
-        return self.log_probability / self.tokens
-
-    @property
-    def per_byte(self) -> float:
-        """Log-probability a byte, which does not favour rare words that are one token."""
-        return self.log_probability / self.size
-
-
-def encode_choices(
-    tokenizer: Tokenizer,
-    context: str,
-    choices: Sequence[str],
-    context_length: int,
-    *,
-    special: bool = True,
-    bos: bool = False,
-) -> tuple[list[list[int]], int]:
-    """Each choice's tokens behind the context's, and how many all of them share.
-
-    A choice may merge with the end of the context, so context and choice are encoded as one
-    text, and counted from where the context's own tokens end in all of them. What does not fit
-    the model loses its beginning. All begin with end-of-text if `bos`, or if there is nothing
-    else to begin with. Raises `UsageError` where a choice is empty or does not fit.
-    """
-    if "" in choices:
-        raise UsageError("a choice must not be empty")
-    rows = [tokenizer.encode(context + choice, special=special) for choice in choices]
-    shared = _shared([tokenizer.encode(context, special=special), *rows])
-    if bos or shared == 0:
-        first = beginning(tokenizer)
-        rows, shared = [[first, *row] for row in rows], shared + 1
-    surplus = max(0, max(map(len, rows)) - context_length)
-    if surplus >= shared:
-        raise UsageError(f"a choice is longer than the model's context of {context_length} tokens")
-    return [row[surplus:] for row in rows], shared - surplus
-
-
-def beginning(tokenizer: Tokenizer) -> int:
-    """End-of-text, which a text begins behind. Raises `UsageError` where there is none."""
-    if tokenizer.end_of_text is None:
-        raise UsageError(f"this model has no {END_OF_TEXT} token to begin from")
-    return tokenizer.end_of_text
-
-
-def _shared(rows: Sequence[Sequence[int]]) -> int:
-    """The length of the beginning that all rows have in common."""
-    shortest = min(map(len, rows))
-    return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
-
-
-def weigh(
-    decoder: Decoder,
-    rows: Sequence[Sequence[int]],
-    shared: int,
-    choices: Sequence[str],
-    batch_size: int = 1,
-) -> list[Choice]:
-    """The log-probability of each choice after the `shared` tokens, in the order given."""
-    plan = [Window(i, 0, shared, len(row)) for i, row in enumerate(rows)]
-    return [
-        Choice(
-            choices[window.text],
-            -float(bits.sum()) * math.log(2),
-            len(bits),
-            len(choices[window.text].encode("utf-8")),
-        )
-        for batch in _batched(plan, batch_size)
-        for window, bits, _ in _measure(decoder, rows, batch, lambda _: None)
-    ]

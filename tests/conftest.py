@@ -12,15 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from gpt2cli import checkpoint, training
+from gpt2cli import checkpoint, engine, training
 from gpt2cli.config import ModelConfig
+from gpt2cli.engine.decoder import EngineDecoder
+from gpt2cli.generation import Decoder
 from gpt2cli.model import GPT2
+from gpt2cli.numpy_decoder import NumpyDecoder
 from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.torch_decoder import TorchDecoder
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -73,6 +78,28 @@ def openai_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+MakeDecoder = Callable[..., Decoder]
+
+
+def decoders(kind: str, directory: Path) -> MakeDecoder:
+    """Every decoder of the project, behind the one protocol: torch, numpy or engine."""
+    config, tensors = checkpoint.read(directory)
+    if kind == "torch":
+        return partial(TorchDecoder, checkpoint.load(directory))
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+    if kind == "numpy":
+        return partial(NumpyDecoder, config, weights)
+    if not engine.available():
+        pytest.skip(engine.why_not())
+    return partial(EngineDecoder, config, weights)
+
+
+@pytest.fixture(scope="module", params=["torch", "numpy", "engine"])
+def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
+    """What makes a decoder of the tiny model, of each kind in turn."""
+    return decoders(request.param, tiny_directory)
+
+
 Gpt2 = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
@@ -94,6 +121,23 @@ def gpt2(tmp_path: Path) -> Gpt2:
         )
 
     return run
+
+
+class Stream(io.TextIOWrapper):
+    """A stdout or stderr in some encoding that may claim to be a terminal."""
+
+    def __init__(self, terminal: bool = False, encoding: str = "ascii") -> None:
+        self.bytes = io.BytesIO()
+        super().__init__(self.bytes, encoding=encoding, errors="strict", newline="")
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        """What was said when it was made."""
+        return self._terminal
+
+    def written(self) -> bytes:
+        """Everything that has got through so far, without another flush."""
+        return self.bytes.getvalue()
 
 
 def on_terminal(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_generation import decoders
+from conftest import decoders
 from transformers import GPT2LMHeadModel
 
 from gpt2cli import beam

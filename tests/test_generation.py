@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
+from conftest import MakeDecoder, decoders, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import checkpoint, engine
+from gpt2cli import checkpoint
 from gpt2cli.config import ModelConfig, SamplingConfig
-from gpt2cli.engine.decoder import EngineDecoder
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import (
-    Decoder,
     Event,
     GenerationConfig,
     TextStream,
@@ -29,9 +26,7 @@ from gpt2cli.generation import (
     generate,
     slide,
 )
-from gpt2cli.numpy_decoder import NumpyDecoder
 from gpt2cli.tokenizer import Tokenizer
-from gpt2cli.torch_decoder import TorchDecoder
 
 GREEDY = SamplingConfig(temperature=0)
 BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
@@ -208,30 +203,9 @@ def test_an_empty_prompt_is_refused() -> None:
 # From here on with a real decoder.
 
 
-MakeDecoder = Callable[..., Decoder]
-
-
 @pytest.fixture(scope="module")
 def model(tiny_directory: Path) -> Any:
     return checkpoint.load(tiny_directory)
-
-
-def decoders(kind: str, directory: Path) -> MakeDecoder:
-    """Every decoder of the project, behind the one protocol."""
-    config, tensors = checkpoint.read(directory)
-    if kind == "torch":
-        return partial(TorchDecoder, checkpoint.load(directory))
-    weights = {name: t.to_numpy() for name, t in tensors.items()}
-    if kind == "numpy":
-        return partial(NumpyDecoder, config, weights)
-    if not engine.available():
-        pytest.skip(engine.why_not())
-    return partial(EngineDecoder, config, weights)
-
-
-@pytest.fixture(scope="module", params=["torch", "numpy", "engine"])
-def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
-    return decoders(request.param, tiny_directory)
 
 
 def sample_ids(

@@ -14,7 +14,8 @@ import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import Output, download_progress, is_terminal, print_rich, visible
+from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.terminal import Output, is_terminal, print_rich, visible
 
 if TYPE_CHECKING:
     from rich.table import Table

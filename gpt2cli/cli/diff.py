@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import (
-    Output,
-    complain_of_dropped,
-    download_progress,
-    print_rich,
-    read_text,
-    token_progress,
-    visible,
-)
+from gpt2cli.cli.files import read_text
+from gpt2cli.cli.progress import download_progress, token_progress
+from gpt2cli.cli.terminal import Output, complain_of_dropped, print_rich, visible
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,17 +13,10 @@ import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import options
+from gpt2cli.cli.files import read_argument, read_text
+from gpt2cli.cli.progress import download_progress, token_progress
 from gpt2cli.cli.sampling import show_stages
-from gpt2cli.cli.terminal import (
-    Output,
-    complain,
-    complain_of_dropped,
-    download_progress,
-    notice,
-    read_argument,
-    read_text,
-    token_progress,
-)
+from gpt2cli.cli.terminal import Output, complain, complain_of_dropped, notice
 from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
 

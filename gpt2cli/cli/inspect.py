@@ -9,17 +9,9 @@ from typing import Annotated
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import (
-    Output,
-    check_writable,
-    complain_of_dropped,
-    download_progress,
-    notice,
-    print_rich,
-    read_argument,
-    read_text,
-    write_file,
-)
+from gpt2cli.cli.files import check_writable, read_argument, read_text, write_file
+from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.terminal import Output, complain_of_dropped, notice, print_rich
 from gpt2cli.config import ModelConfig, did_you_mean
 from gpt2cli.errors import UsageError
 

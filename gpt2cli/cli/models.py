@@ -10,7 +10,8 @@ import typer
 
 from gpt2cli import hub, sources
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import Output, download_progress, notice, print_rich, visible
+from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.terminal import Output, notice, print_rich, visible
 from gpt2cli.config import shipped_specs
 from gpt2cli.errors import UsageError, WeightsError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2cli.cli.terminal import read_argument
+from gpt2cli.cli.files import read_argument
 from gpt2cli.config import END_OF_TEXT, SamplingConfig, shipped_specs
 
 if TYPE_CHECKING:

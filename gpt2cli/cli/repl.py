@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import (
-    Output,
-    complain,
-    decode_utf8,
-    download_progress,
-    is_terminal,
-    notice,
-    visible,
-)
+from gpt2cli.cli.files import decode_utf8
+from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.terminal import Output, complain, is_terminal, notice, visible
 from gpt2cli.config import did_you_mean
 from gpt2cli.errors import GPT2CLIError, UsageError
 

@@ -12,16 +12,15 @@ import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import options, score_lines, score_views
-from gpt2cli.cli.terminal import (
+from gpt2cli.cli.files import (
     check_readable,
     check_writable,
-    complain,
-    download_progress,
     read_argument,
     read_pieces,
     stdin_is_piped,
-    token_progress,
 )
+from gpt2cli.cli.progress import download_progress, token_progress
+from gpt2cli.cli.terminal import complain
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -280,9 +279,9 @@ class Scorer:
 
 def _rank(scorer: Scorer, context: str, choices: list[str], as_json: bool) -> None:
     """Weigh alternatives and print them, the most probable first."""
-    from gpt2cli import scoring
+    from gpt2cli import alternatives
 
-    rows, shared = scoring.encode_choices(
+    rows, shared = alternatives.encode(
         scorer.tokenizer,
         context,
         choices,
@@ -292,7 +291,7 @@ def _rank(scorer: Scorer, context: str, choices: list[str], as_json: bool) -> No
     )
     longest = max(map(len, rows))
     batch = min(len(rows), scorer.rows(longest))
-    found = scoring.weigh(scorer.open(batch, longest), rows, shared, choices, batch)
+    found = alternatives.weigh(scorer.open(batch, longest), rows, shared, choices, batch)
     found.sort(key=lambda choice: -choice.log_probability)
     if as_json:
         score_views.print_choices_json(context, found, scorer.facts)

@@ -8,7 +8,9 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.cli import score_views
-from gpt2cli.cli.terminal import Output, decode_utf8, line_progress, notice, open_bytes
+from gpt2cli.cli.files import decode_utf8, open_bytes
+from gpt2cli.cli.progress import line_progress
+from gpt2cli.cli.terminal import Output, notice
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,15 +13,16 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2cli.cli.files import write_file
 from gpt2cli.cli.terminal import Output, print_rich, visible
-from gpt2cli.errors import GPT2CLIError
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from gpt2cli.alternatives import Choice
     from gpt2cli.heatmap import Piece, Scale
-    from gpt2cli.scoring import Choice, Score, Summary
+    from gpt2cli.scoring import Score, Summary
     from gpt2cli.tokenizer import Tokenizer
 
 Stretches = Iterable[tuple[int, "Score"]]
@@ -152,7 +153,7 @@ def write_page(
     by_rank: bool,
 ) -> None:
     """The heat map as a page of HTML. Raises `GPT2CLIError` where it cannot be written."""
-    from gpt2cli import checkpoint, heatmap, scoring
+    from gpt2cli import heatmap, scoring
 
     def shown(piece: Piece) -> Piece:
         return replace(piece, text=visible(piece.text))
@@ -165,11 +166,7 @@ def write_page(
         for name, score in zip(names, scoring.join(found), strict=True)
     ]
     page = heatmap.page(visible(f"{model}: {', '.join(names)}"), texts, by_rank=by_rank)
-    try:
-        with checkpoint.atomic(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
+    write_file(path, page.encode())
 
 
 def _table(*headings: str) -> Table:

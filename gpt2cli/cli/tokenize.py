@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import (
-    Output,
-    download_progress,
-    notice,
-    print_rich,
-    read_file,
-    read_stdin,
-    read_text,
-    stdin_is_piped,
-    visible_token,
-)
+from gpt2cli.cli.files import read_file, read_stdin, read_text, stdin_is_piped
+from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.terminal import Output, notice, print_rich, visible_token
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import Output, complain, notice, read_file
+from gpt2cli.cli.files import read_file
+from gpt2cli.cli.terminal import Output, complain, notice
 from gpt2cli.config import Spec, find_spec, load_spec
 from gpt2cli.errors import UsageError
 

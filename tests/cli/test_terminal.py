@@ -1,27 +1,14 @@
-"""What reaches a terminal, a pipe and stderr, and how text gets in."""
+"""What reaches a terminal, a pipe and stderr."""
 
-import io
-import os
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import Stream
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpt2cli.cli import terminal
-from gpt2cli.cli.terminal import (
-    Output,
-    complain,
-    decode_utf8,
-    is_terminal,
-    notice,
-    read_argument,
-    read_file,
-    read_stdin,
-    visible,
-)
-from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.cli.terminal import Output, complain, is_terminal, notice, visible
+from gpt2cli.errors import GPT2CLIError
 
 # Unicode's Bidi_Control characters that embed, override or isolate.
 BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -29,23 +16,6 @@ CONTROLS = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), *BIDI} - {"\n"
 TEXTS = st.text(max_size=20) | st.text(
     st.sampled_from(sorted(CONTROLS)) | st.sampled_from("a\n\té😀\\"), max_size=20
 )
-
-
-class Stream(io.TextIOWrapper):
-    """A stdout or stderr in some encoding that may claim to be a terminal."""
-
-    def __init__(self, terminal: bool = False, encoding: str = "ascii") -> None:
-        self.bytes = io.BytesIO()
-        super().__init__(self.bytes, encoding=encoding, errors="strict", newline="")
-        self._terminal = terminal
-
-    def isatty(self) -> bool:
-        """What was said when it was made."""
-        return self._terminal
-
-    def written(self) -> bytes:
-        """Everything that has got through so far, without another flush."""
-        return self.bytes.getvalue()
 
 
 def output_to(monkeypatch: pytest.MonkeyPatch, stream: Stream) -> Output:
@@ -205,126 +175,3 @@ def test_a_notice_is_for_people(
     monkeypatch.setattr(sys, "stderr", stream)
     notice("well", asked=asked)
     assert stream.written() == result
-
-
-def test_there_is_no_progress_bar_without_a_person(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = Stream()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with terminal.download_progress() as progress:
-        assert progress is None
-    assert stream.written() == b""
-
-
-def test_a_progress_bar_names_the_file_without_its_control_characters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stream = Stream(terminal=True, encoding="utf-8")
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setenv("TERM", "xterm")
-    with terminal.download_progress() as progress:
-        assert progress is not None
-        progress("model\x07[red].bin", 1, 2)
-        progress("model\x07[red].bin", 2, 2)
-    stream.flush()
-    shown = stream.written().decode()
-    assert "model␇[red].bin" in shown
-    assert "\x07" not in shown
-
-
-@pytest.mark.parametrize("to_terminal", [False, True])
-def test_lines_are_counted_where_a_person_sees_no_lines_yet(
-    monkeypatch: pytest.MonkeyPatch, to_terminal: bool
-) -> None:
-    stream = Stream(terminal=True, encoding="utf-8")
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(sys, "stdout", Stream(terminal=to_terminal))
-    monkeypatch.setenv("TERM", "xterm")
-    with terminal.line_progress() as advance:
-        advance(1234)
-    stream.flush()
-    assert (b"1,234 lines" in stream.written()) == (not to_terminal)
-
-
-# --- text in ----------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    text=st.text(), rest=st.sampled_from([b"\xff", b"\x80", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf"])
-)
-def test_the_first_byte_that_is_no_utf8_is_named(text: str, rest: bytes) -> None:
-    data = text.encode()
-    assert decode_utf8(data, "x") == text
-    with pytest.raises(UsageError) as error:
-        decode_utf8(data + rest, "notes.txt")
-    assert str(error.value) == f"notes.txt is not valid UTF-8 text (at byte {len(data)})"
-
-
-@settings(deadline=None, max_examples=50)
-@given(text=st.text())
-@pytest.mark.parametrize("locale", ["utf-8", "ascii"])
-def test_an_argument_is_utf8_whatever_the_locale_made_of_it(locale: str, text: str) -> None:
-    """Python decodes arguments with surrogateescape; `os.fsencode` is its inverse."""
-    argument = text.encode().decode(locale, "surrogateescape")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(os, "fsencode", lambda a: a.encode(locale, "surrogateescape"))
-        assert read_argument(argument) == text
-
-
-def test_an_argument_that_is_no_utf8_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"the prompt is not valid UTF-8 text \(at byte 3\)"):
-        read_argument(os.fsdecode(b"caf\xe9"))
-
-
-def test_stdin_is_read_as_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = "caf\u00e9\r\n😀\x00".encode()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
-    assert read_stdin() == "café\r\n😀\x00"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff")))
-    with pytest.raises(UsageError, match=r"stdin is not valid UTF-8 text \(at byte 2\)"):
-        read_stdin()
-
-
-def test_a_closed_stdin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(UsageError, match="stdin is closed"):
-        read_stdin()
-
-
-def test_a_file_is_read_byte_for_byte_or_named(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_bytes("a\r\né\ufeff".encode())
-    assert read_file(path) == "a\r\né\ufeff"
-    path.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match=r"notes\.txt is not valid UTF-8 text \(at byte 0\)"):
-        read_file(path)
-    for missing in (tmp_path / "none.txt", tmp_path):
-        with pytest.raises(UsageError, match="cannot read") as error:
-            read_file(missing)
-        assert str(missing) in str(error.value)
-
-
-@pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("text", ["", "\n", "a\r\né\n\n", "one line", "é\nb\r\n", "a\n\n"])
-def test_pieces_of_a_file_add_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, keep: bool
-) -> None:
-    monkeypatch.setattr(terminal, "PIECE", 1)
-    path = tmp_path / "text"
-    path.write_bytes(text.encode())
-    pieces = list(terminal.read_pieces(str(path), "text", keep))
-    assert "".join(pieces) == (text if keep else terminal.without_newline(text))
-    assert len(pieces) > text.count("\n")
-    path.write_bytes(text.encode() + b"\xff")
-    with pytest.raises(UsageError, match=rf"text is not .* \(at byte {len(text.encode())}\)"):
-        list(terminal.read_pieces(str(path), "text", keep))
-
-
-def test_what_cannot_be_read_is_refused_and_a_fifo_left_alone(tmp_path: Path) -> None:
-    for missing in (tmp_path / "none", tmp_path):
-        with pytest.raises(UsageError, match="cannot read"):
-            terminal.check_readable(str(missing))
-    os.mkfifo(tmp_path / "fifo")
-    terminal.check_readable(str(tmp_path / "fifo"))  # to open it would wait for a writer
-    (tmp_path / "text").touch()
-    terminal.check_readable(str(tmp_path / "text"))

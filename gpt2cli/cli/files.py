@@ -1,0 +1,141 @@
+"""Text from files, stdin and arguments, and files written whole."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gpt2cli.errors import GPT2CLIError, UsageError
+
+PIECE = 1 << 20  # bytes of a text that is not read at once
+
+
+def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
+    """Text from bytes, `offset` bytes into their origin.
+
+    Raises `UsageError` that tells where the first wrong byte is.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{origin} is not valid UTF-8 text (at byte {offset + error.start})"
+        ) from None
+
+
+def read_argument(argument: str) -> str:
+    """A command-line argument as UTF-8, even if the locale read it as something else."""
+    return decode_utf8(os.fsencode(argument), "the prompt")
+
+
+def stdin_is_piped() -> bool:
+    """Whether stdin is there and nobody types into it."""
+    return sys.stdin is not None and not sys.stdin.isatty()
+
+
+def read_stdin() -> str:
+    """All of stdin. Raises `UsageError` if it is closed or not UTF-8."""
+    if sys.stdin is None:
+        raise UsageError("stdin is closed; there is nothing to read")
+    return decode_utf8(sys.stdin.buffer.read(), "stdin")
+
+
+def read_file(path: Path) -> str:
+    """All of a text file. Raises `UsageError` if it cannot be read."""
+    try:
+        return decode_utf8(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_readable(file: str) -> None:
+    """Refuse what could not be read later on; "-" is stdin. Raises `UsageError`."""
+    if file == "-" and sys.stdin is None:
+        raise UsageError("stdin is closed; there is nothing to read")
+    if file != "-" and not Path(file).is_fifo():  # who writes into one would notice
+        with open_bytes(file):
+            pass
+
+
+@contextmanager
+def open_bytes(file: str) -> Iterator[BinaryIO]:
+    """A file, or stdin for "-". Raises `UsageError` if it cannot be read."""
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with open(file, "rb") as stream:
+            yield stream
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def read_pieces(file: str, origin: str, keep_newline: bool) -> Iterator[str]:
+    """A text of any length in pieces of some lines. Raises `UsageError` if it is not UTF-8."""
+    offset, last = 0, ""
+    with open_bytes(file) as stream:
+        while lines := stream.readlines(PIECE):
+            yield last
+            data = b"".join(lines)
+            last = decode_utf8(data, origin, offset)
+            offset += len(data)
+    yield last if keep_newline else without_newline(last)
+
+
+def without_newline(text: str) -> str:
+    """`text` less one newline at its end, which programs add and nobody means."""
+    return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
+
+
+def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> str | None:
+    """The piped or filed text, a newline and the argument: whatever there is of them.
+
+    None when there is nothing, for a person at a terminal gave no argument. Raises
+    `UsageError` when what was to be read is empty.
+    """
+    piped, origin = None, ""
+    if file is not None:
+        piped, origin = read_file(file), str(file)
+    elif argument == "-" or stdin_is_piped():
+        piped, origin = read_stdin(), "stdin"
+    own = None if argument in (None, "-") else read_argument(argument or "")
+    if piped is None:
+        return own
+    if not keep_newline:
+        piped = without_newline(piped)
+    if own is None and not piped:
+        raise UsageError(f"{origin} is empty; give a text there or as an argument")
+    if own is None:
+        return piped
+    return f"{piped}\n{own}" if piped else own
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written later on. Raises `UsageError`."""
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a directory")
+    if not path.parent.is_dir():
+        raise UsageError(f"cannot write {path}: {path.parent} is no directory")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: permission denied")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of a file or nothing; into a pipe or a device as it comes."""
+    from gpt2cli.checkpoint import atomic
+
+    target = path.resolve()
+    try:
+        if path.exists() and not target.is_file():  # what /dev/stdout leads to may have no name
+            path.write_bytes(data)
+            return
+        with atomic(target) as temporary:
+            temporary.write_bytes(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,98 @@
+"""Bars on stderr while a person waits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gpt2cli.cli.terminal import is_terminal, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from gpt2cli.download import Progress
+
+
+@contextmanager
+def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that advances by tokens, if a person looks on; then it goes.
+
+    Without a bar where stdout is `written` to meanwhile, and is that terminal.
+    """
+    if not is_terminal(sys.stderr) or (written and is_terminal(sys.stdout)):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    with RichProgress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("tokens", total=total)
+        yield lambda tokens: bars.advance(task, tokens)
+
+
+@contextmanager
+def line_progress() -> Iterator[Callable[[int], None]]:
+    """A count of lines on stderr, if a person looks on and no lines appear there; then it goes."""
+    if not is_terminal(sys.stderr) or is_terminal(sys.stdout):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("lines", total=None)
+        yield lambda lines: bars.advance(task, lines)
+
+
+@contextmanager
+def download_progress() -> Iterator[Progress | None]:
+    """A progress bar a file on stderr while something is fetched, if a person looks on.
+
+    Most runs fetch nothing, and then nothing is imported or drawn.
+    """
+    if not is_terminal(sys.stderr):
+        yield None
+        return
+    bars: RichProgress | None = None
+    tasks: dict[str, TaskID] = {}
+
+    def update(name: str, done: int, total: int) -> None:
+        nonlocal bars
+        if bars is None:
+            bars = _transfer_bars()
+            bars.start()
+        if name not in tasks:
+            tasks[name] = bars.add_task(visible(name), total=total)
+        bars.update(tasks[name], completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if bars is not None:
+            bars.stop()
+
+
+def _transfer_bars() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,98 @@
+"""How text gets in, whatever the locale, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt2cli.cli import files
+from gpt2cli.cli.files import decode_utf8, read_argument, read_file, read_stdin
+from gpt2cli.errors import UsageError
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    text=st.text(), rest=st.sampled_from([b"\xff", b"\x80", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf"])
+)
+def test_the_first_byte_that_is_no_utf8_is_named(text: str, rest: bytes) -> None:
+    data = text.encode()
+    assert decode_utf8(data, "x") == text
+    with pytest.raises(UsageError) as error:
+        decode_utf8(data + rest, "notes.txt")
+    assert str(error.value) == f"notes.txt is not valid UTF-8 text (at byte {len(data)})"
+
+
+@settings(deadline=None, max_examples=50)
+@given(text=st.text())
+@pytest.mark.parametrize("locale", ["utf-8", "ascii"])
+def test_an_argument_is_utf8_whatever_the_locale_made_of_it(locale: str, text: str) -> None:
+    """Python decodes arguments with surrogateescape; `os.fsencode` is its inverse."""
+    argument = text.encode().decode(locale, "surrogateescape")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsencode", lambda a: a.encode(locale, "surrogateescape"))
+        assert read_argument(argument) == text
+
+
+def test_an_argument_that_is_no_utf8_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the prompt is not valid UTF-8 text \(at byte 3\)"):
+        read_argument(os.fsdecode(b"caf\xe9"))
+
+
+def test_stdin_is_read_as_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = "caf\u00e9\r\n😀\x00".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
+    assert read_stdin() == "café\r\n😀\x00"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff")))
+    with pytest.raises(UsageError, match=r"stdin is not valid UTF-8 text \(at byte 2\)"):
+        read_stdin()
+
+
+def test_a_closed_stdin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="stdin is closed"):
+        read_stdin()
+
+
+def test_a_file_is_read_byte_for_byte_or_named(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes("a\r\né\ufeff".encode())
+    assert read_file(path) == "a\r\né\ufeff"
+    path.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"notes\.txt is not valid UTF-8 text \(at byte 0\)"):
+        read_file(path)
+    for missing in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(UsageError, match="cannot read") as error:
+            read_file(missing)
+        assert str(missing) in str(error.value)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("text", ["", "\n", "a\r\né\n\n", "one line", "é\nb\r\n", "a\n\n"])
+def test_pieces_of_a_file_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, keep: bool
+) -> None:
+    monkeypatch.setattr(files, "PIECE", 1)
+    path = tmp_path / "text"
+    path.write_bytes(text.encode())
+    pieces = list(files.read_pieces(str(path), "text", keep))
+    assert "".join(pieces) == (text if keep else files.without_newline(text))
+    assert len(pieces) > text.count("\n")
+    path.write_bytes(text.encode() + b"\xff")
+    with pytest.raises(UsageError, match=rf"text is not .* \(at byte {len(text.encode())}\)"):
+        list(files.read_pieces(str(path), "text", keep))
+
+
+def test_what_cannot_be_read_is_refused_and_a_fifo_left_alone(tmp_path: Path) -> None:
+    for missing in (tmp_path / "none", tmp_path):
+        with pytest.raises(UsageError, match="cannot read"):
+            files.check_readable(str(missing))
+    os.mkfifo(tmp_path / "fifo")
+    files.check_readable(str(tmp_path / "fifo"))  # to open it would wait for a writer
+    (tmp_path / "text").touch()
+    files.check_readable(str(tmp_path / "text"))
