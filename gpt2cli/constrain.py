@@ -21,6 +21,10 @@ from gpt2cli.sampling import Array
 from gpt2cli.tokenizer import Tokenizer
 
 Kind = Literal["regex", "json-schema", "choice", "grammar"]
+# What eight tokens' logits may be at most, for each byte of a mask with a bit a token. Half as
+# long as `where`, which has to guess at each of them.
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_LIMITS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)  # (256, 8)
 # A model that does not know how to go on likes to go on with spaces, without end.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -49,20 +53,21 @@ class Matchers:
     def __init__(self, vocabulary: Any, grammar: str, count: int, tokenizer: Tokenizer) -> None:
         first = _library().LLMatcher(vocabulary, grammar, log_level=0)
         self._size, self._end = tokenizer.size, tokenizer.end_of_text
-        self._allowed: np.ndarray[Any, Any] = np.tile(self._tokens_after(first), (count, 1))
+        self._limits: Array = np.tile(self._limits_after(first), (count, 1))  # (B, V), ±inf
         self._matchers = [first, *(first.deep_copy() for _ in range(count - 1))]
 
     def mask(self, logits: Array, _: Sequence[Sequence[int]] = ()) -> Array:
         """Leave each text the tokens that may come next: a rule of `sampler`. (B, V) → (B, V)"""
         xp = array_namespace(logits)
-        return xp.where(xp.asarray(self._allowed, device=device(logits)), logits, -xp.inf)
+        limits = xp.asarray(self._limits, dtype=logits.dtype, device=device(logits))
+        return xp.minimum(logits, limits)
 
     def push(self, row: int, token_id: int) -> None:
         """One more token of a text. Raises `GPT2CLIError` for one that was not allowed."""
         matcher = self._matchers[row]
         if token_id != self._end and not matcher.consume_token(token_id):
             raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
-        self._allowed[row] = self._tokens_after(matcher)
+        self._limits[row] = self._limits_after(matcher)
 
     def matches(self, row: int) -> bool:
         """Whether the text may end where it is."""
@@ -70,14 +75,15 @@ class Matchers:
 
     def must_end(self, row: int) -> bool:
         """Whether the text matches and can only end."""
-        ends = self._end is not None and bool(self._allowed[row, self._end])
-        return self.matches(row) and int(np.count_nonzero(self._allowed[row])) == ends
+        allowed = self._limits[row] > 0
+        ends = self._end is not None and bool(allowed[self._end])
+        return self.matches(row) and int(np.count_nonzero(allowed)) == ends
 
-    def _tokens_after(self, matcher: Any) -> np.ndarray[Any, Any]:
+    def _limits_after(self, matcher: Any) -> Array:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         if matcher.is_error():
             raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
-        return np.unpackbits(bits, count=self._size, bitorder="little").view(bool)
+        return _LIMITS.take(bits, axis=0).reshape(-1)[: self._size]
 
 
 def resolve(
