@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
-from gpt2cli.scoring import Window, batched, beginning, measure
+from gpt2cli.scoring import Window, beginning, measure
 from gpt2cli.tokenizer import Tokenizer
 
 
@@ -83,6 +83,5 @@ def weigh(
             len(bits),
             len(choices[window.text].encode("utf-8")),
         )
-        for batch in batched(plan, batch_size)
-        for window, bits, _ in measure(decoder, rows, batch)
+        for window, bits, _ in measure(decoder, rows, plan, batch_size=batch_size)
     ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any
@@ -29,8 +30,9 @@ from gpt2cli.generation import Decoder
 from gpt2cli.tokenizer import Tokenizer
 
 # Tokens whose logits are held at once (51 MB with OpenAI's vocabulary), and of these as many as
-# a cache holds.
+# a cache holds. A GPU is busy with more of both (823 MB); those figures are not measured.
 BLOCK, FEW = 256, 8
+GPU_BLOCK, GPU_FEW = 4096, 1024
 GROUP = 64  # texts begun together, so that those of like length can go side by side
 CACHE_BYTES = 10**9  # for the keys and values of rows read side by side
 
@@ -129,13 +131,18 @@ def windows(length: int, context_length: int, stride: int, text: int = 0) -> Ite
         begin, first = begin + stride, end
 
 
-def batch_size(config: ModelConfig, tokens: int) -> int:
-    """How many texts of up to `tokens` to read side by side: what fills a block.
+def block_size(device: str) -> int:
+    """Tokens whose logits to hold at once on such a device."""
+    return GPU_BLOCK if device.startswith("cuda") else BLOCK
 
-    Longer texts fill it alone. Bounded by the memory of a KV cache with full rows.
+
+def batch_size(config: ModelConfig, tokens: int, block: int = BLOCK) -> int:
+    """How many windows of up to `tokens` to read side by side: what fills a block.
+
+    Longer ones fill it alone. Bounded by the memory of a KV cache with full rows.
     """
     row = estimate.kv_cache_bytes(config, "fp32", config.context_length)
-    return max(1, min(BLOCK // max(1, tokens), CACHE_BYTES // row))
+    return max(1, min(block // max(1, tokens), CACHE_BYTES // row))
 
 
 def stretches(
@@ -145,29 +152,31 @@ def stretches(
     *,
     stride: int,
     batch_size: int = 1,
+    block: int = BLOCK,
     advance: Advance = lambda _: None,
 ) -> Iterator[tuple[int, Score]]:
     """Score texts, given as token ids, one after the other: which one, and its next stretch.
 
-    Up to `batch_size` are read side by side. What is held does not grow with their length.
+    `batch_size`, the decoder's, windows are read side by side. What is held does not grow with
+    the length of a text.
     """
+    read = partial(measure, decoder, texts, batch_size=batch_size, block=block, advance=advance)
 
-    def measured(batch: Sequence[Window]) -> Iterator[tuple[int, Score]]:
-        for w, bits, ranks in measure(decoder, texts, batch, advance):
+    def measured(plan: Iterable[Window]) -> Iterator[tuple[int, Score]]:
+        for w, bits, ranks in read(plan):
             yield w.text, _stretch(tokenizer, texts[w.text], w, bits, ranks)
 
     for begin in range(0, len(texts), GROUP):
         group = range(begin, min(begin + GROUP, len(texts)))
         plans = {i: windows(len(texts[i]), decoder.context_length, stride, i) for i in group}
-        # First windows go side by side, those of like length together; later ones, each with a
-        # context of its own, fill a block alone.
+        # First windows go side by side whatever their text, those of like length together; a
+        # text's later ones all have a context of the same length.
         firsts = [window for plan in plans.values() for window in islice(plan, 1)]
         firsts.sort(key=lambda window: window.end)
-        begun = dict(pair for batch in batched(firsts, batch_size) for pair in measured(batch))
+        begun = dict(measured(firsts))
         for i, plan in plans.items():
             yield i, begun[i] if i in begun else _too_short(texts[i])
-            for window in plan:
-                yield from measured([window])
+            yield from measured(plan)
 
 
 def join(found: Iterable[tuple[int, Score]]) -> Iterator[Score]:
@@ -199,44 +208,66 @@ def _too_short(ids: Sequence[int]) -> Score:
     return Score(ids, np.full(len(ids), np.nan), np.zeros(len(ids), dtype=np.int32), 0)
 
 
-def batched(items: Sequence[Window], size: int) -> Iterator[list[Window]]:
-    """Up to `size` windows at a time."""
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch
-
-
 def measure(
     decoder: Decoder,
     texts: Sequence[Sequence[int]],
-    batch: Sequence[Window],
+    plan: Iterable[Window],
+    *,
+    batch_size: int,
+    block: int = BLOCK,
     advance: Advance = lambda _: None,
 ) -> Iterator[tuple[Window, Array, Array]]:
-    """Bits and ranks of each window's tokens, (N,) both. All must share what precedes those."""
-    decoder.truncate(0)
-    context = texts[batch[0].text][batch[0].begin : batch[0].first - 1]
-    if len(context):
-        decoder.prefill([list(context)])
+    """Bits and ranks of each window's tokens, (N,) both.
+
+    As many tokens must precede them in every window. `batch_size` is the decoder's.
+    """
+    rest = iter(plan)
+    while batch := list(islice(rest, batch_size)):
+        _prefill(decoder, [texts[w.text][w.begin : w.first - 1] for w in batch], batch_size)
+        bits, ranks = _extend(decoder, texts, batch, block, advance)
+        for i, w in enumerate(batch):
+            yield w, bits[i, : w.end - w.first], ranks[i, : w.end - w.first]
+
+
+def _prefill(decoder: Decoder, contexts: Sequence[Sequence[int]], batch_size: int) -> None:
+    """Read what precedes; once only if it is the same everywhere."""
+    rows = [list(context) for context in contexts]
+    if not rows[0]:
+        decoder.truncate(0)
+    elif all(row == rows[0] for row in rows):
+        decoder.prefill(rows[:1])
+    else:
+        decoder.prefill(rows + rows[:1] * (batch_size - len(rows)))
+
+
+def _extend(
+    decoder: Decoder,
+    texts: Sequence[Sequence[int]],
+    batch: Sequence[Window],
+    block: int,
+    advance: Advance,
+) -> tuple[Array, Array]:
+    """Bits and ranks, (B, T) both, with anything behind the end of a window."""
     lengths = np.array([w.end - w.first for w in batch])
     B, T = len(batch), int(lengths.max())
     ids = np.zeros((B, T + 1), dtype=np.int64)  # zeros fill up; nothing looks ahead at them
     for row, w in zip(ids, batch, strict=True):
         row[: w.end - w.first + 1] = texts[w.text][w.first - 1 : w.end]
     bits, ranks = np.empty((B, T)), np.empty((B, T), dtype=np.int64)
-    step = max(1, BLOCK // B)
+    step = max(1, block // B)
     for t in range(0, T, step):
         inputs, targets = ids[:, t : min(t + step, T)], ids[:, t + 1 : t + step + 1]
         logits = decoder.extend(inputs.tolist())
         bits[:, t : t + step], ranks[:, t : t + step] = _surprisal(logits, targets)
         advance(int((lengths - t).clip(0, step).sum()))
-    for i, w in enumerate(batch):
-        yield w, bits[i, : lengths[i]], ranks[i, : lengths[i]]
+    return bits, ranks
 
 
 def _surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
     """Bits and rank of each target. (B, T, V), (B, T) → (B, T), (B, T)"""
     rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    parts = [surprisal(rows[i : i + FEW], flat[i : i + FEW]) for i in range(0, rows.shape[0], FEW)]
+    few = FEW if isinstance(logits, np.ndarray) else GPU_FEW
+    parts = [surprisal(rows[i : i + few], flat[i : i + few]) for i in range(0, rows.shape[0], few)]
     bits, ranks = zip(*parts, strict=True)
     return np.concatenate(bits).reshape(targets.shape), np.concatenate(ranks).reshape(targets.shape)
 

@@ -117,14 +117,18 @@ def test_stretches_come_in_order_and_none_is_longer_than_the_context(make: MakeD
     assert total.size == sum(len(BYTES_300.decode_bytes(ids[1:])) for ids in texts)
 
 
-def test_blocks_of_logits_change_nothing(
-    make: MakeDecoder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("batch_size", "block"), [(1, 3), (2, 64), (3, 1), (4, 1000)])
+def test_blocks_and_windows_side_by_side_change_nothing(
+    make: MakeDecoder, batch_size: int, block: int
 ) -> None:
-    ids = some_ids(100)
-    whole = score_alone(make(), ids, 10)
-    monkeypatch.setattr(scoring, "BLOCK", 3)
-    blocks = score_alone(make(), ids, 10)
-    assert np.allclose(whole.bits, blocks.bits, atol=1e-4, equal_nan=True)
+    ids = some_ids(100)  # 8 windows, so that batches are full or not
+    expected = score_alone(make(), ids, 10)
+    found = scoring.stretches(
+        make(batch_size=batch_size), BYTES_300, [ids], stride=10, batch_size=batch_size, block=block
+    )
+    (score,) = scoring.join(found)
+    assert np.allclose(score.bits, expected.bits, atol=1e-4, equal_nan=True)
+    assert score.ranks.tolist() == expected.ranks.tolist()
 
 
 @given(length=st.integers(0, 200), context=st.integers(2, 40), data=st.data())
@@ -158,6 +162,15 @@ def test_figures_by_hand() -> None:
     assert scoring.Summary(0, 0, 0).perplexity is None
     assert scoring.Summary(0, 0, 0).bits_per_byte is None
     assert scoring.Summary(1, 1, 1e9).perplexity is not None  # not an overflow
+
+
+def test_logits_on_another_device_score_the_same() -> None:
+    logits = np.random.default_rng(0).standard_normal((2, 700, 30)).astype(np.float32)
+    targets = np.random.default_rng(1).integers(0, 30, (2, 700))
+    expected = scoring._surprisal(logits, targets)
+    found = scoring._surprisal(torch.from_numpy(logits), targets)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_uniform_model_is_as_perplexed_as_it_has_tokens() -> None:

@@ -241,7 +241,15 @@ class Scorer:
         """How many texts of so many tokens to read side by side."""
         from gpt2cli import scoring
 
-        return scoring.batch_size(self.source.config(), min(tokens, self.context_length))
+        tokens = min(tokens, self.context_length)
+        return scoring.batch_size(self.source.config(), tokens, self.block)
+
+    @property
+    def block(self) -> int:
+        """Tokens whose logits to hold at once."""
+        from gpt2cli import scoring
+
+        return scoring.block_size(self.placement.device)
 
     def score(self, texts: list[Named], verbose: bool, *, written: bool) -> Stretches:
         """All texts, as they are read. Raises `UsageError` for one with nothing to score."""
@@ -252,7 +260,8 @@ class Scorer:
             if len(row) < 2:
                 raise UsageError(f"{name} is a single token; --bos counts the first one too")
         longest = max(map(len, ids))
-        batch = min(len(ids), self.rows(longest))
+        windows = sum(1 + len(row) // self.stride for row in ids)
+        batch = min(windows, self.rows(longest))
         decoder = self.open(batch, min(longest, self.context_length))
         return self._read(decoder, ids, batch, verbose, written)
 
@@ -264,7 +273,13 @@ class Scorer:
         total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
         with token_progress(total, written=written) as advance:
             yield from scoring.stretches(
-                decoder, self.tokenizer, ids, stride=self.stride, batch_size=batch, advance=advance
+                decoder,
+                self.tokenizer,
+                ids,
+                stride=self.stride,
+                batch_size=batch,
+                block=self.block,
+                advance=advance,
             )
         if verbose:
             seconds = time.perf_counter() - begun

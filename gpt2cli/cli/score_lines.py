@@ -40,7 +40,12 @@ def score_lines(
             records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
             ids = [scorer.encode([str(record[field or "text"])]) for record in records]
             found = scoring.stretches(
-                decoder, scorer.tokenizer, ids, stride=scorer.stride, batch_size=rows
+                decoder,
+                scorer.tokenizer,
+                ids,
+                stride=scorer.stride,
+                batch_size=rows,
+                block=scorer.block,
             )
             lines_out = (
                 _line_out(line, record, score.summary, below, above)
