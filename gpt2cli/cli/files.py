@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 
 PIECE = 1 << 20  # bytes of a text that is not read at once
+ARRIVED = 1 << 16  # bytes at the most, of lines that are wanted as they come
 
 
 def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
@@ -62,16 +64,30 @@ def check_readable(file: str) -> None:
 
 
 @contextmanager
-def open_bytes(file: str) -> Iterator[BinaryIO]:
+def open_bytes(file: str) -> Iterator[io.BufferedReader]:
     """A file, or stdin for "-". Raises `UsageError` if it cannot be read."""
     if file == "-":
-        yield sys.stdin.buffer
+        yield cast(io.BufferedReader, sys.stdin.buffer)
         return
     try:
         with open(file, "rb") as stream:
             yield stream
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
+
+
+def read_lines(file: str) -> Iterator[list[bytes]]:
+    """The lines of a file or of stdin, as many at a time as have arrived."""
+    held: list[bytes] = []  # of a line whose end has not come yet
+    with open_bytes(file) as stream:
+        while data := stream.read1(ARRIVED):
+            whole, newline, rest = data.rpartition(b"\n")
+            if newline:
+                yield io.BytesIO(b"".join((*held, whole, newline))).readlines()
+                held = []
+            held.append(rest)
+    if last := b"".join(held):
+        yield [last]
 
 
 def read_pieces(file: str, origin: str, keep_newline: bool) -> Iterator[str]:

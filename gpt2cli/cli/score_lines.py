@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.cli import score_views
-from gpt2cli.cli.files import decode_utf8, open_bytes
+from gpt2cli.cli.files import decode_utf8, read_lines
 from gpt2cli.cli.progress import line_progress
 from gpt2cli.cli.terminal import Output, notice
 from gpt2cli.errors import UsageError
@@ -34,9 +34,8 @@ def score_lines(
     filtering = below is not None or above is not None
     rows = scorer.rows(TYPICAL_LINE)
     decoder = scorer.open(rows, scorer.context_length)
-    lines = chain.from_iterable(map(_open, files))
     with line_progress() as advance:
-        while chunk := list(islice(lines, scoring.GROUP)):
+        for chunk in _groups(files, scoring.GROUP):
             records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
             ids = [scorer.encode([str(record[field or "text"])]) for record in records]
             found = scoring.stretches(
@@ -58,9 +57,11 @@ def score_lines(
     notice(f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored")
 
 
-def _open(file: str) -> Iterator[bytes]:
-    with open_bytes(file) as stream:
-        yield from stream
+def _groups(files: Sequence[str], size: int) -> Iterator[list[bytes]]:
+    """Up to `size` lines at a time, without waiting for more than have arrived."""
+    for lines in chain.from_iterable(map(read_lines, files)):
+        for i in range(0, len(lines), size):
+            yield lines[i : i + size]
 
 
 def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:

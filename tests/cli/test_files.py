@@ -88,6 +88,16 @@ def test_pieces_of_a_file_add_up(
         list(files.read_pieces(str(path), "text", keep))
 
 
+@settings(deadline=None, max_examples=50)
+@given(data=st.binary() | st.text("ab\r\n").map(str.encode), most=st.integers(1, 5))
+def test_lines_arrive_whole(data: bytes, most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "ARRIVED", most)
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        lines = [line for arrived in files.read_lines("-") for line in arrived]
+    assert lines == io.BytesIO(data).readlines()
+
+
 def test_what_cannot_be_read_is_refused_and_a_fifo_left_alone(tmp_path: Path) -> None:
     for missing in (tmp_path / "none", tmp_path):
         with pytest.raises(UsageError, match="cannot read"):

@@ -150,6 +150,19 @@ def test_lines_of_json_keep_what_else_they_hold(gpt2: Gpt2) -> None:
     assert b"line 1 has no text in a field 'text'" in wrong.stderr
 
 
+def test_a_line_is_answered_before_the_next_one_comes() -> None:
+    command = [sys.executable, "-m", "gpt2cli", "score", *BARD, "--lines"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        for line in ("My lord, I am.", "The king is come."):
+            process.stdin.write(f"{line}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["text"] == line
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
 # Alternatives.
 
 
