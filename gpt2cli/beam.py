@@ -7,7 +7,7 @@ where the end-of-text token counts; so is when to stop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from array_api_compat import device
@@ -26,6 +26,8 @@ from gpt2cli.sampling import Array, keep_top_k, log_softmax
 from gpt2cli.tokenizer import Tokenizer
 
 IMPOSSIBLE = -1e9
+Advance = Callable[[int], object]
+"""Called with by how many tokens the search is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,15 @@ class Beam:
 
 
 def generate(
-    decoder: Decoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    advance: Advance = lambda _: None,
 ) -> Iterator[Event]:
     """The `config.samples` best texts, best first: all their events, once they are found."""
     eos = None if config.ignore_eos else tokenizer.end_of_text
-    found = search(decoder, prompt, config, tokenizer.size, eos)
+    found = search(decoder, prompt, config, tokenizer.size, eos, advance)
     for i, beam in enumerate(found[: config.samples]):
         text = TextStream(tokenizer)
         for n, token_id in enumerate(beam.ids, start=1):
@@ -49,7 +55,12 @@ def generate(
 
 
 def search(
-    decoder: Decoder, prompt: Sequence[int], config: GenerationConfig, size: int, eos: int | None
+    decoder: Decoder,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    size: int,
+    eos: int | None,
+    advance: Advance = lambda _: None,
 ) -> list[Beam]:
     """The best `config.beams` finished beams, by score. `size` is that of the vocabulary."""
     width, penalty = config.beams or 1, config.length_penalty
@@ -58,6 +69,7 @@ def search(
     finished: list[Beam] = []
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
     for length in range(1, config.max_tokens + 1):
+        advance(1)
         longer, parents = [], []
         for rank, (row, token_id, score) in enumerate(_best(logits[:, :size], running, 2 * width)):
             beam = Beam((*running[row].ids, token_id), score)

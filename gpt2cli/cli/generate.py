@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,9 +23,10 @@ from gpt2cli.errors import UsageError
 if TYPE_CHECKING:
     from gpt2cli.constrain import Constraint
     from gpt2cli.device import Placement
-    from gpt2cli.generation import Event, GenerationConfig
+    from gpt2cli.generation import Decoder, Event, GenerationConfig
     from gpt2cli.record import Recorder
     from gpt2cli.sources import Source
+    from gpt2cli.tokenizer import Tokenizer
 
 
 def generate(
@@ -130,8 +131,8 @@ def generate(
 
     if threads is not None:
         limit_threads(threads)
-    from gpt2cli import beam, generation, runtime, sources, speculative
     from gpt2cli import bias as biases
+    from gpt2cli import generation, runtime, sources, speculative
     from gpt2cli.record import Recorder
 
     _check_company(context)
@@ -179,17 +180,18 @@ def generate(
         show_stages(stages, tokenizer, output, as_json=as_json)
         return
     tally = speculative.Tally()
-    if draft is None:
-        continued = beam.generate if beams else generation.generate
-        events = continued(decoder, tokenizer, ids, config)
+    if beams:
+        events = _searched(decoder, tokenizer, ids, config)
+    elif draft is None:
+        events = generation.generate(decoder, tokenizer, ids, config)
     else:
         events = speculative.generate(decoder, proposer, tokenizer, ids, config, tally, most)
     recorder = Recorder(samples, streamed=not beams)
     events = recorder.watch(events)
     shown_prompt = text if (output.terminal if echo is None else echo) else ""
-    at_the_end = as_json or no_stream or samples > 1
+    at_the_end = as_json or no_stream or samples > 1 or beams is not None
     if at_the_end:
-        interrupted = _exhaust(events, samples * max_tokens)
+        interrupted = _exhaust(events if beams else _counted(events, samples * max_tokens))
     else:
         interrupted = _stream(events, output, shown_prompt)
 
@@ -234,12 +236,30 @@ def _constraint(context: typer.Context) -> Constraint | None:
     )
 
 
-def _exhaust(events: Iterator[Event], total: int) -> bool:
-    """Run to the end, at most `total` events; True if Ctrl-C came first."""
+def _searched(
+    decoder: Decoder, tokenizer: Tokenizer, ids: Sequence[int], config: GenerationConfig
+) -> Iterator[Event]:
+    """What beam search finds, behind a bar while it searches."""
+    from gpt2cli import beam
+
+    with token_progress(config.max_tokens) as advance:
+        found = list(beam.generate(decoder, tokenizer, ids, config, advance))
+    yield from found
+
+
+def _counted(events: Iterator[Event], total: int) -> Iterator[Event]:
+    """Events behind a bar; there are `total` of them at the most."""
+    with token_progress(total) as advance:
+        for event in events:
+            advance(1)
+            yield event
+
+
+def _exhaust(events: Iterator[Event]) -> bool:
+    """Run to the end; True if Ctrl-C came first."""
     try:
-        with token_progress(total) as advance:
-            for _ in events:
-                advance(1)
+        for _ in events:
+            pass
     except KeyboardInterrupt:
         return True
     return False

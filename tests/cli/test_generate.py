@@ -464,6 +464,15 @@ def test_ctrl_c_on_a_terminal_ends_the_line_and_exits_130(tiny_directory: Path) 
     assert screen.endswith("\n")
 
 
+def test_beams_search_behind_a_bar_that_goes(letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "-n", "5", "--beams", "2")
+    code, screen = on_terminal(*arguments, env={"TERM": "xterm"})
+    assert code == 0
+    assert "tokens" in screen
+    cleared = "\x1b[2K"  # what the bar leaves behind
+    assert screen.rpartition(cleared)[2].endswith("abcdef\n")
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
