@@ -19,7 +19,7 @@ from typing import Any
 import tiktoken
 
 from gpt2cli.config import END_OF_TEXT
-from gpt2cli.errors import TokenizerError
+from gpt2cli.errors import TokenizerError, UsageError
 
 # How OpenAI's encoder.py cuts text into words before any merging.
 SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -111,14 +111,17 @@ class Tokenizer:
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of some tokens; they may begin or end inside a character."""
+        """The bytes of some tokens; they may begin or end inside a character.
+
+        Raises `UsageError` for an id that no token has.
+        """
         ids = list(ids)
         try:
             return self._encoding.decode_bytes(ids)
         except (KeyError, OverflowError):
             if len(ids) > 1:  # one of them; find which
                 return b"".join(self.decode_bytes([i]) for i in ids)
-            raise TokenizerError(
+            raise UsageError(
                 f"there is no token {ids[0]}; ids go from 0 to {self.size - 1}"
             ) from None
 

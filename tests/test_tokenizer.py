@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 
-from gpt2cli.errors import TokenizerError
+from gpt2cli.errors import TokenizerError, UsageError
 from gpt2cli.tokenizer import StreamDecoder, Tokenizer, byte_alphabet
 
 ROOT = Path(__file__).parents[1]
@@ -286,9 +286,9 @@ def test_a_character_that_is_never_finished_becomes_one_replacement(released: Vo
 
 @pytest.mark.parametrize("wrong", [400, -1, 2**31, 2**40, -(2**70)])
 def test_an_id_outside_the_vocabulary_is_refused(small: Vocabulary, wrong: int) -> None:
-    with pytest.raises(TokenizerError, match="0 to 399"):
+    with pytest.raises(UsageError, match="0 to 399"):
         small.ours.decode([1, wrong])
-    with pytest.raises(TokenizerError, match="0 to 399"):
+    with pytest.raises(UsageError, match="0 to 399"):
         StreamDecoder(small.ours).push(wrong)
 
 

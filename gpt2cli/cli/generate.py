@@ -135,10 +135,10 @@ def generate(
     from gpt2cli import generation, runtime, sources, speculative
     from gpt2cli.record import Recorder
 
-    _check_company(context)
     check_names(device, dtype)
     source, drafter = sources.resolve(model), speculative.resolve(draft)
     base = SamplingConfig(temperature=0) if beams else source.generation
+    _check_company(context, base)
     config = options.configure(context, base, constraint=_constraint(context))
     most = speculative.MOST_TOKENS if draft_tokens is None else draft_tokens
     if draft is not None:
@@ -209,19 +209,32 @@ def generate(
         recorder.check_matched(max_tokens)
 
 
-def _check_company(context: typer.Context) -> None:
+# Options that only change what another one does.
+_COMPANIONS = {
+    "length_penalty": "beams",
+    "draft_tokens": "draft",
+    "dry_base": "dry_multiplier",
+    "dry_allowed_length": "dry_multiplier",
+    "dry_breaker": "dry_multiplier",
+    "xtc_threshold": "xtc_probability",
+    "mirostat_eta": "mirostat_tau",
+}
+
+
+def _check_company(context: typer.Context, base: SamplingConfig) -> None:
     """Refuse options that mean nothing without another, or with it."""
     given = context.params
+    for name, other in _COMPANIONS.items():
+        if given[name] and given[other] is None and getattr(base, other, None) is None:
+            raise UsageError(f"--{name} needs --{other}".replace("_", "-"))
     if given["overflow"] not in ("slide", "error"):
         raise UsageError(f"overflow must be slide or error, not {given['overflow']!r}")
     if given["logprobs"] is not None and not given["as_json"]:
         raise UsageError("--logprobs needs --json, which is where they appear")
-    if given["length_penalty"] is not None and given["beams"] is None:
-        raise UsageError("--length-penalty needs --beams")
-    if given["draft_tokens"] is not None and given["draft"] is None:
-        raise UsageError("--draft-tokens needs --draft")
     if given["explain_sampling"] and given["beams"] is not None:
         raise UsageError("--beams samples nothing that --explain-sampling could explain")
+    if given["explain_sampling"] and given["draft"] is not None:
+        raise UsageError("--explain-sampling is about the first token, which no --draft proposes")
 
 
 def _constraint(context: typer.Context) -> Constraint | None:

@@ -110,6 +110,9 @@ def score(
         raise UsageError("--lines reads files or stdin; leave out --text")
     if not lines and not (below is None and above is None and field is None):
         raise UsageError("--below, --above and --field go with --lines")
+    for name, limit in (("below", below), ("above", above)):
+        if limit is not None and not limit > 0:
+            raise UsageError(f"--{name} takes a perplexity, which is above 0, not {limit}")
 
     names = files or ([] if text is not None else ["-"] if stdin_is_piped() else [])
     for name in names:

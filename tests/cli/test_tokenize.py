@@ -85,8 +85,8 @@ def test_decoding_gives_the_bytes_back_even_of_half_a_character(gpt2: Gpt2) -> N
 @pytest.mark.parametrize(
     ("arguments", "stdin", "code", "message"),
     [
-        (["--decode", "5", "1024"], b"", 1, "there is no token 1024; ids go from 0 to 1023"),
-        (["--decode", "9" * 5000], b"", 1, "there is no token 999"),
+        (["--decode", "5", "1024"], b"", 2, "there is no token 1024; ids go from 0 to 1023"),
+        (["--decode", "9" * 5000], b"", 2, "there is no token 999"),
         (["--decode"], b"12 x7", 2, "'x7' is not a token id"),
         (["--decode", "½"], b"", 2, "is not a token id"),
         (["--decode", "--ids", "5"], b"", 2, "--decode and --ids exclude each other"),
