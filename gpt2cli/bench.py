@@ -151,7 +151,7 @@ def measure(
     peak = peak_memory(placement.device)  # without the buffer that is read next
     threads = thread_count(placement)
     speed = bandwidth.measure(placement.device, threads or 1)
-    precision = quantize or ("fp32" if placement.dtype == "float32" else "bf16")
+    precision = estimate.precision_of(placement.dtype, quantize)
     return Report(
         device_name=device_name(placement.device),
         threads=threads,

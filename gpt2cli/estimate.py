@@ -13,10 +13,15 @@ from dataclasses import dataclass, fields
 from gpt2cli.config import ModelConfig
 
 # Bytes a number. Coded weights are stored in groups of 32 with one bf16 scale each.
-PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32}
-_CODED = {"int8": PRECISIONS["int8"], "int4": 1 / 2 + 2 / 32}
+PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32, "int4": 1 / 2 + 2 / 32}
+_CODED = ("int8", "int4")
 _FP32 = 4
 _H100_MEMORY = 80e9  # bytes; NVIDIA's data sheet for the H100 SXM
+
+
+def precision_of(dtype: str, quantize: str | None = None) -> str:
+    """The key of `PRECISIONS` that a dtype, or what the weights are coded in, stands for."""
+    return quantize or ("fp32" if dtype == "float32" else "bf16")
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
@@ -39,13 +44,24 @@ def total_parameters(config: ModelConfig, *, tied: bool = True) -> int:
 
 
 def weight_bytes(config: ModelConfig, precision: str) -> int:
-    """Bytes of the weights; in int8 the biases and norms stay in fp32."""
+    """Bytes of the weights; with int8 or int4 all but the matrices stays in fp32."""
     count = total_parameters(config)
-    if precision != "int8":
+    if precision not in _CODED:
         return int(count * PRECISIONS[precision])
-    L, C = config.n_layers, config.emb_dim
-    matrices = (config.vocab_size + config.context_length) * C + L * 12 * C * C
-    return int(matrices * PRECISIONS["int8"]) + (count - matrices) * _FP32
+    head, matrices = _multiplied(config)
+    return _coded_bytes(config, precision) + (count - head - matrices) * _FP32
+
+
+def _multiplied(config: ModelConfig) -> tuple[int, int]:
+    """Numbers in the head, and in the matrices of all layers."""
+    C = config.emb_dim
+    return config.vocab_size * C, config.n_layers * 12 * C * C
+
+
+def _coded_bytes(config: ModelConfig, precision: str) -> int:
+    """Bytes of the head, which has 8 bits either way, and of the matrices."""
+    head, matrices = _multiplied(config)
+    return int(head * PRECISIONS["int8"] + matrices * PRECISIONS[precision])
 
 
 def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: int = 1) -> int:
@@ -59,20 +75,18 @@ def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: in
 
 
 def step_weight_bytes(config: ModelConfig, precision: str, samples: int = 1) -> int:
-    """Bytes of weights that decoding one token a sample must read; `precision` may be int4 too.
+    """Bytes of weights that decoding one token a sample must read.
 
     Each is read once for all samples, the token embedding whole, as it is the head too, and
     of the position embedding one row. With int8 or int4 the head is coded, in 8 bits, and
     the samples' own rows of the embeddings are read besides in fp32, as biases and norms are.
     """
-    L, C = config.n_layers, config.emb_dim
-    head, matrices = config.vocab_size * C, L * 12 * C * C
+    C, (head, matrices) = config.emb_dim, _multiplied(config)
     counts = parameters(config)
     vectors = sum(counts.values()) - head - matrices - counts["position embedding"] + C
     if precision not in _CODED:
         return int((head + matrices + vectors) * PRECISIONS[precision])
-    coded = head * _CODED["int8"] + matrices * _CODED[precision]
-    return int(coded) + (vectors + samples * C) * _FP32
+    return _coded_bytes(config, precision) + (vectors + samples * C) * _FP32
 
 
 def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:
@@ -151,6 +165,11 @@ HISTORY = {
         2020, 300_000_000_000, "Common Crawl, WebText2, books, Wikipedia", "arXiv:2005.14165"
     ),
 }
+
+
+def history(name: str) -> History | None:
+    """What is published about a model, by its config's name; the four sizes share a paper."""
+    return HISTORY.get("gpt2" if name in ("124M", "355M", "774M", "1558M") else name)
 
 
 def describe(config: ModelConfig) -> dict[str, object]:

@@ -119,7 +119,7 @@ def open_decoder(
     before any weights are read.
     """
     if samples > 1:
-        _check_memory(source, placement, samples, capacity)
+        _check_memory(source, placement, quantize, samples, capacity)
     directory = directory_of(source)
     if placement == Placement("cpu", "float32"):
         if quantize:
@@ -162,9 +162,11 @@ def _quantized_decoder(
     return EngineDecoder(config, weights, samples, capacity, precision=precision, codes=codes)
 
 
-def _check_memory(source: Source, placement: Placement, samples: int, tokens: int) -> None:
+def _check_memory(
+    source: Source, placement: Placement, quantize: str | None, samples: int, tokens: int
+) -> None:
     """Refuse a batch that cannot fit. One sample is let through: the system may yet find room."""
-    precision = "fp32" if placement.dtype == "float32" else "bf16"
+    precision = estimate.precision_of(placement.dtype, quantize)
     needed = estimate.inference_bytes(source.config(), precision, tokens, samples)
     on_gpu = placement.device.startswith("cuda")
     available = machine.detect().memory_available if on_gpu else machine.memory()[1]

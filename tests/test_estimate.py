@@ -63,9 +63,12 @@ def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> No
     config = ModelConfig(vocab_size=320, context_length=64, emb_dim=64, n_heads=4, n_layers=3)
     weights = {name: p.numpy() for name, p in random_model(config).named_parameters()}
     codes = quantize.encode(config, weights, precision)
+    coded = sum(code.nbytes for code in codes.values())
+    others = sum(w.nbytes for name, w in weights.items() if name not in codes)
+    assert estimate.weight_bytes(config, precision) == coded + others
     vectors = sum(w.nbytes for w in weights.values() if w.ndim == 1)
     rows = 2 * 64 * 4  # one of each embedding, in fp32
-    read = sum(code.nbytes for code in codes.values()) + vectors + rows
+    read = coded + vectors + rows
     assert estimate.step_weight_bytes(config, precision) == read
 
     decoder = EngineDecoder(config, weights, 2, 64, precision=precision, codes=codes)
@@ -77,9 +80,11 @@ def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> No
 def test_memory_of_124m_by_hand() -> None:
     assert estimate.weight_bytes(SMALL, "fp32") == 497_759_232  # "about 500 MB for inference"
     assert estimate.kv_cache_bytes(SMALL, "fp32", 1) == 2 * 12 * 768 * 4 == 73_728
-    matrices = (50257 + 1024) * 768 + 12 * 12 * 768 * 768
-    rest = 124_439_808 - matrices
-    assert estimate.weight_bytes(SMALL, "int8") == matrices + matrices // 64 * 4 + rest * 4
+    head, matrices = 50257 * 768, 12 * 12 * 768 * 768
+    rest = (124_439_808 - head - matrices) * 4
+    scales = (head + matrices) // 32 * 2
+    assert estimate.weight_bytes(SMALL, "int8") == head + matrices + scales + rest
+    assert estimate.weight_bytes(SMALL, "int4") == head + matrices // 2 + scales + rest
 
 
 def test_inference_needs_grow_with_tokens_samples_and_precision() -> None:

@@ -68,6 +68,7 @@ def _about(name: str, config: ModelConfig, here: machine.Machine) -> dict[str, A
     return {
         "model": name,
         **estimate.describe(config),
+        "history": asdict(history) if (history := estimate.history(name)) else None,
         "machine": asdict(here),
         "cpu_engine": "NumPy" if engine.why_not() else "native",
         "fits": estimate.inference_bytes(config, _auto(here)) <= here.memory_available,
@@ -109,11 +110,20 @@ def _table(*headings: str) -> Table:
     return table
 
 
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
+
+
 def _size(count: float) -> str:
     """Bytes for people, decimal."""
-    units = ((1e12, ".2f", "TB"), (1e9, ".2f", "GB"))
-    factor, digits, unit = next((u for u in units if count >= u[0]), (1e6, ".1f", "MB"))
-    return f"{count / factor:{digits}} {unit}"
+    factor, unit = next((u for u in _UNITS if count >= u[0]), _UNITS[-1])
+    return f"{count / factor:.{1 if unit == 'MB' else 2}f} {unit}"
+
+
+def _short(count: float) -> str:
+    """The same in three digits, for tables with many."""
+    factor, unit = next((u for u in _UNITS if count >= u[0]), _UNITS[-1])
+    whole = len(f"{count / factor:.0f}")
+    return f"{count / factor:.{max(0, 3 - whole)}f} {unit}"
 
 
 def _big(count: float) -> str:
@@ -171,24 +181,23 @@ def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
 
 
 def _all_table(models: dict[str, ModelConfig]) -> Table:
-    headings = ("model", "parameters", "layers", "heads", "width", "context")
-    table = _table(*headings, *(f"inference\n{p}" for p in estimate.PRECISIONS), "training")
+    """As wide as a usual terminal: memory is for inference, with a full context."""
+    table = _table("model", "parameters", "layers\n× width", *estimate.PRECISIONS, "training")
     for name, config in models.items():
         table.add_row(
             name,
-            f"{estimate.total_parameters(config):,}",
-            *(str(n) for n in (config.n_layers, config.n_heads, config.emb_dim)),
-            f"{config.context_length:,}",
-            *(_size(estimate.inference_bytes(config, p)) for p in estimate.PRECISIONS),
-            _size(estimate.training_bytes(config)),
+            f"{estimate.total_parameters(config) / 1e6:,.1f} M",
+            f"{config.n_layers} × {config.emb_dim}",
+            *(_short(estimate.inference_bytes(config, p)) for p in estimate.PRECISIONS),
+            _short(estimate.training_bytes(config)),
         )
     return table
 
 
 def _fit_table(data: dict[str, Any]) -> Table:
-    table = _table("model, with a full context", *estimate.PRECISIONS)
+    table = _table("full context", *estimate.PRECISIONS)
     for name, verdicts in data["models"].items():
-        cells = (f"{_size(v['bytes'])} {'fits' if v['fits'] else '-'}" for v in verdicts.values())
+        cells = (f"{_short(v['bytes'])} {'fits' if v['fits'] else '-'}" for v in verdicts.values())
         table.add_row(name, *cells)
     return table
 
@@ -196,7 +205,7 @@ def _fit_table(data: dict[str, Any]) -> Table:
 def _compare_table(models: dict[str, ModelConfig]) -> Table:
     table = _table("", *models)
     configs = list(models.values())
-    history = [_history(name) for name in models]
+    history = [estimate.history(name) for name in models]
 
     def row(label: str, *cells: str) -> None:
         table.add_row(label, *cells)
@@ -217,12 +226,6 @@ def _compare_table(models: dict[str, ModelConfig]) -> Table:
     row("FLOP a token", *(_big(estimate.flops_per_token(c)) for c in configs))
     row("source", *(h.source if h else "" for h in history))
     return table
-
-
-def _history(name: str) -> estimate.History | None:
-    """What was published about a model's training; the four sizes share a paper."""
-    family = "gpt2" if name in ("124M", "355M", "774M", "1558M") else name
-    return estimate.HISTORY.get(family)
 
 
 def _training_tokens(history: estimate.History | None) -> str:
