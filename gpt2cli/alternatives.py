@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
-from gpt2cli.scoring import Window, beginning, measure
+from gpt2cli.scoring import Window, measure
 from gpt2cli.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to go on: its natural log-probability, and what that is spread over."""
+    """One way to go on: its natural log-probability, and what that is spread over.
+
+    `share` is its part of the probability of all that were given.
+    """
 
     text: str
     log_probability: float
+    share: float
     tokens: int
     size: int  # in bytes
 
@@ -53,7 +57,7 @@ def encode(
     rows = [tokenizer.encode(context + choice, special=special) for choice in choices]
     shared = _shared([tokenizer.encode(context, special=special), *rows])
     if bos or shared == 0:
-        first = beginning(tokenizer)
+        first = tokenizer.beginning()
         rows, shared = [[first, *row] for row in rows], shared + 1
     surplus = max(0, max(map(len, rows)) - context_length)
     if surplus >= shared:
@@ -74,14 +78,13 @@ def weigh(
     choices: Sequence[str],
     batch_size: int = 1,
 ) -> list[Choice]:
-    """The log-probability of each choice after the `shared` tokens, in the order given."""
+    """Each choice after the `shared` tokens, the most probable first."""
     plan = [Window(i, 0, shared, len(row)) for i, row in enumerate(rows)]
-    return [
-        Choice(
-            choices[window.text],
-            -float(bits.sum()) * math.log(2),
-            len(bits),
-            len(choices[window.text].encode("utf-8")),
-        )
-        for window, bits, _ in measure(decoder, rows, plan, batch_size=batch_size)
+    read = list(measure(decoder, rows, plan, batch_size=batch_size))
+    nats = [-float(bits.sum()) * math.log(2) for _, bits, _ in read]
+    weights = [math.exp(n - max(nats)) for n in nats]
+    found = [
+        Choice(text, n, weight / sum(weights), len(bits), len(text.encode("utf-8")))
+        for text, n, weight, (_, bits, _) in zip(choices, nats, weights, read, strict=True)
     ]
+    return sorted(found, key=lambda choice: -choice.log_probability)

@@ -42,9 +42,5 @@ def _find(token: str, tokenizer: Tokenizer) -> int:
     if match := _ID.fullmatch(token):
         if (token_id := int(match[1])) < tokenizer.size:
             return token_id
-        raise UsageError(f"bias: token ids go from 0 to {tokenizer.size - 1}, not to {token}")
-    ids = tokenizer.encode(token)
-    if len(ids) == 1:
-        return ids[0]
-    parts = ", ".join(f"{tokenizer.decode([i])!r} (#{i})" for i in ids)
-    raise UsageError(f"bias: {token!r} is {len(ids)} tokens, not one: {parts}")
+        raise UsageError(f"token ids go from 0 to {tokenizer.size - 1}, not to {token}")
+    return tokenizer.one(token)

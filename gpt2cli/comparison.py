@@ -8,54 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from array_api_compat import to_device
 
-from gpt2cli import runtime, sources
 from gpt2cli.checkpoint import Array
-from gpt2cli.device import DTYPES, Placement, place
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
-from gpt2cli.sources import Source
 from gpt2cli.tokenizer import Tokenizer
-
-PRECISIONS = (*DTYPES, *runtime.QUANTIZATIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A model and the precision that it shall run in; `quantize` as in `runtime`."""
-
-    name: str
-    source: Source
-    placement: Placement
-    quantize: str | None
-
-    @property
-    def precision(self) -> str:
-        """float32, bfloat16, float16, int8 or int4."""
-        return self.quantize or self.placement.dtype
-
-
-def parse_variant(name: str, device: str = "auto") -> Variant:
-    """Read MODEL or MODEL:PRECISION. Raises `UsageError` for what is not here.
-
-    Without a precision it is what `device.place` chooses; int8 and int4 run on a CPU.
-    """
-    model, colon, precision = name.rpartition(":")
-    if not colon or Path(name).exists():
-        return Variant(name, sources.resolve(name), place(device), None)
-    if precision not in PRECISIONS:
-        raise UsageError(f"unknown precision in {name!r}; use one of {', '.join(PRECISIONS)}")
-    source = sources.resolve(model)
-    if precision in DTYPES:
-        return Variant(name, source, place(device, precision), None)
-    placement = place("cpu" if device == "auto" else device)
-    runtime.check_quantize(precision, placement)
-    return Variant(name, source, placement, precision)
-
 
 BLOCK = 64  # tokens read at once
 

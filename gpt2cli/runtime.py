@@ -7,19 +7,52 @@ imports torch; all else is PyTorch's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2cli import checkpoint, engine, estimate, machine
-from gpt2cli.config import END_OF_TEXT
-from gpt2cli.device import Placement
+from gpt2cli import checkpoint, engine, estimate, machine, sources
+from gpt2cli.device import DTYPES, Placement, place
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
 from gpt2cli.sources import Source
 from gpt2cli.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("int8", "int4")
+PRECISIONS = (*DTYPES, *QUANTIZATIONS)
 
 Progress = Callable[[str, int, int], None]  # of what, how much is done, of how much
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A model, where it shall run, and what its weights shall be coded in, if anything."""
+
+    source: Source
+    placement: Placement
+    quantize: str | None
+
+    @property
+    def precision(self) -> str:
+        """One of `PRECISIONS`."""
+        return self.quantize or self.placement.dtype
+
+
+def parse_variant(name: str, device: str = "auto") -> Variant:
+    """Read MODEL or MODEL:PRECISION. Raises `UsageError` for what is not here.
+
+    Without a precision it is what `device.place` chooses; int8 and int4 run on a CPU.
+    """
+    model, colon, precision = name.rpartition(":")
+    if not colon or Path(name).exists():
+        return Variant(sources.resolve(name), place(device), None)
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision in {name!r}; use one of {', '.join(PRECISIONS)}")
+    source = sources.resolve(model)
+    if precision in DTYPES:
+        return Variant(source, place(device, precision), None)
+    placement = place("cpu" if device == "auto" else device)
+    check_quantize(precision, placement)
+    return Variant(source, placement, precision)
 
 
 def directory_of(source: Source) -> Path:
@@ -42,23 +75,7 @@ def open_tokenizer(source: Source) -> Tokenizer:
 
 def encode_prompt(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
     """Token ids of the prompt; end-of-text alone stands for none."""
-    if text:
-        return tokenizer.encode(text, special=special)
-    if tokenizer.end_of_text is None:
-        raise UsageError(f"this model has no {END_OF_TEXT} token to begin from; give a prompt")
-    return [tokenizer.end_of_text]
-
-
-def one_token(tokenizer: Tokenizer, text: str) -> int:
-    """The id of a text that is one token. Raises `UsageError` if it is not."""
-    ids = tokenizer.encode(text)
-    if len(ids) != 1:
-        parts = ", ".join(repr(tokenizer.show(i)) for i in ids[:8])
-        raise UsageError(
-            f"{text!r} is not one token but {len(ids)}{': ' + parts if parts else ''}; "
-            "mind that most words begin with a space"
-        )
-    return ids[0]
+    return tokenizer.encode(text, special=special) if text else [tokenizer.beginning()]
 
 
 def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) -> list[int]:
@@ -70,6 +87,12 @@ def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) ->
             f"{context}; shorten one, or use --overflow slide"
         )
     return fit_prompt(ids, context)
+
+
+def describe(source: Source, placement: Placement, quantize: str | None) -> str:
+    """What runs, where and how, in a few words."""
+    precision = quantize or placement.dtype
+    return f"{source.name} on {placement.device} in {precision}, {engine_name(placement)} engine"
 
 
 def engine_name(placement: Placement) -> str:

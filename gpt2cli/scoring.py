@@ -21,10 +21,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from gpt2cli import estimate
 from gpt2cli.arrays import array_namespace
 from gpt2cli.checkpoint import Array
-from gpt2cli.config import END_OF_TEXT, ModelConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
 from gpt2cli.tokenizer import Tokenizer
@@ -34,7 +32,6 @@ from gpt2cli.tokenizer import Tokenizer
 BLOCK, FEW = 256, 8
 GPU_BLOCK, GPU_FEW = 4096, 1024
 GROUP = 64  # texts begun together, so that those of like length can go side by side
-CACHE_BYTES = 10**9  # for the keys and values of rows read side by side
 
 Advance = Callable[[int], object]
 """Called with how many more tokens have been scored."""
@@ -115,13 +112,6 @@ def check_stride(stride: int, context_length: int) -> None:
         )
 
 
-def beginning(tokenizer: Tokenizer) -> int:
-    """End-of-text, which a text begins behind. Raises `UsageError` where there is none."""
-    if tokenizer.end_of_text is None:
-        raise UsageError(f"this model has no {END_OF_TEXT} token to begin from")
-    return tokenizer.end_of_text
-
-
 def windows(length: int, context_length: int, stride: int, text: int = 0) -> Iterator[Window]:
     """Cover the tokens 1 to `length` of a text once each."""
     begin, first = 0, 1
@@ -134,15 +124,6 @@ def windows(length: int, context_length: int, stride: int, text: int = 0) -> Ite
 def block_size(device: str) -> int:
     """Tokens whose logits to hold at once on such a device."""
     return GPU_BLOCK if device.startswith("cuda") else BLOCK
-
-
-def batch_size(config: ModelConfig, tokens: int, block: int = BLOCK) -> int:
-    """How many windows of up to `tokens` to read side by side: what fills a block.
-
-    Longer ones fill it alone. Bounded by the memory of a KV cache with full rows.
-    """
-    row = estimate.kv_cache_bytes(config, "fp32", config.context_length)
-    return max(1, min(block // max(1, tokens), CACHE_BYTES // row))
 
 
 def stretches(

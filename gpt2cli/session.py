@@ -132,8 +132,7 @@ class Session:
     @property
     def pieces(self) -> list[str]:
         r"""The window token by token; bytes that are no whole character show as \x…"""
-        tokens = (self._tokenizer.decode_bytes([i]) for i in self.window)
-        return [token.decode("utf-8", errors="backslashreplace") for token in tokens]
+        return [self._tokenizer.show(i) for i in self.window]
 
     def complete(self, text: str) -> Generator[Event]:
         """Append `text` as it is and go on from there; an event for every token.

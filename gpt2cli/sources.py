@@ -111,13 +111,13 @@ def fetch(
 ) -> Source:
     """Make the files present, from the hub if need be; a cached model needs no network.
 
-    `update` asks the hub for a newer revision; `vocabulary_only` leaves the weights where
-    they are. Raises `WeightsError` when a config has no weights, or weights of another size;
-    `DownloadError` when the hub cannot deliver.
+    `update` asks the hub for a newer revision. `vocabulary_only` leaves the weights where they
+    are; to fetch what that gave again brings them. Raises `WeightsError` when a config has no
+    weights, or weights of another size; `DownloadError` when the hub cannot deliver.
     """
     directory = source.directory
-    if source.repo_id and directory is None and vocabulary_only:
-        directory = hub.cached_snapshot(source.repo_id, vocabulary_only=True)
+    if source.repo_id:
+        directory = hub.cached_snapshot(source.repo_id, vocabulary_only=vocabulary_only)
     if source.repo_id and (directory is None or update):
         from gpt2cli import download
 

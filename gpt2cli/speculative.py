@@ -11,14 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from gpt2cli import generation, runtime, sources
-from gpt2cli.device import Placement
+from gpt2cli import generation
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder, Event, GenerationConfig, Rows, slide
 from gpt2cli.sampler import Proposal, Sampler
 from gpt2cli.sampling import Array
 from gpt2cli.session import PrefixCache
-from gpt2cli.sources import Source
 from gpt2cli.tokenizer import Tokenizer
 
 NGRAM = "ngram"  # the draft that is no model
@@ -110,11 +108,6 @@ class Tally:
         return asdict(self) | rates
 
 
-def resolve(draft: str | None) -> Source | None:
-    """The model that shall draft, if a model shall. Raises `UsageError` for what is nothing."""
-    return None if draft is None or draft == NGRAM else sources.resolve(draft)
-
-
 def check(config: GenerationConfig, most: int) -> None:
     """Refuse what cannot be done with a draft. Raises `UsageError`."""
     if config.samples > 1 or config.beams is not None:
@@ -126,13 +119,13 @@ def check(config: GenerationConfig, most: int) -> None:
         raise UsageError(f"a draft must propose at least 1 token, not {most}")
 
 
-def check_vocabulary(draft: Source, source: Source, tokenizer: Tokenizer) -> None:
-    """Raises `UsageError` if the draft's tokens are not those of `tokenizer`, the model's."""
-    other = runtime.open_tokenizer(draft)
-    if other != tokenizer:
+def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> None:
+    """Raises `UsageError` if a draft's tokens are not those of the model; the draft comes first."""
+    draft, model = tokenizers
+    if draft != model:
         raise UsageError(
-            f"{draft.name} cannot draft for {source.name}: their vocabularies differ "
-            f"({other.size:,} and {tokenizer.size:,} tokens); use a model of the same family, "
+            f"{names[0]} cannot draft for {names[1]}: their vocabularies differ "
+            f"({draft.size:,} and {model.size:,} tokens); use a model of the same family, "
             f"or {NGRAM}"
         )
 
@@ -232,18 +225,3 @@ def generate(
     end = len(prompt) + config.max_tokens
     speculation = Speculation(decoder, draft, sampler, tally, most, end)
     yield from generation.generate(speculation, tokenizer, prompt, config, speculation.choose)
-
-
-def open_draft(
-    source: Source | None,
-    tokenizer: Tokenizer,
-    placement: Placement,
-    capacity: int,
-    quantize: str | None = None,
-    progress: runtime.Progress | None = None,
-) -> Draft:
-    """The draft that a model is, where and as the large one runs; without one, n-grams."""
-    if source is None:
-        return NgramDraft()
-    decoder = runtime.open_decoder(source, placement, 1, capacity, quantize, progress)
-    return ModelDraft(decoder, tokenizer.size)

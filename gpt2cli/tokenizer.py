@@ -125,6 +125,25 @@ class Tokenizer:
                 f"there is no token {ids[0]}; ids go from 0 to {self.size - 1}"
             ) from None
 
+    def beginning(self) -> int:
+        """End-of-text, which stands before a text. Raises `UsageError` where there is none."""
+        if self.end_of_text is None:
+            raise UsageError(
+                f"this model has no {END_OF_TEXT} token to begin from; give a text to go on from"
+            )
+        return self.end_of_text
+
+    def one(self, text: str) -> int:
+        """The id of a text that is one token. Raises `UsageError` if it is not."""
+        ids = self.encode(text)
+        if len(ids) == 1:
+            return ids[0]
+        parts = ", ".join(f"{self.show(i)!r} (#{i})" for i in ids[:8])
+        raise UsageError(
+            f"{text!r} is {len(ids)} tokens, not one{': ' + parts if parts else ''}"
+            + ("" if text.startswith(" ") else "; mind that most words begin with a space")
+        )
+
     def token_bytes(self) -> list[bytes]:
         """The bytes of every token in the order of the ids; none for an id that is not used."""
         vocabulary = [b""] * self.size

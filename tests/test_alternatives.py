@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,18 @@ def test_a_choice_weighs_what_the_text_gains(
     assert [tiny_tokenizer.decode(row) for row in rows] == [context + c for c in choices]
     found = alternatives.weigh(make(batch_size=2), rows, shared, choices, batch_size=2)
     model = checkpoint.load(tiny_directory)
-    for choice, row in zip(found, rows, strict=True):
+    rows_of = dict(zip(choices, rows, strict=True))
+    for choice in found:
+        row = rows_of[choice.text]
         scores = model(torch.tensor([row]))[0, :-1].double().log_softmax(-1)
         expected = sum(float(scores[t - 1, row[t]]) for t in range(shared, len(row)))
         assert choice.log_probability == pytest.approx(expected, abs=1e-4)
         assert choice.per_token == pytest.approx(expected / (len(row) - shared), abs=1e-4)
         assert choice.per_byte == pytest.approx(expected / len(choice.text), abs=1e-4)
-    assert [choice.text for choice in found] == choices
+    assert {choice.text for choice in found} == set(choices)
+    weights = [math.exp(choice.log_probability) for choice in found]
+    assert weights == sorted(weights, reverse=True)
+    assert [choice.share for choice in found] == pytest.approx([w / sum(weights) for w in weights])
 
 
 def test_choices_without_a_context_begin_from_end_of_text(tiny_tokenizer: Tokenizer) -> None:

@@ -14,7 +14,6 @@ from conftest import random_model
 from gpt2cli import comparison, engine
 from gpt2cli.comparison import Difference
 from gpt2cli.config import ModelConfig
-from gpt2cli.device import Placement
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
 from gpt2cli.model import GPT2
@@ -91,21 +90,6 @@ def test_a_summary_by_hand() -> None:
     assert summary.mean_kl == pytest.approx(0.2)
     assert (summary.agreement, summary.places) == (pytest.approx(2 / 3), 3)
     assert comparison.summarise(differences[2:]).surprisals is None
-
-
-def test_a_precision_follows_a_colon(tiny_directory: Path, tmp_path: Path) -> None:
-    bard = comparison.parse_variant("bard:float32", "cpu")
-    assert (bard.source.name, bard.placement) == ("bard", Placement("cpu", "float32"))
-    odd = tmp_path / "a:model"
-    odd.symlink_to(tiny_directory)
-    assert comparison.parse_variant(str(odd), "cpu").source.directory == odd
-    assert comparison.parse_variant(f"{odd}:bfloat16", "cpu").precision == "bfloat16"
-    if engine.available():
-        coded = comparison.parse_variant("bard:int8")
-        assert (coded.quantize, coded.placement) == ("int8", Placement("cpu", "float32"))
-    for name in ("bard:int3", "bard:fp32"):
-        with pytest.raises(UsageError, match=f"unknown precision in '{name}'"):
-            comparison.parse_variant(name)
 
 
 def test_vocabularies_must_be_equal_token_by_token(

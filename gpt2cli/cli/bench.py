@@ -14,7 +14,7 @@ import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import options
-from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.progress import fetch, open_decoder
 from gpt2cli.cli.terminal import Output, is_terminal, print_rich, visible
 
 if TYPE_CHECKING:
@@ -81,14 +81,12 @@ def bench(
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)
-    with download_progress() as progress:
-        source = sources.fetch(source, offline=offline, progress=progress)
+    source = fetch(source, offline)
     config = source.config()
     plan = library.make_plan(config.context_length, contexts, tokens, repeats, samples)
     begun = time.perf_counter()
     capacity = plan.contexts[-1] + plan.tokens
-    with download_progress() as progress:
-        decoder = runtime.open_decoder(source, placement, samples, capacity, quantize, progress)
+    decoder = open_decoder(source, placement, samples, capacity, quantize)
     load_seconds = time.perf_counter() - begun
     with _progress(plan.measurements) as advance:
         report = library.measure(decoder, config, placement, quantize, plan, advance)

@@ -11,12 +11,13 @@ import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.files import read_text
-from gpt2cli.cli.progress import download_progress, token_progress
+from gpt2cli.cli.progress import fetch, open_decoder, token_progress
 from gpt2cli.cli.terminal import Output, complain_of_dropped, print_rich, visible
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpt2cli.comparison import Difference, Summary, Variant
+    from gpt2cli.comparison import Difference, Summary
+    from gpt2cli.runtime import Variant
     from gpt2cli.tokenizer import Tokenizer
 
 
@@ -54,25 +55,22 @@ def diff(
     check_names(device, "auto")
     if models is None or len(models) != 2:
         raise UsageError(f"diff compares two models, not {len(models or [])}: -m NAME -m NAME")
-    from gpt2cli import comparison, runtime, sources
+    from gpt2cli import comparison, runtime
     from gpt2cli.generation import fit_prompt
 
-    a, b = (comparison.parse_variant(name, device) for name in models)
+    variants = [runtime.parse_variant(name, device) for name in models]
     text = read_text(prompt, file, keep_newline) or ""
-    with download_progress() as progress:
-        a = replace(a, source=sources.fetch(a.source, offline=offline, progress=progress))
-        b = replace(b, source=sources.fetch(b.source, offline=offline, progress=progress))
-    tokenizers = [runtime.open_tokenizer(variant.source) for variant in (a, b)]
+    vocabularies = [fetch(v.source, offline, vocabulary_only=True) for v in variants]
+    tokenizers = [runtime.open_tokenizer(vocabulary) for vocabulary in vocabularies]
     comparison.check_same_vocabulary(models, tokenizers)
     tokenizer = tokenizers[0]
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
-    window = fit_prompt(ids, min(v.source.config().context_length for v in (a, b)))
+    window = fit_prompt(ids, min(v.config().context_length for v in vocabularies))
     complain_of_dropped(len(ids) - len(window))
-    with download_progress() as progress:
-        decoder_a, decoder_b = (
-            runtime.open_decoder(v.source, v.placement, 1, len(window), v.quantize, progress)
-            for v in (a, b)
-        )
+    variants = [replace(v, source=fetch(v.source, offline)) for v in variants]
+    decoder_a, decoder_b = (
+        open_decoder(v.source, v.placement, 1, len(window), v.quantize) for v in variants
+    )
     differences = []
     with token_progress(len(window)) as advance:
         for difference in comparison.compare(decoder_a, decoder_b, window, tokenizer.size):
@@ -80,11 +78,11 @@ def diff(
             advance(1)
     summary = comparison.summarise(differences)
     if as_json:
-        record = _record((a, b), text, window, differences, summary, tokenizer)
+        record = _record(variants, text, window, differences, summary, tokenizer)
         Output().write(json.dumps(record, ensure_ascii=False) + "\n")
     else:
         print_rich(
-            _table(window[0], differences, tokenizer), *_summary((a, b), differences, summary)
+            _table(window[0], differences, tokenizer), *_summary(variants, differences, summary)
         )
 
 

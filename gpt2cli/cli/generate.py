@@ -14,7 +14,7 @@ import typer
 from gpt2cli import __version__
 from gpt2cli.cli import options
 from gpt2cli.cli.files import read_argument, read_text
-from gpt2cli.cli.progress import download_progress, token_progress
+from gpt2cli.cli.progress import fetch, open_decoder, token_progress
 from gpt2cli.cli.sampling import show_stages
 from gpt2cli.cli.terminal import Output, complain, complain_of_dropped, notice
 from gpt2cli.config import SamplingConfig
@@ -136,7 +136,8 @@ def generate(
     from gpt2cli.record import Recorder
 
     check_names(device, dtype)
-    source, drafter = sources.resolve(model), speculative.resolve(draft)
+    source = sources.resolve(model)
+    drafter = None if draft in (None, speculative.NGRAM) else sources.resolve(str(draft))
     base = SamplingConfig(temperature=0) if beams else source.generation
     _check_company(context, base)
     config = options.configure(context, base, constraint=_constraint(context))
@@ -149,30 +150,27 @@ def generate(
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)
     runtime.check_compile(compile_, placement)
-    with download_progress() as progress:
-        source = sources.fetch(source, offline=offline, progress=progress)
-        if drafter:
-            drafter = sources.fetch(drafter, offline=offline, progress=progress)
-
-    begun = time.perf_counter()
-    tokenizer = runtime.open_tokenizer(source)
+    vocabulary = fetch(source, offline, vocabulary_only=True)
+    tokenizer = runtime.open_tokenizer(vocabulary)
     if drafter:
-        speculative.check_vocabulary(drafter, source, tokenizer)
+        other = runtime.open_tokenizer(fetch(drafter, offline, vocabulary_only=True))
+        speculative.check_vocabulary((drafter.name, source.name), (other, tokenizer))
     config = replace(config, bias=biases.resolve(biased, tokenizer))
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
-    window = runtime.fit(ids, source, max_tokens, refuse=overflow == "error")
+    window = runtime.fit(ids, vocabulary, max_tokens, refuse=overflow == "error")
     complain_of_dropped(len(ids) - len(window))
     if compile_:
         notice("compiling the decoding step takes a minute or more", asked=verbose)
-    with download_progress() as progress:
-        capacity = len(window) + max_tokens
-        decoder = runtime.open_decoder(
-            source, placement, beams or samples, capacity, quantize, progress, compiled=compile_
-        )
-        capacity = len(ids) + max_tokens
-        proposer = speculative.open_draft(
-            drafter, tokenizer, placement, capacity, quantize, progress
-        )
+    source = fetch(source, offline)
+    drafter = fetch(drafter, offline) if drafter else None
+
+    begun = time.perf_counter()
+    capacity = len(window) + max_tokens
+    decoder = open_decoder(source, placement, beams or samples, capacity, quantize, compile_)
+    proposer: speculative.Draft | None = speculative.NgramDraft() if draft else None
+    if drafter:
+        smaller = open_decoder(drafter, placement, 1, len(ids) + max_tokens, quantize)
+        proposer = speculative.ModelDraft(smaller, tokenizer.size)
     load_seconds = time.perf_counter() - begun
 
     if explain_sampling:
@@ -182,7 +180,7 @@ def generate(
     tally = speculative.Tally()
     if beams:
         events = _searched(decoder, tokenizer, ids, config)
-    elif draft is None:
+    elif proposer is None:
         events = generation.generate(decoder, tokenizer, ids, config)
     else:
         events = speculative.generate(decoder, proposer, tokenizer, ids, config, tally, most)
@@ -202,7 +200,10 @@ def generate(
         _print_json(text, config, facts, recorder, output)
     elif at_the_end:
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
-    _report(facts, recorder, asked=verbose, drawn=seed is None)
+    if verbose:
+        complain(_summary(runtime.describe(source, placement, quantize), facts, recorder))
+    if seed is None and config.sampling.temperature > 0:
+        notice(f"seed {config.seed} (--seed {config.seed} repeats this)", asked=verbose)
     if interrupted:
         raise KeyboardInterrupt
     if config.constraint:
@@ -360,21 +361,18 @@ def _facts(
     }
 
 
-def _report(facts: dict[str, Any], recorder: Recorder, *, asked: bool, drawn: bool) -> None:
-    if asked:
-        first, speed = recorder.time_to_first_token, recorder.tokens_per_second
-        parts = [
-            f"{facts['model']} on {facts['device']} in {facts['quantize'] or facts['dtype']}, "
-            f"{facts['engine']} engine",
-            f"loaded in {facts['timings']['load_s']:.2f} s",
-            f"first token after {first:.3f} s" if first is not None else "no token",
-            f"{recorder.tokens} tokens",
-            f"{speed:.1f} tokens/s" if speed else "",
-        ]
-        if (draft := facts["draft"]) and draft["passes"]:
-            accepted = f"{draft['accepted']} of {draft['proposed']} tokens"
-            parts.append(f"{accepted} of draft {draft['name']} accepted")
-            parts.append(f"{draft['tokens_per_pass']:.1f} tokens a pass")
-        complain(", ".join(part for part in parts if part))
-    if drawn and facts["sampling"]["temperature"] > 0:
-        notice(f"seed {facts['seed']} (--seed {facts['seed']} repeats this)", asked=asked)
+def _summary(what: str, facts: dict[str, Any], recorder: Recorder) -> str:
+    """What ran, and how fast."""
+    first, speed = recorder.time_to_first_token, recorder.tokens_per_second
+    parts = [
+        what,
+        f"loaded in {facts['timings']['load_s']:.2f} s",
+        f"first token after {first:.3f} s" if first is not None else "no token",
+        f"{recorder.tokens} tokens",
+        f"{speed:.1f} tokens/s" if speed else "",
+    ]
+    if (draft := facts["draft"]) and draft["passes"]:
+        accepted = f"{draft['accepted']} of {draft['proposed']} tokens"
+        parts.append(f"{accepted} of draft {draft['name']} accepted")
+        parts.append(f"{draft['tokens_per_pass']:.1f} tokens a pass")
+    return ", ".join(part for part in parts if part)

@@ -10,7 +10,7 @@ import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.files import check_writable, read_argument, read_text, write_file
-from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.progress import fetch
 from gpt2cli.cli.terminal import Output, complain_of_dropped, notice, print_rich
 from gpt2cli.config import ModelConfig, did_you_mean
 from gpt2cli.errors import UsageError
@@ -91,9 +91,12 @@ def inspect(
     if threads is not None:
         limit_threads(threads)
     from gpt2cli import runtime, sources
+    from gpt2cli.generation import fit_prompt
 
     source = sources.resolve(model)
     sections = _sections(show, as_json, layer is not None or head is not None or all_heads)
+    if head is not None and all_heads:
+        raise UsageError("--head and --all-heads exclude each other")
     for path in (html, png):
         if path is not None:
             check_writable(path)
@@ -101,14 +104,14 @@ def inspect(
         _check_matplotlib()
     text = read_text(prompt, file, keep_newline) or ""
     placement = place(device, "float32")
-    with download_progress() as progress:
-        source = sources.fetch(source, offline=offline, progress=progress)
-    layers = _layers(source.config(), layer, head, all_heads)
-    tokenizer = runtime.open_tokenizer(source)
+    vocabulary = fetch(source, offline, vocabulary_only=True)
+    layers = _layers(vocabulary.config(), layer, head, all_heads)
+    tokenizer = runtime.open_tokenizer(vocabulary)
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
-    wanted = None if token is None else runtime.one_token(tokenizer, read_argument(token))
-    window = runtime.fit(ids, source, 0, refuse=False)
+    wanted = None if token is None else tokenizer.one(read_argument(token))
+    window = fit_prompt(ids, vocabulary.config().context_length)
     complain_of_dropped(len(ids) - len(window))
+    source = fetch(source, offline)
 
     from gpt2cli import checkpoint, inspection
 
@@ -151,8 +154,6 @@ def _sections(show: str | None, as_json: bool, attention: bool) -> list[str]:
 
 def _layers(config: ModelConfig, layer: int | None, head: int | None, all_heads: bool) -> list[int]:
     """The layers whose attention is shown. Raises `UsageError` for any that are not there."""
-    if head is not None and all_heads:
-        raise UsageError("--head and --all-heads exclude each other")
     for name, value, count in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
         if value is not None and not 0 <= value < count:
             raise UsageError(f"{name} must be 0 to {count - 1}, not {value}")

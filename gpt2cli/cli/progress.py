@@ -1,4 +1,4 @@
-"""Bars on stderr while a person waits."""
+"""Bars on stderr while a person waits, and what is waited for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from gpt2cli.device import Placement
     from gpt2cli.download import Progress
+    from gpt2cli.generation import Decoder
+    from gpt2cli.sources import Source
 
 
 @contextmanager
@@ -75,6 +78,33 @@ def download_progress() -> Iterator[Progress | None]:
     finally:
         if bars is not None:
             bars.stop()
+
+
+def fetch(source: Source, offline: bool = False, *, vocabulary_only: bool = False) -> Source:
+    """`sources.fetch` behind bars."""
+    from gpt2cli import sources
+
+    with download_progress() as progress:
+        return sources.fetch(
+            source, offline=offline, vocabulary_only=vocabulary_only, progress=progress
+        )
+
+
+def open_decoder(
+    source: Source,
+    placement: Placement,
+    samples: int,
+    capacity: int,
+    quantize: str | None = None,
+    compiled: bool = False,
+) -> Decoder:
+    """`runtime.open_decoder` behind a bar: the first run codes weights."""
+    from gpt2cli import runtime
+
+    with download_progress() as progress:
+        return runtime.open_decoder(
+            source, placement, samples, capacity, quantize, progress, compiled
+        )
 
 
 def _transfer_bars() -> RichProgress:

@@ -14,7 +14,7 @@ import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.files import decode_utf8
-from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.progress import fetch, open_decoder
 from gpt2cli.cli.terminal import Output, complain, is_terminal, notice, visible
 from gpt2cli.config import did_you_mean
 from gpt2cli.errors import GPT2CLIError, UsageError
@@ -84,14 +84,11 @@ def repl(
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)
-    with download_progress() as progress:
-        source = sources.fetch(source, offline=offline, progress=progress)
+    source = fetch(source, offline)
     tokenizer = runtime.open_tokenizer(source)
-    context_length = source.config().context_length
-    decoder = runtime.open_decoder(source, placement, 1, context_length, quantize)
+    decoder = open_decoder(source, placement, 1, source.config().context_length, quantize)
     loop = Repl(Session(decoder, tokenizer, config), output, source.name, verbose)
-    where = f"{placement.device} in {quantize or placement.dtype}"
-    facts = f"{source.name} on {where}, {runtime.engine_name(placement)} engine, seed {config.seed}"
+    facts = f"{runtime.describe(source, placement, quantize)}, seed {config.seed}"
     if loop.interactive:
         loop.say(f"{facts}. /help lists the commands, Ctrl-D leaves.")
         loop.run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ from gpt2cli.cli.files import (
     read_pieces,
     stdin_is_piped,
 )
-from gpt2cli.cli.progress import download_progress, token_progress
+from gpt2cli.cli.progress import fetch, open_decoder, token_progress
 from gpt2cli.cli.terminal import complain
 from gpt2cli.errors import UsageError
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gpt2cli.cli.score_views import Stretches
     from gpt2cli.device import Placement
     from gpt2cli.generation import Decoder
+    from gpt2cli.scorer import Scorer
     from gpt2cli.sources import Source
-    from gpt2cli.tokenizer import Tokenizer
 
 Named = tuple[str, Iterable[str]]
 """A text in pieces, behind the name that it goes by."""
@@ -125,28 +125,28 @@ def score(
     if choices and len(texts) > 1:
         raise UsageError("--choices go on from one text, not from several")
 
-    scorer = _open(model, stride, (device, dtype, quantize, threads), offline, bos, not no_special)
+    run = _open(model, stride, (device, dtype, quantize, threads), offline, bos, not no_special)
     if lines:
-        score_lines.score_lines(scorer, names, below, above, field)
+        score_lines.score_lines(run, names, below, above, field)
         return
     if choices:
         context = "".join(texts[0][1]) if texts else ""
-        _rank(scorer, context, [read_argument(choice) for choice in choices], as_json)
+        _rank(run, context, [read_argument(choice) for choice in choices], as_json)
         return
-    found = scorer.score(texts, verbose, written=as_csv)
+    found = _score(run, texts, verbose, written=as_csv)
     titles = [title for title, _ in texts]
     if html or as_json or heatmap or ranks:
         found = list(found)
     if html:
         score_views.write_page(
-            html, scorer.source.name, titles, found, scorer.tokenizer, by_rank=ranks
+            html, run.source.name, titles, found, run.scorer.tokenizer, by_rank=ranks
         )
     if as_json:
-        score_views.print_json(titles, found, scorer.facts)
+        score_views.print_json(titles, found, run.facts)
     elif as_csv:
-        score_views.print_csv(titles, found, scorer.tokenizer)
+        score_views.print_csv(titles, found, run.scorer.tokenizer)
     elif heatmap or ranks:
-        score_views.print_heatmap(titles, found, scorer.tokenizer, by_rank=ranks)
+        score_views.print_heatmap(titles, found, run.scorer.tokenizer, by_rank=ranks)
     elif html is None:
         score_views.print_table(titles, found)
 
@@ -161,56 +161,19 @@ def _texts(files: list[str], text: str | None, keep_newline: bool) -> list[Named
     return texts
 
 
-def _open(
-    model: str,
-    stride: int | None,
-    where: tuple[str, str, str | None, int | None],
-    offline: bool,
-    bos: bool,
-    special: bool,
-) -> Scorer:
-    """Check what can be checked, then fetch what is needed."""
-    from gpt2cli.device import check_names, limit_threads, place
-
-    device, dtype, quantize, threads = where
-    if threads is not None:
-        limit_threads(threads)
-    from gpt2cli import runtime, scoring, sources
-
-    check_names(device, dtype)
-    source = sources.resolve(model)
-    placement = place(device, dtype)
-    runtime.check_quantize(quantize, placement)
-    if stride is not None and source.spec:
-        scoring.check_stride(stride, source.config().context_length)
-    with download_progress() as progress:
-        source = sources.fetch(source, offline=offline, progress=progress)
-    context = source.config().context_length
-    stride = scoring.default_stride(context) if stride is None else stride
-    scoring.check_stride(stride, context)
-    return Scorer(source, placement, quantize, runtime.open_tokenizer(source), stride, bos, special)
-
-
 @dataclass(frozen=True)
-class Scorer:
-    """A model that has been fetched, and how it shall read."""
+class Run:
+    """How to score, and the model that shall, of which only the vocabulary has been fetched."""
 
+    scorer: Scorer
     source: Source
     placement: Placement
     quantize: str | None
-    tokenizer: Tokenizer
-    stride: int
-    bos: bool
-    special: bool
-
-    @property
-    def context_length(self) -> int:
-        """The most tokens of a window."""
-        return self.source.config().context_length
+    offline: bool
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a run needs to be repeated."""
+        """What it needs to be repeated."""
         return {
             "model": self.source.name,
             "revision": self.source.revision,
@@ -218,100 +181,80 @@ class Scorer:
             "dtype": self.placement.dtype,
             "quantize": self.quantize,
             "version": __version__,
-            "stride": self.stride,
-            "bos": self.bos,
+            "stride": self.scorer.stride,
+            "bos": self.scorer.bos,
         }
 
-    def encode(self, pieces: Iterable[str]) -> Sequence[int]:
-        """Token ids of a text in pieces, behind end-of-text if that was asked for."""
-        from gpt2cli import scoring
-
-        ids = self.tokenizer.encode_pieces(pieces, special=self.special)
-        if self.bos:
-            ids.insert(0, scoring.beginning(self.tokenizer))
-        return ids
-
-    def open(self, rows: int, tokens: int) -> Decoder:
-        """The model itself, with room for so many rows of so many tokens."""
-        from gpt2cli import runtime
-
-        with download_progress() as progress:
-            return runtime.open_decoder(
-                self.source, self.placement, rows, tokens, self.quantize, progress
-            )
-
-    def rows(self, tokens: int) -> int:
-        """How many texts of so many tokens to read side by side."""
-        from gpt2cli import scoring
-
-        tokens = min(tokens, self.context_length)
-        return scoring.batch_size(self.source.config(), tokens, self.block)
-
-    @property
-    def block(self) -> int:
-        """Tokens whose logits to hold at once."""
-        from gpt2cli import scoring
-
-        return scoring.block_size(self.placement.device)
-
-    def score(self, texts: list[Named], verbose: bool, *, written: bool) -> Stretches:
-        """All texts, as they are read. Raises `UsageError` for one with nothing to score."""
-        ids = [self.encode(pieces) for _, pieces in texts]
-        for (name, _), row in zip(texts, ids, strict=True):
-            if len(row) <= self.bos:
-                raise UsageError(f"{name} is empty")
-            if len(row) < 2:
-                raise UsageError(f"{name} is a single token; --bos counts the first one too")
-        longest = max(map(len, ids))
-        windows = sum(1 + len(row) // self.stride for row in ids)
-        batch = min(windows, self.rows(longest))
-        decoder = self.open(batch, min(longest, self.context_length))
-        return self._read(decoder, ids, batch, verbose, written)
-
-    def _read(
-        self, decoder: Decoder, ids: list[Sequence[int]], batch: int, verbose: bool, written: bool
-    ) -> Stretches:
-        from gpt2cli import runtime, scoring
-
-        total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
-        with token_progress(total, written=written) as advance:
-            yield from scoring.stretches(
-                decoder,
-                self.tokenizer,
-                ids,
-                stride=self.stride,
-                batch_size=batch,
-                block=self.block,
-                advance=advance,
-            )
-        if verbose:
-            seconds = time.perf_counter() - begun
-            complain(
-                f"{self.source.name} on {self.placement.device} in "
-                f"{self.quantize or self.placement.dtype}, "
-                f"{runtime.engine_name(self.placement)} engine, {total} tokens, "
-                f"windows of {self.context_length} that move on by {self.stride}, "
-                f"{total / seconds:.1f} tokens/s"
-            )
+    def open(self, batch_size: int, tokens: int) -> Decoder:
+        """The model itself, with room for so many windows of so many tokens."""
+        source = fetch(self.source, self.offline)
+        return open_decoder(source, self.placement, batch_size, tokens, self.quantize)
 
 
-def _rank(scorer: Scorer, context: str, choices: list[str], as_json: bool) -> None:
+def _open(
+    model: str,
+    stride: int | None,
+    where: tuple[str, str, str | None, int | None],
+    offline: bool,
+    bos: bool,
+    special: bool,
+) -> Run:
+    """Check what can be checked, and fetch the vocabulary."""
+    from gpt2cli.device import check_names, limit_threads, place
+
+    device, dtype, quantize, threads = where
+    if threads is not None:
+        limit_threads(threads)
+    from gpt2cli import runtime, scoring, sources
+    from gpt2cli.scorer import Scorer
+
+    check_names(device, dtype)
+    source = sources.resolve(model)
+    placement = place(device, dtype)
+    runtime.check_quantize(quantize, placement)
+    if stride is not None and source.spec:
+        scoring.check_stride(stride, source.config().context_length)
+    source = fetch(source, offline, vocabulary_only=True)
+    config, tokenizer = source.config(), runtime.open_tokenizer(source)
+    if stride is None:
+        stride = scoring.default_stride(config.context_length)
+    block = scoring.block_size(placement.device)
+    scorer = Scorer(config, tokenizer, stride, block, bos, special)
+    return Run(scorer, source, placement, quantize, offline)
+
+
+def _score(run: Run, texts: list[Named], verbose: bool, *, written: bool) -> Stretches:
+    """All texts, as they are read. Raises `UsageError` for one with nothing to score."""
+    from gpt2cli import runtime
+
+    scorer = run.scorer
+    ids = [scorer.encode(pieces) for _, pieces in texts]
+    for (name, _), row in zip(texts, ids, strict=True):
+        scorer.check(row, name)
+    tokens = scorer.capacity(ids)
+    batch_size = scorer.batch_size(tokens, scorer.windows(ids))
+    decoder = run.open(batch_size, tokens)
+    total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
+    with token_progress(total, written=written) as advance:
+        yield from scorer.stretches(decoder, ids, batch_size, advance)
+    if verbose:
+        seconds = time.perf_counter() - begun
+        complain(
+            f"{runtime.describe(run.source, run.placement, run.quantize)}, {total} tokens, "
+            f"windows of {scorer.config.context_length} that move on by {scorer.stride}, "
+            f"{total / seconds:.1f} tokens/s"
+        )
+
+
+def _rank(run: Run, context: str, choices: list[str], as_json: bool) -> None:
     """Weigh alternatives and print them, the most probable first."""
     from gpt2cli import alternatives
 
-    rows, shared = alternatives.encode(
-        scorer.tokenizer,
-        context,
-        choices,
-        scorer.context_length,
-        special=scorer.special,
-        bos=scorer.bos,
-    )
-    longest = max(map(len, rows))
-    batch = min(len(rows), scorer.rows(longest))
-    found = alternatives.weigh(scorer.open(batch, longest), rows, shared, choices, batch)
-    found.sort(key=lambda choice: -choice.log_probability)
+    rows, shared = run.scorer.encode_choices(context, choices)
+    tokens = run.scorer.capacity(rows)
+    batch_size = run.scorer.batch_size(tokens, len(rows))
+    found = alternatives.weigh(run.open(batch_size, tokens), rows, shared, choices, batch_size)
     if as_json:
-        score_views.print_choices_json(context, found, scorer.facts)
+        score_views.print_choices_json(context, found, run.facts)
     else:
         score_views.print_choices(found)

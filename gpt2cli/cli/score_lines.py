@@ -14,14 +14,14 @@ from gpt2cli.cli.terminal import Output, notice
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpt2cli.cli.score import Scorer
+    from gpt2cli.cli.score import Run
     from gpt2cli.scoring import Summary
 
 TYPICAL_LINE = 32  # tokens
 
 
 def score_lines(
-    scorer: Scorer,
+    run: Run,
     files: Sequence[str],
     below: float | None,
     above: float | None,
@@ -30,22 +30,15 @@ def score_lines(
     """JSON for every line; or, with a limit, those lines that keep to it, as they are."""
     from gpt2cli import scoring
 
-    output, count, kept = Output(), 0, 0
+    output, count, kept, scorer = Output(), 0, 0, run.scorer
     filtering = below is not None or above is not None
-    rows = scorer.rows(TYPICAL_LINE)
-    decoder = scorer.open(rows, scorer.context_length)
+    batch_size = scorer.batch_size(TYPICAL_LINE)
+    decoder = run.open(batch_size, scorer.config.context_length)
     with line_progress() as advance:
         for chunk in _groups(files, scoring.GROUP):
             records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
             ids = [scorer.encode([str(record[field or "text"])]) for record in records]
-            found = scoring.stretches(
-                decoder,
-                scorer.tokenizer,
-                ids,
-                stride=scorer.stride,
-                batch_size=rows,
-                block=scorer.block,
-            )
+            found = scorer.stretches(decoder, ids, batch_size)
             lines_out = (
                 _line_out(line, record, score.summary, below, above)
                 for line, record, score in zip(chunk, records, scoring.join(found), strict=True)

@@ -99,16 +99,14 @@ def print_table(names: Sequence[str], found: Stretches) -> None:
 
 def print_choices(choices: list[Choice]) -> None:
     """A row a choice, with its share of the probability of all that were given."""
-    highest = choices[0].log_probability
-    weights = [math.exp(choice.log_probability - highest) for choice in choices]
     table = _table("choice", "log p", "a token", "a byte", "share", "tokens")
-    for choice, weight in zip(choices, weights, strict=True):
+    for choice in choices:
         table.add_row(
             visible(choice.text),
             f"{choice.log_probability:.3f}",
             f"{choice.per_token:.3f}",
             f"{choice.per_byte:.3f}",
-            f"{weight / sum(weights):.1%}",
+            f"{choice.share:.1%}",
             str(choice.tokens),
         )
     print_rich(table)

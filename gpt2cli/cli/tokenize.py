@@ -12,7 +12,7 @@ import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.files import read_file, read_stdin, read_text, stdin_is_piped
-from gpt2cli.cli.progress import download_progress
+from gpt2cli.cli.progress import fetch
 from gpt2cli.cli.terminal import Output, notice, print_rich, visible_token
 from gpt2cli.errors import UsageError
 
@@ -67,8 +67,7 @@ def tokenize(
     source = sources.resolve(model)
     given = _read_ids(text or [], file) if decode else _read(text, file, keep_newline)
     output = Output()
-    with download_progress() as progress:
-        source = sources.fetch(source, offline=offline, vocabulary_only=True, progress=progress)
+    source = fetch(source, offline, vocabulary_only=True)
     tokenizer = runtime.open_tokenizer(source)
     ids = given if isinstance(given, list) else tokenizer.encode(given, special=not no_special)
     if decode and not as_json:

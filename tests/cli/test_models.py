@@ -50,6 +50,28 @@ def test_the_first_run_fetches_and_the_second_needs_no_hub(gpt2: Gpt2, server: H
     assert records[0]["repo_id"] == REPO
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "x", "-m", REPO, "--bias", "two words=1"], "tokens, not one"),
+        (["generate", "x", "-m", REPO, "--overflow", "error", "-n", "100"], "exceed the context"),
+        (["generate", "x", "-m", "bard", "--draft", REPO], "cannot draft for bard"),
+        (["inspect", "x", "-m", REPO, "--token", "two words"], "tokens, not one"),
+        (["inspect", "x", "-m", REPO, "--layer", "99"], "layer must be 0 to"),
+        (["diff", "x", "-m", "bard", "-m", REPO], "the vocabularies differ"),
+        (["score", "-m", REPO], "stdin is empty"),
+        (["score", "-m", REPO, "--text", "a", "--choices", ""], "a choice must not be empty"),
+    ],
+)
+def test_what_a_vocabulary_rules_out_costs_no_weights(
+    gpt2: Gpt2, server: HubServer, arguments: list[str], message: str
+) -> None:
+    done = gpt2(*arguments, env={"HF_ENDPOINT": server.url})
+    assert done.returncode == 2
+    assert message in done.stderr.decode()
+    assert not server.stored()
+
+
 def test_pull_list_path_and_rm(gpt2: Gpt2, server: HubServer) -> None:
     env = {"HF_ENDPOINT": server.url}
     pulled = gpt2("models", "pull", REPO, env=env)

@@ -1,0 +1,38 @@
+"""From a name to a running model: precisions, and what is refused before weights are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpt2cli import engine, runtime, sources
+from gpt2cli.device import Placement
+from gpt2cli.errors import UsageError
+
+CPU = Placement("cpu", "float32")
+
+
+def test_a_precision_follows_a_colon(tiny_directory: Path, tmp_path: Path) -> None:
+    bard = runtime.parse_variant("bard:float32", "cpu")
+    assert (bard.source.name, bard.placement) == ("bard", Placement("cpu", "float32"))
+    odd = tmp_path / "a:model"
+    odd.symlink_to(tiny_directory)
+    assert runtime.parse_variant(str(odd), "cpu").source.directory == odd
+    assert runtime.parse_variant(f"{odd}:bfloat16", "cpu").precision == "bfloat16"
+    if engine.available():
+        coded = runtime.parse_variant("bard:int8")
+        assert (coded.quantize, coded.placement) == ("int8", Placement("cpu", "float32"))
+    for name in ("bard:int3", "bard:fp32"):
+        with pytest.raises(UsageError, match=f"unknown precision in '{name}'"):
+            runtime.parse_variant(name)
+
+
+@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+def test_more_samples_than_memory_are_refused_by_what_their_precision_needs() -> None:
+    bard, needed = sources.resolve("bard"), []
+    for quantize in (None, "int8"):
+        with pytest.raises(UsageError, match="ask for fewer samples") as refused:
+            runtime.open_decoder(bard, CPU, 10**7, 200, quantize)
+        needed.append(float(str(refused.value).split(" need ")[1].split()[0].replace(",", "")))
+    assert needed[1] < needed[0] / 2
