@@ -7,6 +7,9 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
+Array = Any  # whatever the standard calls an array
+NDArray = np.ndarray[Any, Any]  # NumPy's own
+
 # NumPy follows the standard by itself from 2.1 on.
 _NUMPY_CONFORMS = hasattr(np, "cumulative_sum")
 

@@ -51,10 +51,9 @@ def cpu_reader(size: int, threads: int, pool: ThreadPoolExecutor) -> tuple[Read,
     # Written to, for fresh pages are all one page of zeros, which would stay in the cache.
     parts = [np.ones(max(size // threads // 4, 1), dtype=np.int32) for _ in range(threads)]
 
-    def read_part(part: np.ndarray) -> None:
+    def read_part(part: np.ndarray) -> int:
         step = _SLICE // part.itemsize
-        for begin in range(0, len(part), step):
-            part[begin : begin + step].max()
+        return max(int(part[i : i + step].max()) for i in range(0, len(part), step))
 
     return lambda: list(pool.map(read_part, parts)), sum(part.nbytes for part in parts)
 

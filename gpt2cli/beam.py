@@ -7,12 +7,12 @@ where the end-of-text token counts; so is when to stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from array_api_compat import device
 
-from gpt2cli.arrays import array_namespace
+from gpt2cli.arrays import Array, array_namespace
 from gpt2cli.generation import (
     Decoder,
     Event,
@@ -22,11 +22,11 @@ from gpt2cli.generation import (
     fit_prompt,
     slide,
 )
-from gpt2cli.sampling import Array, keep_top_k, log_softmax
+from gpt2cli.sampling import keep_top_k, log_softmax
 from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.watching import Advance
 
 IMPOSSIBLE = -1e9
-Advance = Callable[[int], object]
 """Called with by how many tokens the search is longer."""
 
 

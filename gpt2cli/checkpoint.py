@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from gpt2cli import layout
+from gpt2cli.arrays import NDArray
 from gpt2cli.config import ModelConfig, read_hub_config, to_hub_config
 from gpt2cli.errors import WeightsError
 
@@ -25,12 +27,6 @@ if TYPE_CHECKING:
     import torch
 
     from gpt2cli.model import GPT2
-
-Array = np.ndarray[Any, Any]
-
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"  # where weights are split over several files
-CONFIG_FILE = "config.json"
 
 # Ours → the hub's, applied in this order. Matrices are (in, out) on both sides, so nothing
 # is transposed.
@@ -77,7 +73,7 @@ class StoredTensor:
     `bits` has the tensor's shape, and uint16 elements for bfloat16.
     """
 
-    bits: Array
+    bits: NDArray
     dtype: str
 
     @property
@@ -85,7 +81,7 @@ class StoredTensor:
         """Its dimensions."""
         return tuple(self.bits.shape)
 
-    def to_numpy(self) -> Array:
+    def to_numpy(self) -> NDArray:
         """In fp32; a view of the file if that is how it is stored."""
         if self.dtype == "bfloat16":  # the upper half of a float32
             return (self.bits.astype(np.uint32) << 16).view(np.float32)
@@ -114,9 +110,9 @@ class StoredTensor:
 
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint. Raises `WeightsError` when there are none."""
-    if (directory / WEIGHTS_FILE).is_file():
-        return [directory / WEIGHTS_FILE]
-    index = directory / INDEX_FILE
+    if (directory / layout.WEIGHTS).is_file():
+        return [directory / layout.WEIGHTS]
+    index = directory / layout.INDEX
     if index.is_file():
         try:
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -127,13 +123,11 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def _no_weights(directory: Path) -> str:
-    pickled = sorted(p.name for kind in ("*.bin", "*.pt", "*.pth") for p in directory.glob(kind))
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    pickled = [name for name in names if name.endswith(layout.PICKLED)]
     if pickled:
-        return (
-            f"{directory} has only pickled weights ({pickled[0]}), which can run any code when "
-            "opened; gpt2cli reads only safetensors, which transformers' save_pretrained writes"
-        )
-    return f"{directory} has no {WEIGHTS_FILE}"
+        return layout.refusal(str(directory), pickled[0])
+    return f"{directory} has no {layout.WEIGHTS}"
 
 
 def _read_file(path: Path) -> dict[str, StoredTensor]:
@@ -148,14 +142,14 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
     # Copy on write: torch wants writable memory, and the file must never change.
-    data: Array = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
+    data: NDArray = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)
     return {key: _stored(data[start:], entry, f"{path}: {key}") for key, entry in header.items()}
 
 
-def _stored(data: Array, entry: dict[str, Any], where: str) -> StoredTensor:
+def _stored(data: NDArray, entry: dict[str, Any], where: str) -> StoredTensor:
     if entry["dtype"] not in _DTYPES:
         raise WeightsError(f"{where} is stored as {entry['dtype']}, which is no floating point")
     numpy_type, torch_name = _DTYPES[entry["dtype"]]
@@ -168,7 +162,7 @@ def read(directory: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
 
     Raises `WeightsError` that lists every missing, unexpected or wrongly shaped tensor.
     """
-    config = read_hub_config(directory / CONFIG_FILE)
+    config = read_hub_config(directory / layout.CONFIG)
     stored: dict[str, StoredTensor] = {}
     for path in weight_files(directory):
         for key, tensor in _read_file(path).items():
@@ -269,9 +263,9 @@ def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> 
             tensors[f"h.{i}{QKV_BIAS}"] = torch.zeros(3 * model.config.emb_dim, dtype=dtype)
     directory.mkdir(parents=True, exist_ok=True)
     named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_safetensors(named, directory / WEIGHTS_FILE, {"format": "pt"})
+    write_safetensors(named, directory / layout.WEIGHTS, {"format": "pt"})
     config = to_hub_config(model.config, end_of_text, str(dtype).removeprefix("torch."))
-    with atomic(directory / CONFIG_FILE) as path:
+    with atomic(directory / layout.CONFIG) as path:
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from array_api_compat import to_device
 
-from gpt2cli.checkpoint import Array
+from gpt2cli.arrays import NDArray
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
 from gpt2cli.tokenizer import Tokenizer
@@ -66,7 +66,7 @@ def compare(a: Decoder, b: Decoder, ids: Sequence[int], size: int) -> Iterator[D
         )
 
 
-def _logits(decoder: Decoder, ids: Sequence[int]) -> Iterator[Array]:
+def _logits(decoder: Decoder, ids: Sequence[int]) -> Iterator[NDArray]:
     """Logits after each token, some at a time: all of them may be gigabytes. (V,)"""
     decoder.truncate(0)
     for begin in range(0, len(ids), BLOCK):
@@ -74,13 +74,13 @@ def _logits(decoder: Decoder, ids: Sequence[int]) -> Iterator[Array]:
         yield from np.asarray(to_device(logits, "cpu"), dtype=np.float64)
 
 
-def _log2_softmax(logits: Array) -> Array:
+def _log2_softmax(logits: NDArray) -> NDArray:
     shifted = logits - logits.max()
-    log_p: Array = (shifted - np.log(np.exp(shifted).sum())) / math.log(2)
+    log_p: NDArray = (shifted - np.log(np.exp(shifted).sum())) / math.log(2)
     return log_p
 
 
-def _rank(log_p: Array, token: int) -> int:
+def _rank(log_p: NDArray, token: int) -> int:
     return 1 + int((log_p > log_p[token]).sum())
 
 

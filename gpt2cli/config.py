@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -289,7 +289,12 @@ def find_spec(name: str) -> Spec | None:
     return None
 
 
-def did_you_mean(word: str, choices: Mapping[str, object] | list[str]) -> str:
+def known_names() -> list[str]:
+    """Names and aliases of all shipped configs."""
+    return [name for spec in shipped_specs() for name in (spec.name, *spec.aliases)]
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A hint such as "; did you mean 'top_p'?", or nothing when no choice is near."""
     lowered = {choice.lower(): choice for choice in choices}
     near = difflib.get_close_matches(word.lower(), lowered, n=1)

@@ -15,9 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from array_api_compat import device
 
-from gpt2cli.arrays import array_namespace
+from gpt2cli.arrays import Array, NDArray, array_namespace
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.sampling import Array
 from gpt2cli.tokenizer import Tokenizer
 
 Kind = Literal["regex", "json-schema", "choice", "grammar"]
@@ -53,7 +52,7 @@ class Matchers:
     def __init__(self, vocabulary: Any, grammar: str, count: int, tokenizer: Tokenizer) -> None:
         first = _library().LLMatcher(vocabulary, grammar, log_level=0)
         self._size, self._end = tokenizer.size, tokenizer.end_of_text
-        self._limits: Array = np.tile(self._limits_after(first), (count, 1))  # (B, V), ±inf
+        self._limits: NDArray = np.tile(self._limits_after(first), (count, 1))  # (B, V), ±inf
         self._matchers = [first, *(first.deep_copy() for _ in range(count - 1))]
 
     def mask(self, logits: Array, _: Sequence[Sequence[int]] = ()) -> Array:

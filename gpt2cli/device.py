@@ -30,10 +30,10 @@ class Placement:
 def check_names(device: str, dtype: str) -> None:
     """Refuse names that no machine knows. Raises `DeviceError`."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        hint = did_you_mean(device, ["auto", "cpu", "cuda", "mps"])
+        hint = did_you_mean(device, ("auto", "cpu", "cuda", "mps"))
         raise DeviceError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps{hint}")
     if dtype not in ("auto", *DTYPES):
-        hint = did_you_mean(dtype, [*DTYPES])
+        hint = did_you_mean(dtype, DTYPES)
         raise DeviceError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}{hint}")
 
 

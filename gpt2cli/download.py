@@ -19,14 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from gpt2cli import hub
+from gpt2cli import hub, layout
 from gpt2cli.errors import DownloadError, GPT2CLIError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-Progress = Callable[[str, int, int], None]
-"""Called with a file's name, its bytes on disk so far and its size in bytes."""
+    from gpt2cli.watching import Progress
 
 _CHUNK = 256 * 1024
 _NO_NETWORK_NEEDED = "use --model bard, which is bundled and needs no network"
@@ -81,7 +80,7 @@ def _download(
                 size = (snapshot / name).stat().st_size
                 progress(name, size, size)
         # Known before gigabytes of something else are paid for.
-        if name == hub.CONFIG and (kind := hub.model_type(snapshot)) not in (None, "gpt2"):
+        if name == layout.CONFIG and (kind := hub.model_type(snapshot)) not in (None, "gpt2"):
             raise WeightsError(f"{repo_id} is a {kind!r} model; gpt2cli runs GPT-2 alone")
     if revision != commit:
         _write_ref(hub.model_directory(repo_id) / "refs" / revision, commit)

@@ -16,14 +16,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2cli import layout
 from gpt2cli.errors import WeightsError
 
-CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -57,34 +53,31 @@ def required_files(
     `vocabulary_only` is for what needs no weights. Raises `WeightsError` when `names` lack
     some, or hold the weights only as pickles.
     """
-    vocabulary = next((v for v in _VOCABULARIES if set(v) <= set(names)), ())
-    if vocabulary_only and vocabulary and CONFIG in names:
-        return [CONFIG, *vocabulary]
+    vocabulary = next((v for v in layout.VOCABULARIES if set(v) <= set(names)), ())
+    if vocabulary_only and vocabulary and layout.CONFIG in names:
+        return [layout.CONFIG, *vocabulary]
     weights = _weight_files(names)
-    if not weights and (pickled := sorted(n for n in names if n.endswith(_PICKLED))):
-        raise WeightsError(
-            f"{repo_id} has only pickled weights ({pickled[0]}), which can run any code when "
-            "opened, so gpt2cli refuses them; ask for a conversion to safetensors"
-        )
-    missing = [] if CONFIG in names else [CONFIG]
+    if not weights and (pickled := sorted(n for n in names if n.endswith(layout.PICKLED))):
+        raise WeightsError(layout.refusal(repo_id, pickled[0]))
+    missing = [] if layout.CONFIG in names else [layout.CONFIG]
     missing += [] if vocabulary else ["vocabulary (vocab.json and merges.txt, or tokenizer.json)"]
-    missing += [] if weights else [f"weights ({_WEIGHTS}, or all of its shards)"]
+    missing += [] if weights else [f"weights ({layout.WEIGHTS}, or all of its shards)"]
     if missing:
         raise WeightsError(
             f"{repo_id} is not a GPT-2 checkpoint: it has no {', no '.join(missing)}"
         )
-    return [CONFIG, *vocabulary, *weights]
+    return [layout.CONFIG, *vocabulary, *weights]
 
 
 def _weight_files(names: Collection[str]) -> list[str]:
-    if _WEIGHTS in names:
-        return [_WEIGHTS]
+    if layout.WEIGHTS in names:
+        return [layout.WEIGHTS]
     totals = {int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
-    if _INDEX not in names or len(totals) != 1:
+    if layout.INDEX not in names or len(totals) != 1:
         return []
     total = totals.pop()
     shards = [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
-    return [_INDEX, *shards] if set(shards) <= set(names) else []
+    return [layout.INDEX, *shards] if set(shards) <= set(names) else []
 
 
 def cache_directory() -> Path:
@@ -150,7 +143,7 @@ def _newest(snapshots: Path) -> Path | None:
 def model_type(snapshot: Path) -> str | None:
     """What config.json says that a snapshot is; None when it does not say."""
     try:
-        config = json.loads((snapshot / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((snapshot / layout.CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     kind = config.get("model_type") if isinstance(config, dict) else None

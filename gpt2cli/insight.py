@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2cli.checkpoint import Array
+from gpt2cli.arrays import NDArray
 from gpt2cli.model import GPT2, CausalSelfAttention, LayerNorm, TransformerBlock
 
 
@@ -121,12 +121,12 @@ class NormStatistics:
     out once it was scaled and shifted.
     """
 
-    mean_in: Array
-    variance_in: Array
-    mean_normalised: Array
-    variance_normalised: Array
-    mean_out: Array
-    variance_out: Array
+    mean_in: NDArray
+    variance_in: NDArray
+    mean_normalised: NDArray
+    variance_normalised: NDArray
+    mean_out: NDArray
+    variance_out: NDArray
 
 
 @torch.inference_mode()
@@ -152,9 +152,9 @@ class Contributions:
 
     token_embedding: float
     position_embedding: float
-    heads: Array  # (L, H)
-    attention_bias: Array  # (L,): of the output matrix that all heads of a layer share
-    feed_forward: Array  # (L,)
+    heads: NDArray  # (L, H)
+    attention_bias: NDArray  # (L,): of the output matrix that all heads of a layer share
+    feed_forward: NDArray  # (L,)
     final_shift: float  # of the final norm
 
     @property
@@ -203,5 +203,5 @@ def contributions(model: GPT2, trace: Trace, token: int) -> Contributions:
     )
 
 
-def _array(tensor: Tensor) -> Array:
+def _array(tensor: Tensor) -> NDArray:
     return tensor.float().cpu().numpy()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gpt2cli import insight
-from gpt2cli.checkpoint import Array
+from gpt2cli.arrays import NDArray
 from gpt2cli.insight import Contributions, NormStatistics, Trace
 from gpt2cli.model import GPT2
 from gpt2cli.tokenizer import Tokenizer
@@ -38,20 +38,20 @@ class Lens:
     `target_probability` and `target_rank` are those of the token in question, after the last.
     """
 
-    ids: Array  # (L + 1, N, K)
+    ids: NDArray  # (L + 1, N, K)
     texts: list[list[list[str]]]
-    probabilities: Array  # (L + 1, N, K)
-    target_probability: Array  # (L + 1,)
-    target_rank: Array  # (L + 1,)
+    probabilities: NDArray  # (L + 1, N, K)
+    target_probability: NDArray  # (L + 1,)
+    target_rank: NDArray  # (L + 1,)
 
 
 @dataclass(frozen=True, slots=True)
 class Activations:
     """Lengths (L2 norms) of the vectors that each layer adds, and of the stream they add to."""
 
-    stream: Array  # (L + 1, N)
-    attention: Array  # (L, N)
-    feed_forward: Array  # (L, N)
+    stream: NDArray  # (L + 1, N)
+    attention: NDArray  # (L, N)
+    feed_forward: NDArray  # (L, N)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Inspection:
     contributions: Contributions
     activations: Activations
     norms: NormStatistics
-    attention: Array
-    attention_before: Array
+    attention: NDArray
+    attention_before: NDArray
 
     def as_dict(self, sections: Collection[str]) -> dict[str, Any]:
         """What JSON can hold, numbers to six digits: the tokens and the chosen sections."""
@@ -174,10 +174,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _six_digits(x: Array) -> Array:
+def _six_digits(x: NDArray) -> NDArray:
     """Rounded, so that no digits are written which mean nothing."""
     x = x.astype(np.float64)
     magnitude = np.floor(np.log10(np.abs(x), out=np.zeros_like(x), where=x != 0))
     scale = 10.0 ** (5 - magnitude)
-    rounded: Array = np.round(x * scale) / scale
+    rounded: NDArray = np.round(x * scale) / scale
     return rounded

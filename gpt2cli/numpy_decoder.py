@@ -1,4 +1,4 @@
-"""GPT-2's forward pass in NumPy: what a CPU runs in fp32.
+"""GPT-2's forward pass in NumPy: what a CPU runs in fp32 without the native engine.
 
 The same mathematics as `model`, which the tests hold it to. It exists for two reasons:
 NumPy's BLAS reads a matrix for one vector at nearly the speed of memory, more than twice as
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gpt2cli.checkpoint import Array
+from gpt2cli.arrays import NDArray
 from gpt2cli.config import ModelConfig
 from gpt2cli.generation import Rows
 
@@ -33,7 +33,7 @@ class NumpyDecoder:
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Array],
+        weights: Mapping[str, NDArray],
         batch_size: int = 1,
         capacity: int | None = None,
     ) -> None:
@@ -47,7 +47,7 @@ class NumpyDecoder:
         self._keys = np.zeros(shape, dtype=np.float32)  # (L, B, H, S, D)
         self._values = np.zeros(shape, dtype=np.float32)
 
-    def prefill(self, rows: Rows) -> Array:
+    def prefill(self, rows: Rows) -> NDArray:
         """Read B rows, or one for all, from an empty cache. → (B, V)"""
         self.length = 0
         ids = np.array(rows)
@@ -58,11 +58,11 @@ class NumpyDecoder:
             logits = np.repeat(logits, self._batch_size, axis=0)
         return logits
 
-    def step(self, ids: Sequence[int]) -> Array:
+    def step(self, ids: Sequence[int]) -> NDArray:
         """Read one more token a row. (B,) → (B, V)"""
         return self._read(np.array(ids)[:, None])
 
-    def extend(self, rows: Rows) -> Array:
+    def extend(self, rows: Rows) -> NDArray:
         """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
         return self._read(np.array(rows), every=True)
 
@@ -75,7 +75,7 @@ class NumpyDecoder:
         for cache in (self._keys, self._values):
             cache[:, :, :, : self.length] = cache[:, list(rows), :, : self.length]
 
-    def _read(self, ids: Array, *, every: bool = False) -> Array:
+    def _read(self, ids: NDArray, *, every: bool = False) -> NDArray:
         """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
         B, T = ids.shape
         w = self._weights
@@ -91,23 +91,23 @@ class NumpyDecoder:
         logits = _product(self._norm(x, "final_norm"), w["token_embedding.weight"].T)
         return logits.reshape(B, T, -1) if every else logits
 
-    def _norm(self, x: Array, name: str) -> Array:
+    def _norm(self, x: NDArray, name: str) -> NDArray:
         """Zero mean, unit variance, scale and shift. (…, C) → (…, C)"""
-        centred: Array = x - x.mean(axis=-1, keepdims=True)
+        centred: NDArray = x - x.mean(axis=-1, keepdims=True)
         variance = np.square(centred).mean(axis=-1, keepdims=True)
         centred /= np.sqrt(variance + self.config.layer_norm_eps)
         centred *= self._weights[name + ".scale"]
         centred += self._weights[name + ".shift"]
         return centred
 
-    def _linear(self, x: Array, name: str) -> Array:
+    def _linear(self, x: NDArray, name: str) -> NDArray:
         """The product x W + b, with W as (in, out). (…, in) → (…, out)"""
         y = _product(x, self._weights[name + ".weight"])
         if (bias := self._weights.get(name + ".bias")) is not None:
             y += bias
         return y
 
-    def _attention(self, layer: int, x: Array, B: int) -> Array:
+    def _attention(self, layer: int, x: NDArray, B: int) -> NDArray:
         """softmax(q kᵀ / √D) v for T new tokens over S + T. (B · T, C) → (B · T, C)"""
         H, D, start = self.config.n_heads, self.config.head_dim, self.length
         qkv = self._linear(x, f"blocks.{layer}.attention.qkv").reshape(B, -1, 3, H, D)
@@ -127,23 +127,23 @@ class NumpyDecoder:
         y = y.swapaxes(1, 2).reshape(len(x), -1)
         return self._linear(y, f"blocks.{layer}.attention.out")
 
-    def _feed_forward(self, layer: int, x: Array) -> Array:
+    def _feed_forward(self, layer: int, x: NDArray) -> NDArray:
         """(B · T, C) → (B · T, 4 C) → GELU → (B · T, C)"""
         up = self._linear(x, f"blocks.{layer}.feed_forward.up")
         return self._linear(_gelu(up), f"blocks.{layer}.feed_forward.down")
 
 
-def _product(x: Array, w: Array) -> Array:
+def _product(x: NDArray, w: NDArray) -> NDArray:
     """The matrix product x W, row by row while rows are few. (R, in), (in, out) → (R, out)
 
     BLAS takes a single row at the speed of memory. For a few it is no faster than one after
     another, and its threads stall on a machine that is busy with something else.
     """
-    y: Array = np.stack([row @ w for row in x]) if len(x) <= FEW_ROWS else x @ w
+    y: NDArray = np.stack([row @ w for row in x]) if len(x) <= FEW_ROWS else x @ w
     return y
 
 
-def _softmax(x: Array) -> Array:
+def _softmax(x: NDArray) -> NDArray:
     """Over the last axis, in place."""
     x -= x.max(axis=-1, keepdims=True)
     np.exp(x, out=x)
@@ -151,7 +151,7 @@ def _softmax(x: Array) -> Array:
     return x
 
 
-def _gelu(x: Array) -> Array:
+def _gelu(x: NDArray) -> NDArray:
     """½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), with one array of working memory."""
     y = np.square(x)
     y *= 0.044715

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from gpt2cli.arrays import array_namespace
-from gpt2cli.sampling import Array
+from gpt2cli.arrays import Array, array_namespace
 
 Changes = Mapping[int, float]
 LONGEST_MATCH = 50  # where `dry` stops counting, as the program that introduced it
@@ -32,18 +31,17 @@ def penalise_repetition(logits: Array, seen: Array, penalty: float) -> Array:
     return xp.where(seen, penalised, logits)
 
 
-def mark_seen(seen: Array | None, logits: Array, ids: Sequence[Sequence[int]]) -> Array:
-    """Add each row's `ids` to the (B, V) mask of tokens already in its text."""
+def mark_seen(logits: Array, ids: Sequence[Sequence[int]]) -> Array:
+    """A (B, V) mask of the tokens in each row's `ids`."""
     xp = array_namespace(logits)
     mask = np.zeros(logits.shape, dtype=bool)
     for row, row_ids in enumerate(ids):
         mask[row, row_ids] = True
-    new = xp.asarray(mask, device=device(logits))
-    return new if seen is None else seen | new
+    return xp.asarray(mask, device=device(logits))
 
 
 def mark_chosen(seen: Array, chosen: Array) -> Array:
-    """`mark_seen` for one new token a row, without leaving the device. (B, V), (B,) → (B, V)"""
+    """Add one new token a row, without leaving the device. (B, V), (B,) → (B, V)"""
     xp = array_namespace(seen)
     return seen | (xp.arange(seen.shape[1], device=device(seen)) == chosen[:, None])
 

@@ -6,7 +6,7 @@ imports torch; all else is PyTorch's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
 from gpt2cli.sources import Source
 from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.watching import Progress
 
 QUANTIZATIONS = ("int8", "int4")
 PRECISIONS = (*DTYPES, *QUANTIZATIONS)
-
-Progress = Callable[[str, int, int], None]  # of what, how much is done, of how much
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,8 @@ import numpy as np
 from array_api_compat import device
 
 from gpt2cli import penalties, sampling
-from gpt2cli.arrays import array_namespace
+from gpt2cli.arrays import Array, array_namespace
 from gpt2cli.config import SamplingConfig
-from gpt2cli.sampling import Array
 
 Texts = Sequence[Sequence[int]]
 Rule = Callable[[Array, Texts], Array]
@@ -209,7 +208,7 @@ class Sampler:
 
     def _repetition(self, logits: Array, texts: Texts) -> Array:
         if self._seen is None:
-            self._seen = penalties.mark_seen(None, logits, texts)
+            self._seen = penalties.mark_seen(logits, texts)
         penalty = self._config.repetition_penalty
         assert penalty is not None
         return penalties.penalise_repetition(logits, self._seen, penalty)

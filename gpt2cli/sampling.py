@@ -11,14 +11,11 @@ Ties are settled towards the lower token id, so k tokens are k tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from array_api_compat import device, is_numpy_array
 
-from gpt2cli.arrays import array_namespace
-
-Array = Any  # whatever the array API standard calls an array
+from gpt2cli.arrays import Array, array_namespace
 
 
 def log_softmax(logits: Array) -> Array:

@@ -9,8 +9,9 @@ from gpt2cli import alternatives, estimate, scoring
 from gpt2cli.config import ModelConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
-from gpt2cli.scoring import Advance, Score
+from gpt2cli.scoring import Score
 from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.watching import Advance
 
 CACHE_BYTES = 10**9  # for the keys and values of windows read side by side
 

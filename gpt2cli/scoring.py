@@ -11,7 +11,7 @@ counting only tokens that are new (huggingface.co/docs/transformers/perplexity).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
@@ -21,20 +21,17 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from gpt2cli.arrays import array_namespace
-from gpt2cli.checkpoint import Array
+from gpt2cli.arrays import NDArray, array_namespace
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder
 from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.watching import Advance
 
 # Tokens whose logits are held at once (51 MB with OpenAI's vocabulary), and of these as many as
 # a cache holds. A GPU is busy with more of both (823 MB); those figures are not measured.
 BLOCK, FEW = 256, 8
 GPU_BLOCK, GPU_FEW = 4096, 1024
 GROUP = 64  # texts begun together, so that those of like length can go side by side
-
-Advance = Callable[[int], object]
-"""Called with how many more tokens have been scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +74,8 @@ class Score:
     """
 
     ids: Sequence[int]
-    bits: Array  # (N,)
-    ranks: Array  # (N,)
+    bits: NDArray  # (N,)
+    ranks: NDArray  # (N,)
     size: int
 
     @property
@@ -173,7 +170,7 @@ def join(found: Iterable[tuple[int, Score]]) -> Iterator[Score]:
 
 
 def _stretch(
-    tokenizer: Tokenizer, ids: Sequence[int], window: Window, bits: Array, ranks: Array
+    tokenizer: Tokenizer, ids: Sequence[int], window: Window, bits: NDArray, ranks: NDArray
 ) -> Score:
     """What a window tells, behind a text's first token if it is the first."""
     new = ids[window.first : window.end]
@@ -197,7 +194,7 @@ def measure(
     batch_size: int,
     block: int = BLOCK,
     advance: Advance = lambda _: None,
-) -> Iterator[tuple[Window, Array, Array]]:
+) -> Iterator[tuple[Window, NDArray, NDArray]]:
     """Bits and ranks of each window's tokens, (N,) both.
 
     As many tokens must precede them in every window. `batch_size` is the decoder's.
@@ -227,7 +224,7 @@ def _extend(
     batch: Sequence[Window],
     block: int,
     advance: Advance,
-) -> tuple[Array, Array]:
+) -> tuple[NDArray, NDArray]:
     """Bits and ranks, (B, T) both, with anything behind the end of a window."""
     lengths = np.array([w.end - w.first for w in batch])
     B, T = len(batch), int(lengths.max())
@@ -244,7 +241,7 @@ def _extend(
     return bits, ranks
 
 
-def _surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
+def _surprisal(logits: Any, targets: NDArray) -> tuple[NDArray, NDArray]:
     """Bits and rank of each target. (B, T, V), (B, T) → (B, T), (B, T)"""
     rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     few = FEW if isinstance(logits, np.ndarray) else GPU_FEW
@@ -253,7 +250,7 @@ def _surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
     return np.concatenate(bits).reshape(targets.shape), np.concatenate(ranks).reshape(targets.shape)
 
 
-def surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
+def surprisal(logits: Any, targets: NDArray) -> tuple[NDArray, NDArray]:
     """−log₂ softmax(logits) at each target, and its rank. (N, V), (N,) → (N,), (N,)
 
     Works on arrays of the array API standard; what it returns is NumPy's. Among equally
@@ -269,5 +266,5 @@ def surprisal(logits: Any, targets: Array) -> tuple[Array, Array]:
     return _numpy(nats[:, 0]) / math.log(2), _numpy(ranks)
 
 
-def _numpy(x: Any) -> Array:
+def _numpy(x: Any) -> NDArray:
     return np.asarray(x.cpu() if hasattr(x, "cpu") else x)

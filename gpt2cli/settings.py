@@ -45,13 +45,18 @@ def change(config: GenerationConfig, name: str, text: str) -> GenerationConfig:
 def _names(kind: type[GenerationConfig] | type[SamplingConfig]) -> dict[str, str]:
     """Settings of a session and their types. It has one sample, streamed as it is drawn."""
     types = {f.name: str(f.type) for f in fields(kind) if f.name not in _NOT_IN_A_SESSION}
-    return {name: kind for name, kind in types.items() if kind.removesuffix(" | None") in _PARSERS}
+    return {name: type_ for name, type_ in types.items() if _bare(type_) in _PARSERS}
+
+
+def _bare(kind: str) -> str:
+    """A type without its None."""
+    return kind.removesuffix(" | None")
 
 
 def _parse(key: str, kind: str, text: str) -> Any:
-    if kind.endswith(" | None") and text == OFF:
+    if kind != _bare(kind) and text == OFF:
         return None
-    parser, article = _PARSERS[kind.removesuffix(" | None")]
+    parser, article = _PARSERS[_bare(kind)]
     try:
         return parser(text)
     except (ValueError, KeyError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2cli import hub
+from gpt2cli import hub, layout
 from gpt2cli.config import (
     BUNDLED_DIR,
     ModelConfig,
@@ -19,6 +19,7 @@ from gpt2cli.config import (
     Spec,
     did_you_mean,
     find_spec,
+    known_names,
     load_spec,
     read_hub_config,
     shipped_specs,
@@ -26,7 +27,7 @@ from gpt2cli.config import (
 from gpt2cli.errors import ConfigError, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from gpt2cli.download import Progress
+    from gpt2cli.watching import Progress
 
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
@@ -64,7 +65,7 @@ class Source:
             raise UsageError(
                 f"{self.name} is not in the cache; fetch it with: gpt2 models pull {self.name}"
             )
-        return read_hub_config(self.directory / "config.json")
+        return read_hub_config(self.directory / layout.CONFIG)
 
 
 def resolve(model: str) -> Source:
@@ -75,12 +76,12 @@ def resolve(model: str) -> Source:
     if path.suffix in (".yaml", ".yml"):
         return _from_spec(load_spec(path))
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"{path} holds no model: it has no config.json")
+        if not (path / layout.CONFIG).is_file():
+            raise ConfigError(f"{path} holds no model: it has no {layout.CONFIG}")
         return Source(model, None, None, path)
     if path.exists():
         raise UsageError(f"{path} is a file; --model takes a directory, a YAML file or a name")
-    if "/" not in model and (hint := did_you_mean(model, _known_names())):
+    if "/" not in model and (hint := did_you_mean(model, known_names())):
         raise UsageError(f"unknown model {model!r}{hint}")
     if not _REPO_ID.fullmatch(model):
         raise UsageError(
@@ -88,10 +89,6 @@ def resolve(model: str) -> Source:
             f"{', '.join(spec.name for spec in shipped_specs())}"
         )
     return Source(model, None, model, hub.cached_snapshot(model))
-
-
-def _known_names() -> list[str]:
-    return [name for spec in shipped_specs() for name in (spec.name, *spec.aliases)]
 
 
 def _from_spec(spec: Spec) -> Source:
@@ -131,7 +128,7 @@ def fetch(
         )
     found = Source(source.name, source.spec, source.repo_id, directory)
     if source.spec:
-        _check_sizes(source.spec.model, read_hub_config(directory / "config.json"), source.name)
+        _check_sizes(source.spec.model, read_hub_config(directory / layout.CONFIG), source.name)
     return found
 
 

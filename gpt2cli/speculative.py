@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gpt2cli import generation
+from gpt2cli.arrays import Array
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Decoder, Event, GenerationConfig, Rows, slide
 from gpt2cli.sampler import Proposal, Sampler
-from gpt2cli.sampling import Array
 from gpt2cli.session import PrefixCache
 from gpt2cli.tokenizer import Tokenizer
 

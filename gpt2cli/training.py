@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2cli import checkpoint
+from gpt2cli import checkpoint, layout
 from gpt2cli.config import END_OF_TEXT, ModelConfig, Spec, TrainingConfig
 from gpt2cli.device import Placement
 from gpt2cli.errors import UsageError, WeightsError
@@ -34,7 +34,6 @@ from gpt2cli.model import GPT2
 from gpt2cli.tokenizer import Tokenizer
 
 STATE_FILE = "training_state.safetensors"
-VOCABULARY_FILES = ("vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def open_run(
         raise WeightsError(f"nothing to resume: there is no {state}")
     if resume:
         tokenizer = Tokenizer.load(directory)
-    elif (directory / checkpoint.WEIGHTS_FILE).exists() or state.exists():
+    elif (directory / layout.WEIGHTS).exists() or state.exists():
         raise UsageError(f"{directory} already holds a model; add --resume or choose another --out")
     train, val = split_text(text, spec.training.val_fraction)
     if not resume:
@@ -132,7 +131,7 @@ def train_vocabulary(text: str, vocab_size: int, directory: Path) -> Tokenizer:
     )
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         trainer.save_model(temporary)
-        for name in VOCABULARY_FILES:
+        for name in layout.VOCABULARIES[0]:
             os.replace(Path(temporary) / name, directory / name)
     return Tokenizer.load(directory)
 

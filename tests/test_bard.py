@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED_DATA
 
-from gpt2cli import checkpoint, training
+from gpt2cli import checkpoint, layout, training
 from gpt2cli.config import BUNDLED_DIR, find_spec
 from gpt2cli.tokenizer import Tokenizer
 
@@ -45,5 +45,5 @@ def test_its_vocabulary_is_what_training_on_that_text_gives(
 ) -> None:
     train, _ = training.split_text(shakespeare, 0.1)
     training.train_vocabulary(train, 1024, tmp_path)
-    for name in training.VOCABULARY_FILES:
+    for name in layout.VOCABULARIES[0]:
         assert (tmp_path / name).read_bytes() == (BARD / name).read_bytes()

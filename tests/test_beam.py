@@ -8,7 +8,7 @@ import torch
 from conftest import decoders
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import beam
+from gpt2cli import beam, generation
 from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import GenerationConfig
@@ -79,7 +79,13 @@ def test_more_beams_find_a_text_at_least_as_probable(
 def test_beams_go_past_a_full_context(tiny_directory: Path, tiny_tokenizer: Tokenizer) -> None:
     settings: dict[str, Any] = {"max_tokens": 40, "ignore_eos": True}
     (alone,) = texts("numpy", tiny_directory, tiny_tokenizer, [1, 2], beams=1, **settings)
-    assert len(alone) == 40
+    greedy = generation.generate(
+        decoders("numpy", tiny_directory)(),
+        tiny_tokenizer,
+        [1, 2],
+        GenerationConfig(GREEDY, **settings),
+    )
+    assert alone == [event.token_id for event in greedy]
     (best,) = texts("numpy", tiny_directory, tiny_tokenizer, [1, 2], beams=3, **settings)
     assert len(best) == 40
 

@@ -158,23 +158,22 @@ def test_the_penalty_is_that_of_transformers(
     expected = theirs(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
 
     def rule(array: Any) -> Any:
-        return penalise_repetition(array, mark_seen(None, array, ids), penalty)
+        return penalise_repetition(array, mark_seen(array, ids), penalty)
 
     np.testing.assert_allclose(apply(rule, logits), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
 def test_seen_tokens_add_up_row_by_row(make: Callable[..., Any]) -> None:
-    logits = make((2, 4))
-    seen = mark_seen(None, logits, [[1, 1], []])
+    seen = mark_seen(make((2, 4)), [[1, 1], []])
     assert seen.tolist() == [[False, True, False, False], [False] * 4]
-    more = mark_seen(seen, logits, [[3], [0]])
-    assert more.tolist() == [[False, True, False, True], [True, False, False, False]]
+    more = mark_chosen(seen, make(2, dtype=int) + 3)
+    assert more.tolist() == [[False, True, False, True], [False, False, False, True]]
     assert seen.tolist() == [[False, True, False, False], [False] * 4]
 
 
 def test_marking_what_was_chosen_equals_marking_the_text() -> None:
     logits = torch.zeros(2, 6)
-    seen = mark_seen(None, logits, [[1, 4], [5]])
-    expected = mark_seen(seen, logits, [[0], [5]])
+    seen = mark_seen(logits, [[1, 4], [5]])
+    expected = mark_seen(logits, [[1, 4, 0], [5, 5]])
     assert torch.equal(mark_chosen(seen, torch.tensor([0, 5])), expected)

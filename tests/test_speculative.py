@@ -77,7 +77,7 @@ def test_greedy_text_is_that_of_the_model_alone(
             assert everything(events) == alone
             assert 0 < tally.passes + tally.accepted < 70
             assert tally.accepted <= tally.proposed
-        assert tally.proposed or isinstance(draft, NgramDraft)
+            assert tally.proposed or isinstance(draft, NgramDraft)
 
 
 def test_a_draft_that_is_the_model_itself_is_always_right(

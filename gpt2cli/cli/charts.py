@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from gpt2cli.checkpoint import Array
+from gpt2cli.arrays import NDArray
 from gpt2cli.cli.terminal import visible_token
 from gpt2cli.inspection import Inspection
 
@@ -210,7 +210,7 @@ def _all_heads(data: Inspection, layer: int) -> Group:
     return Group(Columns(maps, padding=(1, 3)))
 
 
-def _newest(weights: Array, before: Array, cells: int) -> tuple[Array, Array]:
+def _newest(weights: NDArray, before: NDArray, cells: int) -> tuple[NDArray, NDArray]:
     """The corner of a map that can be shown; what its tokens take from others is added up."""
     hidden = max(0, len(weights) - cells)
     return weights[hidden:, hidden:], before[hidden:] + weights[hidden:, :hidden].sum(-1)

@@ -132,12 +132,18 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
 
 def check_writable(path: Path) -> None:
     """Refuse a file that could not be written later on. Raises `UsageError`."""
-    if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a directory")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: {path.parent} is no directory")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"cannot write {path}: permission denied")
+    try:
+        if path.is_dir():
+            raise UsageError(f"cannot write {path}: it is a directory")
+        if not path.parent.is_dir():
+            raise UsageError(f"cannot write {path}: {path.parent} is no directory")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"cannot write {path}: permission denied")
+        path.resolve()
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    except ValueError:
+        raise UsageError("the name of a file cannot hold a NUL") from None
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -146,7 +146,7 @@ def _sections(show: str | None, as_json: bool, attention: bool) -> list[str]:
         if name not in (*SECTIONS, "all"):
             raise UsageError(
                 f"unknown section {name!r}; use {', '.join(SECTIONS)} or all"
-                f"{did_you_mean(name, [*SECTIONS])}"
+                f"{did_you_mean(name, SECTIONS)}"
             )
     chosen = SECTIONS if "all" in names else names
     return list(dict.fromkeys([*chosen, *["attention"][:attention]]))

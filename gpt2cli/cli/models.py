@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -134,7 +134,7 @@ def path(name: Name, debug: options.Debug = False) -> None:
       gpt2 models path bard
       ls -lh "$(gpt2 models path 124M)"
     """
-    source: Any = sources.resolve(name)
+    source = sources.resolve(name)
     if source.directory is None:
         raise WeightsError(f"{name} is not on this disk; fetch it with: gpt2 models pull {name}")
     Output().write(f"{source.directory}\n")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2cli.cli.files import read_argument
-from gpt2cli.config import END_OF_TEXT, SamplingConfig, shipped_specs
+from gpt2cli.config import END_OF_TEXT, SamplingConfig, known_names
 
 if TYPE_CHECKING:
     from gpt2cli.constrain import Constraint
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 def _complete_model(incomplete: str) -> list[str]:
-    names = [name for spec in shipped_specs() for name in (spec.name, *spec.aliases)]
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in known_names() if name.startswith(incomplete)]
 
 
 def _complete_draft(incomplete: str) -> list[str]:

@@ -17,7 +17,7 @@ from gpt2cli.cli.charts import LISTED, after, label, title
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from gpt2cli.checkpoint import Array
+    from gpt2cli.arrays import NDArray
     from gpt2cli.inspection import Inspection
 
 WIDTH = 12  # inches
@@ -126,7 +126,7 @@ def _all_heads(axes: Axes, data: Inspection, layers: Sequence[int]) -> None:
     axes.set_yticks([N * i + middle for i in range(rows)], [f"layer {i}" for i in layers])
 
 
-def _seen(weights: Array) -> Array:
+def _seen(weights: NDArray) -> NDArray:
     """Nothing above the diagonal, where no token looks."""
     return np.where(np.tri(len(weights), dtype=bool), weights, np.nan)
 

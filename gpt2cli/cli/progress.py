@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from gpt2cli.device import Placement
-    from gpt2cli.download import Progress
     from gpt2cli.generation import Decoder
     from gpt2cli.sources import Source
+    from gpt2cli.watching import Progress
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.files import decode_utf8
+from gpt2cli.cli.files import check_writable, decode_utf8, without_newline, write_file
 from gpt2cli.cli.progress import fetch, open_decoder
 from gpt2cli.cli.terminal import Output, complain, is_terminal, notice, visible
 from gpt2cli.config import did_you_mean
@@ -134,7 +134,7 @@ class Repl:
         """Answer every line of stdin; the first error ends it."""
         if sys.stdin is None:
             raise UsageError("stdin is closed; there is nothing to read")
-        for line in read_lines(sys.stdin.buffer):
+        for line in entries(sys.stdin.buffer):
             try:
                 self.enter(line)
             except EOFError:
@@ -168,7 +168,7 @@ class Repl:
     def _command(self, line: str) -> None:
         name, _, argument = line[1:].strip().partition(" ")
         if name not in COMMANDS:
-            hint = did_you_mean("/" + name, [f"/{known}" for known in COMMANDS])
+            hint = did_you_mean("/" + name, (f"/{known}" for known in COMMANDS))
             raise UsageError(
                 f"unknown command {'/' + name!r}{hint} (/help lists them; // begins a text with /)"
             )
@@ -220,19 +220,11 @@ class Repl:
             self.say(_columns(settings.show(self.session.config)))
 
     def _save(self, argument: str) -> None:
-        from gpt2cli.checkpoint import atomic
-
         if not argument:
             raise UsageError("/save needs the name of a file")
         path, text = Path(os.path.expanduser(argument)), self.session.text
-        try:
-            if path.exists() and not path.is_file():
-                raise UsageError(f"{path} is not a file")
-            with atomic(path) as temporary:
-                temporary.write_bytes(text.encode())
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise GPT2CLIError(f"cannot write {path}: {reason}") from None
+        check_writable(path)
+        write_file(path, text.encode())
         self.say(f"{len(text):,} characters saved to {path}")
 
     def _tokens(self, _: str) -> None:
@@ -275,12 +267,12 @@ _KEYS = {
 }
 
 
-def read_lines(stream: BinaryIO) -> Iterator[str]:
+def entries(stream: BinaryIO) -> Iterator[str]:
     """Lines as they come; a backslash at the end of one makes the next part of it."""
     parts: list[str] = []
     for number, data in enumerate(iter(stream.readline, b""), start=1):
         line = decode_utf8(data, f"line {number} of stdin")
-        line = line.removesuffix("\r\n" if line.endswith("\r\n") else "\n")
+        line = without_newline(line)
         parts.append(line.removesuffix("\\"))
         if not line.endswith("\\"):
             yield "\n".join(parts)

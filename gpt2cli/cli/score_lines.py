@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.cli import score_views
-from gpt2cli.cli.files import decode_utf8, read_lines
+from gpt2cli.cli.files import decode_utf8, read_lines, without_newline
 from gpt2cli.cli.progress import line_progress
 from gpt2cli.cli.terminal import Output, notice
 from gpt2cli.errors import UsageError
@@ -59,7 +59,7 @@ def _groups(files: Sequence[str], size: int) -> Iterator[list[bytes]]:
 
 def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
     """A line as an object that holds its text, under "text" unless it is JSON already."""
-    text = decode_utf8(line, f"line {number}").rstrip("\r\n")
+    text = without_newline(decode_utf8(line, f"line {number}"))
     if field is None:
         return {"text": text}
     try:

@@ -15,7 +15,7 @@ import typer
 from gpt2cli.cli import options
 from gpt2cli.cli.files import read_file
 from gpt2cli.cli.terminal import Output, complain, notice
-from gpt2cli.config import Spec, find_spec, load_spec
+from gpt2cli.config import Spec, did_you_mean, find_spec, known_names, load_spec
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,20 +67,22 @@ def train(
       gpt2 train --config bard --data shakespeare.txt --out my-bard
       gpt2 train --config mine.yaml --data book.txt --out mine --steps 500 --dtype bfloat16
     """
+    from gpt2cli.device import DTYPES, check_names, limit_threads, place
+
+    check_names(device, dtype)
+    if save_dtype not in DTYPES:
+        raise UsageError(f"--save-dtype must be {', '.join(DTYPES)}, not {save_dtype!r}")
     spec = _with_overrides(
         _load(config),
         {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed},
     )
     if dtype == "float16":
         raise UsageError("training needs float32 or bfloat16; float16 gradients vanish")
+    placement = place(device, dtype)
     text = read_file(data)
-
-    from gpt2cli.device import check_names, limit_threads, place
-
-    check_names("cpu", save_dtype)
     if threads is not None:
         limit_threads(threads)
-    notice("reading the text" if resume else "reading the text and learning its vocabulary")
+    notice("encoding the text" if resume else "learning a vocabulary and encoding the text")
     import torch
 
     from gpt2cli import training
@@ -90,8 +92,8 @@ def train(
         text,
         out,
         resume=resume,
-        placement=place(device, dtype),
-        save_dtype=torch.float32 if save_dtype == "auto" else getattr(torch, save_dtype),
+        placement=placement,
+        save_dtype=getattr(torch, save_dtype),
     )
     with _stop_on_ctrl_c() as should_stop:
         _follow(run, run.run(should_stop), as_json, verbose)
@@ -106,7 +108,10 @@ def _load(config: str) -> Spec:
         return load_spec(Path(config))
     if spec := find_spec(config):
         return spec
-    raise UsageError(f"there is no config {config!r}; give a YAML file or a name of `gpt2 models`")
+    raise UsageError(
+        f"there is no config {config!r}; give a YAML file or a name of `gpt2 models`"
+        f"{did_you_mean(config, known_names())}"
+    )
 
 
 def _with_overrides(spec: Spec, given: dict[str, int | float | None]) -> Spec:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gpt2cli import engine
-from gpt2cli.checkpoint import Array
+from gpt2cli.arrays import NDArray
 from gpt2cli.config import ModelConfig
 from gpt2cli.engine import quantize
 from gpt2cli.errors import DeviceError
@@ -29,21 +29,20 @@ class EngineDecoder:
     be memory-mapped. With `precision` int8 or int4 the matrices are in so many bits, in groups
     of 32 with a scale of their own, as are the inputs of each layer in 8 bits; the KV cache is
     in 8 with a scale for each token and head. `codes` are those matrices where `quantize` has
-    made them already. `threads`
-    defaults to OMP_NUM_THREADS or all cores. `level` holds the engine to one of
-    `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not available, or
-    memory is not.
+    made them already. `threads` defaults to OMP_NUM_THREADS or all cores. `level` holds the
+    engine to one of `engine.LEVELS`, for tests. Raises `DeviceError` where the engine is not
+    available, or memory is not.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Array],
+        weights: Mapping[str, NDArray],
         batch_size: int = 1,
         capacity: int | None = None,
         *,
         precision: str = "fp32",
-        codes: Mapping[str, Array] | None = None,
+        codes: Mapping[str, NDArray] | None = None,
         threads: int | None = None,
         level: str = engine.LEVELS[-1],
     ) -> None:
@@ -92,7 +91,7 @@ class EngineDecoder:
             raise DeviceError("there is not enough memory for the native engine")
         weakref.finalize(self, library.engine_free, self._engine)
 
-    def prefill(self, rows: Rows) -> Array:
+    def prefill(self, rows: Rows) -> NDArray:
         """Read B rows, or one for all, from an empty cache. → (B, V)"""
         self.length = 0
         logits = self._read(np.array(rows, dtype=np.int32))
@@ -102,11 +101,11 @@ class EngineDecoder:
             logits = np.repeat(logits, self._batch_size, axis=0)
         return logits
 
-    def step(self, ids: Sequence[int]) -> Array:
+    def step(self, ids: Sequence[int]) -> NDArray:
         """Read one more token a row. (B,) → (B, V)"""
         return self._read(np.array(ids, dtype=np.int32)[:, None])
 
-    def extend(self, rows: Rows) -> Array:
+    def extend(self, rows: Rows) -> NDArray:
         """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
         return self._read(np.array(rows, dtype=np.int32), every=True)
 
@@ -119,7 +118,7 @@ class EngineDecoder:
         for part in self._held():
             part[...] = part[:, list(rows)]
 
-    def _held(self) -> list[Array]:
+    def _held(self) -> list[NDArray]:
         """What the KV cache holds by now: views (L, B, H, …)."""
         panels = -(-self.length // PANEL)
         return [
@@ -129,7 +128,7 @@ class EngineDecoder:
             self._value_scales[..., : self.length],
         ]
 
-    def _read(self, ids: Array, *, every: bool = False) -> Array:
+    def _read(self, ids: NDArray, *, every: bool = False) -> NDArray:
         """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
         B, T = ids.shape
         if self.length + T > self._capacity:
@@ -158,11 +157,11 @@ class EngineDecoder:
 
 
 def _in_order(
-    config: ModelConfig, weights: Mapping[str, Array], codes: Mapping[str, Array]
-) -> list[Array | None]:
+    config: ModelConfig, weights: Mapping[str, NDArray], codes: Mapping[str, NDArray]
+) -> list[NDArray | None]:
     """All weights as `engine_new` expects them; None for what there is not."""
 
-    def floats(name: str) -> Array | None:
+    def floats(name: str) -> NDArray | None:
         return np.ascontiguousarray(weights[name], dtype=np.float32) if name in weights else None
 
     ordered = [floats("token_embedding.weight"), floats("position_embedding.weight")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -19,14 +19,14 @@ from typing import BinaryIO
 import numpy as np
 
 from gpt2cli import checkpoint, engine
-from gpt2cli.checkpoint import Array, StoredTensor
+from gpt2cli.arrays import NDArray
+from gpt2cli.checkpoint import StoredTensor
 from gpt2cli.config import ModelConfig
+from gpt2cli.watching import Progress
 
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
 LAYOUT = 1  # to be raised with every change to how engine.cpp arranges its codes
 ALIGNMENT = 64  # a cache line
-
-Progress = Callable[[str, int, int], None]
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -38,7 +38,9 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     return found
 
 
-def encode(config: ModelConfig, weights: Mapping[str, Array], precision: str) -> dict[str, Array]:
+def encode(
+    config: ModelConfig, weights: Mapping[str, NDArray], precision: str
+) -> dict[str, NDArray]:
     """Code fp32 arrays in memory: a row of bytes for each matrix."""
     return {
         name: _encode(name, weights[name], shape, precision)
@@ -52,7 +54,7 @@ def open_coded(
     tensors: Mapping[str, StoredTensor],
     precision: str,
     progress: Progress | None = None,
-) -> dict[str, Array]:
+) -> dict[str, NDArray]:
     """The same of a checkpoint, from the file of an earlier run if that is still good.
 
     `progress` is told of the bytes written. A disk that is full or read-only costs only time.
@@ -107,7 +109,7 @@ def _encode_all(
     precision: str,
     total: int,
     progress: Progress | None,
-) -> Iterator[tuple[str, Array]]:
+) -> Iterator[tuple[str, NDArray]]:
     """One matrix after the other, so that little of a large model is in memory at a time."""
     done = 0
     for name, shape in shapes(config).items():
@@ -119,7 +121,7 @@ def _encode_all(
             progress(f"weights in {precision}", done, total)
 
 
-def _encode(name: str, weight: Array, shape: tuple[int, int], precision: str) -> Array:
+def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) -> NDArray:
     """One fp32 matrix as codes, by all threads."""
     library = engine.library()
     weight = np.ascontiguousarray(weight, dtype=np.float32)
@@ -175,13 +177,13 @@ def _header(weights: Path, sizes: Mapping[str, int], checksum: int) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _checksum(data: Array) -> int:
+def _checksum(data: NDArray) -> int:
     """The sum of 64-bit words, modulo 2⁶⁴: as fast as memory, and enough against accidents."""
     return int(data.view(np.uint64).sum(dtype=np.uint64))
 
 
 def _write(
-    file: BinaryIO, weights: Path, sizes: Mapping[str, int], pieces: Iterator[tuple[str, Array]]
+    file: BinaryIO, weights: Path, sizes: Mapping[str, int], pieces: Iterator[tuple[str, NDArray]]
 ) -> None:
     checksum = 0
     file.write(_header(weights, sizes, checksum))
@@ -192,11 +194,11 @@ def _write(
     file.write(_header(weights, sizes, checksum))
 
 
-def _read(path: Path, weights: Path, sizes: Mapping[str, int]) -> dict[str, Array] | None:
+def _read(path: Path, weights: Path, sizes: Mapping[str, int]) -> dict[str, NDArray] | None:
     """The codes in a file, or None if it is not there, of other weights, or damaged."""
     start = len(_header(weights, sizes, 0))
     try:
-        data: Array = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        data: NDArray = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     except (OSError, ValueError):  # ValueError: it is empty
         return None
     if len(data) != start + sum(sizes.values()):
