@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -43,7 +43,10 @@ def read_stdin() -> str:
     """All of stdin. Raises `UsageError` if it is closed or not UTF-8."""
     if sys.stdin is None:
         raise UsageError("stdin is closed; there is nothing to read")
-    return decode_utf8(sys.stdin.buffer.read(), "stdin")
+    try:
+        return decode_utf8(sys.stdin.buffer.read(), "stdin")
+    except OSError as error:
+        raise UsageError(f"cannot read stdin: {error.strerror}") from None
 
 
 def read_file(path: Path) -> str:
@@ -66,14 +69,15 @@ def check_readable(file: str) -> None:
 @contextmanager
 def open_bytes(file: str) -> Iterator[io.BufferedReader]:
     """A file, or stdin for "-". Raises `UsageError` if it cannot be read."""
-    if file == "-":
-        yield cast(io.BufferedReader, sys.stdin.buffer)
-        return
     try:
+        if file == "-":
+            yield cast(io.BufferedReader, sys.stdin.buffer)
+            return
         with open(file, "rb") as stream:
             yield stream
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
+        name = "stdin" if file == "-" else file
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
 
 
 def read_lines(file: str) -> Iterator[list[bytes]]:
@@ -130,8 +134,11 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
     return f"{piped}\n{own}" if piped else own
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a file that could not be written later on. Raises `UsageError`."""
+def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse a file that could not be written later on, or is one of those to be read.
+
+    Raises `UsageError`.
+    """
     try:
         if path.is_dir():
             raise UsageError(f"cannot write {path}: it is a directory")
@@ -139,11 +146,12 @@ def check_writable(path: Path) -> None:
             raise UsageError(f"cannot write {path}: {path.parent} is no directory")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise UsageError(f"cannot write {path}: permission denied")
-        path.resolve()
+        if path.resolve() in (Path(file).resolve() for file in inputs if file is not None):
+            raise UsageError(f"cannot write {path}: it is read, too")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    except ValueError:
-        raise UsageError("the name of a file cannot hold a NUL") from None
+    except (ValueError, RuntimeError) as error:  # a NUL in the name, links in a circle
+        raise UsageError(f"cannot write {path}: {error}") from None
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -99,7 +99,7 @@ def inspect(
         raise UsageError("--head and --all-heads exclude each other")
     for path in (html, png):
         if path is not None:
-            check_writable(path)
+            check_writable(path, inputs=[file])
     if png is not None:
         _check_matplotlib()
     text = read_text(prompt, file, keep_newline) or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -118,7 +119,7 @@ def score(
     for name in names:
         check_readable(name)
     if html:
-        check_writable(html)
+        check_writable(html, inputs=names)
     texts = _texts(names, text, keep_newline)
     if not (texts or choices):
         raise UsageError("there is no text; name a file, pipe one in, or give --text")
@@ -127,11 +128,11 @@ def score(
 
     run = _open(model, stride, (device, dtype, quantize, threads), offline, bos, not no_special)
     if lines:
-        score_lines.score_lines(run, names, below, above, field)
+        score_lines.score_lines(run, names, below, above, field, verbose)
         return
     if choices:
         context = "".join(texts[0][1]) if texts else ""
-        _rank(run, context, [read_argument(choice) for choice in choices], as_json)
+        _rank(run, context, [read_argument(choice) for choice in choices], as_json, verbose)
         return
     found = _score(run, texts, verbose, written=as_csv)
     titles = [title for title, _ in texts]
@@ -154,7 +155,7 @@ def score(
 def _texts(files: list[str], text: str | None, keep_newline: bool) -> list[Named]:
     texts: list[Named] = []
     for file in files:
-        name = "stdin" if file == "-" else file
+        name = "stdin" if file == "-" else os.fsencode(file).decode("utf-8", "replace")
         texts.append((name, read_pieces(file, name, keep_newline)))
     if text is not None:
         texts.append(("text", [read_argument(text)]))
@@ -184,6 +185,13 @@ class Run:
             "stride": self.scorer.stride,
             "bos": self.scorer.bos,
         }
+
+    @property
+    def description(self) -> str:
+        """What it is, in a few words."""
+        from gpt2cli import runtime
+
+        return runtime.describe(self.source, self.placement, self.quantize)
 
     def open(self, batch_size: int, tokens: int) -> Decoder:
         """The model itself, with room for so many windows of so many tokens."""
@@ -224,9 +232,7 @@ def _open(
 
 
 def _score(run: Run, texts: list[Named], verbose: bool, *, written: bool) -> Stretches:
-    """All texts, as they are read. Raises `UsageError` for one with nothing to score."""
-    from gpt2cli import runtime
-
+    """All texts, as they are read. Raises `UsageError` at once for one with nothing to score."""
     scorer = run.scorer
     ids = [scorer.encode(pieces) for _, pieces in texts]
     for (name, _), row in zip(texts, ids, strict=True):
@@ -234,19 +240,22 @@ def _score(run: Run, texts: list[Named], verbose: bool, *, written: bool) -> Str
     tokens = scorer.capacity(ids)
     batch_size = scorer.batch_size(tokens, scorer.windows(ids))
     decoder = run.open(batch_size, tokens)
-    total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
-    with token_progress(total, written=written) as advance:
-        yield from scorer.stretches(decoder, ids, batch_size, advance)
-    if verbose:
-        seconds = time.perf_counter() - begun
-        complain(
-            f"{runtime.describe(run.source, run.placement, run.quantize)}, {total} tokens, "
-            f"windows of {scorer.config.context_length} that move on by {scorer.stride}, "
-            f"{total / seconds:.1f} tokens/s"
-        )
+
+    def read() -> Stretches:
+        total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
+        with token_progress(total, written=written) as advance:
+            yield from scorer.stretches(decoder, ids, batch_size, advance)
+        if verbose:
+            complain(
+                f"{run.description}, {total:,} tokens, windows of {scorer.config.context_length} "
+                f"that move on by {scorer.stride}, "
+                f"{total / (time.perf_counter() - begun):.1f} tokens/s"
+            )
+
+    return read()
 
 
-def _rank(run: Run, context: str, choices: list[str], as_json: bool) -> None:
+def _rank(run: Run, context: str, choices: list[str], as_json: bool, verbose: bool) -> None:
     """Weigh alternatives and print them, the most probable first."""
     from gpt2cli import alternatives
 
@@ -258,3 +267,5 @@ def _rank(run: Run, context: str, choices: list[str], as_json: bool) -> None:
         score_views.print_choices_json(context, found, run.facts)
     else:
         score_views.print_choices(found)
+    if verbose:
+        complain(f"{run.description}, {sum(map(len, rows)):,} tokens")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.cli import score_views
@@ -26,18 +25,20 @@ def score_lines(
     below: float | None,
     above: float | None,
     field: str | None,
+    verbose: bool,
 ) -> None:
     """JSON for every line; or, with a limit, those lines that keep to it, as they are."""
     from gpt2cli import scoring
 
     output, count, kept, scorer = Output(), 0, 0, run.scorer
     filtering = below is not None or above is not None
+    key = "text" if field is None else field
     batch_size = scorer.batch_size(TYPICAL_LINE)
     decoder = run.open(batch_size, scorer.config.context_length)
     with line_progress() as advance:
         for chunk in _groups(files, scoring.GROUP):
             records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
-            ids = [scorer.encode([str(record[field or "text"])]) for record in records]
+            ids = [scorer.encode([str(record[key])]) for record in records]
             found = scorer.stretches(decoder, ids, batch_size)
             lines_out = (
                 _line_out(line, record, score.summary, below, above)
@@ -47,14 +48,18 @@ def score_lines(
             output.write_bytes(b"".join(shown))
             count, kept = count + len(chunk), kept + len(shown)
             advance(len(chunk))
-    notice(f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored")
+    what = f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored"
+    notice(f"{run.description}, {what}" if verbose else what, asked=verbose)
 
 
 def _groups(files: Sequence[str], size: int) -> Iterator[list[bytes]]:
     """Up to `size` lines at a time, without waiting for more than have arrived."""
-    for lines in chain.from_iterable(map(read_lines, files)):
-        for i in range(0, len(lines), size):
-            yield lines[i : i + size]
+    for number, file in enumerate(files, start=1):
+        for lines in read_lines(file):
+            if number < len(files) and not lines[-1].endswith(b"\n"):
+                lines[-1] += b"\n"  # the next file begins a new line
+            for i in range(0, len(lines), size):
+                yield lines[i : i + size]
 
 
 def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
@@ -64,7 +69,7 @@ def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
         return {"text": text}
     try:
         record = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"line {number} is not JSON; --field is for JSON objects") from None
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
         raise UsageError(f"line {number} has no text in a field {field!r}")

@@ -59,6 +59,8 @@ def tokenize(
     """
     if decode:
         _check_decode(ids_only, no_special)
+    elif ids_only and as_json:
+        raise UsageError("--ids and --json exclude each other")
     elif len(text or []) > 1:
         raise UsageError("give one text; put quotes around it")
 
@@ -113,7 +115,8 @@ def _read_ids(words: list[str], file: Path | None) -> list[int]:
     for word in ids:
         if word and not (word.isascii() and word.isdigit()):
             raise UsageError(f"{word[:40]!r} is not a token id; those are numbers such as 15496")
-    return [int(word[:20]) for word in ids if word]  # 20 digits are past any vocabulary
+    # 20 digits are past any vocabulary, and thousands are past what int() reads.
+    return [int((word.lstrip("0") or "0")[:20]) for word in ids if word]
 
 
 def _print_boxes(pieces: list[tuple[int, bytes]], tokenizer: Tokenizer) -> None:

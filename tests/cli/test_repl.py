@@ -101,7 +101,7 @@ def test_retry_draws_anew_and_two_slashes_are_one(gpt2: Gpt2, generated: Generat
         (b"/save", "/save needs the name of a file"),
         (b"/save /", "cannot write /: it is a directory"),
         (b"/save /no/such/place", "cannot write /no/such/place: /no/such is no directory"),
-        (b"/save a\0b", "the name of a file cannot hold a NUL"),
+        (b"/save a\0b", "embedded null byte"),
         (b"/save " + b"x" * 300, "File name too long"),
         (b"", "there is no text yet to go on with"),
         (b"\xff", "line 1 of stdin is not valid UTF-8 text (at byte 0)"),

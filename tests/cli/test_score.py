@@ -150,6 +150,41 @@ def test_lines_of_json_keep_what_else_they_hold(gpt2: Gpt2) -> None:
     assert b"line 1 has no text in a field 'text'" in wrong.stderr
 
 
+def test_the_lines_of_one_file_do_not_run_into_the_next(gpt2: Gpt2, tmp_path: Path) -> None:
+    for name, text in (("a", "My lord, I am."), ("b", "The king is come.")):
+        (tmp_path / name).write_text(text)
+    files = (str(tmp_path / "a"), str(tmp_path / "b"))
+    done = gpt2("score", *BARD, "--lines", "--below", "1e9", *files)
+    assert done.stdout == b"My lord, I am.\nThe king is come."
+
+
+def test_an_odd_field_or_file_name_is_no_error(gpt2: Gpt2, tmp_path: Path) -> None:
+    done = gpt2("score", *BARD, "--lines", "--field", "", stdin=b'{"": "My lord"}')
+    assert json.loads(done.stdout)["tokens"] > 0
+    odd = os.fsencode(tmp_path) + b"/\xff.txt"
+    Path(os.fsdecode(odd)).write_text("My lord, I am.")
+    for view in ([], ["--json"], ["--csv"], ["--heatmap"]):
+        done = gpt2("score", *BARD, odd, *view)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("line", [b"no", b'{"a":' + b"[" * 100_000])
+def test_a_line_that_is_no_json_is_named(gpt2: Gpt2, line: bytes) -> None:
+    done = gpt2("score", *BARD, "--lines", "--field", "a", stdin=line)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"gpt2: line 1 is not JSON; --field is for JSON objects\n"
+
+
+def test_nothing_is_written_before_what_cannot_be_scored(gpt2: Gpt2, tmp_path: Path) -> None:
+    for name, text in (("a", "My lord, I am."), ("b", "")):
+        (tmp_path / name).write_text(text)
+    done = gpt2("score", *BARD, "--csv", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (done.returncode, done.stdout) == (2, b"")
+    own = gpt2("score", *BARD, str(tmp_path / "a"), "--html", str(tmp_path / "a"))
+    assert (own.returncode, b"it is read, too" in own.stderr) == (2, True)
+    assert (tmp_path / "a").read_text() == "My lord, I am."
+
+
 def test_a_line_is_answered_before_the_next_one_comes() -> None:
     command = [sys.executable, "-m", "gpt2cli", "score", *BARD, "--lines"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

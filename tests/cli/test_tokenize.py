@@ -74,6 +74,8 @@ def test_decoding_gives_the_bytes_back_even_of_half_a_character(gpt2: Gpt2) -> N
     for listed in (spaced, str(ids), "\n".join(map(str, ids))):
         done = gpt2("tokenize", *BARD, "--decode", stdin=listed.encode())
         assert (done.stdout, done.stderr) == ("🙂 a\n".encode(), b"")
+    zeros = gpt2("tokenize", *BARD, "--decode", *(f"{i:030}" for i in ids), stdin=b"")
+    assert zeros.stdout == "🙂 a\n".encode()
     done = gpt2("tokenize", *BARD, "--decode", *map(str, ids[:2]))
     assert done.stdout == "🙂".encode()[: len(done.stdout)]
     assert 0 < len(done.stdout) < 4
@@ -90,6 +92,7 @@ def test_decoding_gives_the_bytes_back_even_of_half_a_character(gpt2: Gpt2) -> N
         (["--decode"], b"12 x7", 2, "'x7' is not a token id"),
         (["--decode", "½"], b"", 2, "is not a token id"),
         (["--decode", "--ids", "5"], b"", 2, "--decode and --ids exclude each other"),
+        (["--ids", "--json", "x"], b"", 2, "--ids and --json exclude each other"),
         (["two", "words"], b"", 2, "put quotes around it"),
         ([], b"", 2, "stdin is empty"),
         ([], b"a\xff", 2, "stdin is not valid UTF-8 text (at byte 1)"),
