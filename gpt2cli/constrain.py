@@ -78,7 +78,7 @@ class Matchers:
         ends = self._end is not None and bool(allowed[self._end])
         return self.matches(row) and int(np.count_nonzero(allowed)) == ends
 
-    def _limits_after(self, matcher: Any) -> Array:
+    def _limits_after(self, matcher: Any) -> NDArray:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
         if matcher.is_error():
             raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")

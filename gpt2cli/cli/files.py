@@ -31,7 +31,7 @@ def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
 
 def read_argument(argument: str) -> str:
     """A command-line argument as UTF-8, even if the locale read it as something else."""
-    return decode_utf8(os.fsencode(argument), "the prompt")
+    return decode_utf8(os.fsencode(argument), "an argument")
 
 
 def stdin_is_piped() -> bool:

@@ -40,7 +40,7 @@ def test_an_argument_is_utf8_whatever_the_locale_made_of_it(locale: str, text: s
 
 
 def test_an_argument_that_is_no_utf8_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"the prompt is not valid UTF-8 text \(at byte 3\)"):
+    with pytest.raises(UsageError, match=r"an argument is not valid UTF-8 text \(at byte 3\)"):
         read_argument(os.fsdecode(b"caf\xe9"))
 
 

@@ -188,7 +188,7 @@ def test_invalid_utf8_and_nothing_are_refused(gpt2: Gpt2, letters: Path, tmp_pat
     (tmp_path / "prompt").write_bytes(b"abc\x80")
     for arguments, stdin, message in (
         ([], b"ab\xff", "stdin is not valid UTF-8 text (at byte 2)"),
-        ([b"\xc3"], b"", "the prompt is not valid UTF-8 text (at byte 0)"),
+        ([b"\xc3"], b"", "an argument is not valid UTF-8 text (at byte 0)"),
         (["--file", str(tmp_path / "prompt")], b"", "(at byte 3)"),
         ([], b"", "stdin is empty"),
         ([], b"\n", "stdin is empty"),
