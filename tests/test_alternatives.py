@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeDecoder
+from conftest import BYTES, MakeDecoder
 
 from gpt2cli import alternatives, checkpoint
 from gpt2cli.errors import UsageError
 from gpt2cli.tokenizer import Tokenizer
 
 CONTEXT = 32  # of the tiny model
-BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
 
 
 def test_a_choice_weighs_what_the_text_gains(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from gpt2cli import bandwidth, bench, estimate
+from gpt2cli import bench
 from gpt2cli.bench import Measurement, Plan, Spread
 from gpt2cli.config import ModelConfig, shipped_specs
 from gpt2cli.device import Placement
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import Rows
-from gpt2cli.machine import cpu_name, peak_memory
+from gpt2cli.machine import cpu_name
 
 SMALL = {spec.name: spec.model for spec in shipped_specs()}["124M"]
 CPU = Placement("cpu", "float32")
@@ -168,59 +167,3 @@ def test_a_model_is_measured_from_its_decoder_to_its_share(tiny_config: ModelCon
     assert report.peak_memory_bytes is not None
     assert report.peak_memory_bytes > 10e6  # an interpreter alone takes more
     assert report.device_name == cpu_name() != ""
-
-
-# The memory.
-
-
-def test_bandwidth_is_the_best_reading_but_not_the_first() -> None:
-    times = iter([8.0, 5.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0])
-    now = [0.0]
-
-    def clock() -> float:
-        return now[0]
-
-    warm = [False]
-
-    def read() -> None:
-        if warm[0]:
-            now[0] += next(times)
-        warm[0] = True  # the first reading takes no time at all, and must not count
-
-    assert bandwidth.best(read, 100, clock) == 50.0
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_the_cpu_reads_a_buffer_of_its_own_by_all_threads(threads: int) -> None:
-    with ThreadPoolExecutor(threads) as pool:
-        read, size = bandwidth.cpu_reader(12_000_000, threads, pool)
-        parts = read()
-    assert size == 12_000_000
-    assert parts == [1] * threads  # the greatest of the ones in each part
-
-
-def test_torch_reads_every_number_once() -> None:
-    read, size = bandwidth.torch_reader("cpu", 4_000_000)
-    assert size == 4_000_000
-    assert read() == 1_000_000  # the sum of as many ones
-
-
-def test_peak_memory_keeps_what_was_held() -> None:
-    more = peak_memory() + (64 << 20)
-    np.ones(more, dtype=np.uint8)
-    assert peak_memory() >= more
-
-
-# Bytes that a step reads.
-
-
-def test_step_bytes_of_124m_by_hand() -> None:
-    head, blocks = 50257 * 768, 12 * 12 * 768 * 768
-    rest = 124_439_808 - head - blocks - 1023 * 768  # with one row of the position embedding
-    assert estimate.step_weight_bytes(SMALL, "fp32") == 4 * (head + blocks + rest)
-    assert estimate.step_weight_bytes(SMALL, "bf16") == 2 * (head + blocks + rest)
-    assert estimate.step_weight_bytes(SMALL, "fp32", 8) == estimate.step_weight_bytes(SMALL, "fp32")
-    scales = 2 * (head + blocks) // 32
-    for precision, code in (("int8", blocks), ("int4", blocks // 2)):
-        read = head + code + scales + 4 * (rest + 3 * 768)
-        assert estimate.step_weight_bytes(SMALL, precision, 3) == read

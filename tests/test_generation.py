@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import MakeDecoder, decoders, random_model
+from conftest import BYTES, MakeDecoder, decoders, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
@@ -29,7 +29,6 @@ from gpt2cli.generation import (
 from gpt2cli.tokenizer import Tokenizer
 
 GREEDY = SamplingConfig(temperature=0)
-BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
 
 
 class Script:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import BYTES
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2cli import heatmap, scoring
-from gpt2cli.tokenizer import Tokenizer
-
-BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
 
 
 def score_of(ids: list[int]) -> scoring.Score:

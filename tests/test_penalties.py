@@ -15,9 +15,7 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from gpt2cli import bias
 from gpt2cli.config import SamplingConfig
-from gpt2cli.errors import UsageError
 from gpt2cli.penalties import (
     add,
     count_penalties,
@@ -29,7 +27,6 @@ from gpt2cli.penalties import (
 )
 from gpt2cli.sampler import Sampler
 from gpt2cli.sampling import generators
-from gpt2cli.tokenizer import Tokenizer
 
 INF = math.inf
 TEXT = st.lists(st.integers(0, 3), max_size=14)
@@ -99,40 +96,6 @@ def test_dry_by_hand() -> None:
     assert dry_penalties(text, 1.0, 2.0, 1, breakers={3}) == {}
     (penalty,) = dry_penalties([7] * 300, 1.0, 1e300, 1).values()
     assert -INF < penalty < -1e20  # finite, so that it is no ban
-
-
-# Logit biases, as people write them.
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("London", "written TOKEN=AMOUNT"),
-        ("=1", "written TOKEN=AMOUNT"),
-        ("a=b", "must be a number, or -inf to ban, not 'b'"),
-        ("a=inf", "must be a number, or -inf"),
-        ("a=nan", "must be a number, or -inf"),
-    ],
-)
-def test_a_bias_that_is_none_is_refused(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        bias.parse([text])
-
-
-def test_a_bias_is_by_text_or_by_id(tiny_tokenizer: Tokenizer) -> None:
-    parsed = bias.parse([" the=2.5", "#7=-inf", "==1", "<|endoftext|>=-1"])
-    assert parsed == {" the": 2.5, "#7": -INF, "=": 1.0, "<|endoftext|>": -1.0}
-    found = bias.resolve(parsed, tiny_tokenizer)
-    (the,) = tiny_tokenizer.encode(" the")
-    (equals,) = tiny_tokenizer.encode("=")
-    assert found == {the: 2.5, 7: -INF, equals: 1.0, tiny_tokenizer.end_of_text: -1.0}
-
-
-def test_a_bias_on_several_tokens_says_which_they_are(tiny_tokenizer: Tokenizer) -> None:
-    with pytest.raises(UsageError, match=r"'xyz' is 3 tokens, not one: 'x' \(#\d+\), 'y'"):
-        bias.resolve({"xyz": 1.0}, tiny_tokenizer)
-    with pytest.raises(UsageError, match="from 0 to 299, not to #300"):
-        bias.resolve({"#300": 1.0}, tiny_tokenizer)
 
 
 # --- repetition penalty -----------------------------------------------------------------

@@ -22,7 +22,6 @@ from gpt2cli.tokenizer import Tokenizer
 
 CONTEXT = 32  # of the tiny model
 SINGLE = {bytes([i]): i for i in range(256)}
-BYTES = Tokenizer(SINGLE, {"<|endoftext|>": 256})
 BYTES_300 = Tokenizer(SINGLE | {b"%d" % i: i for i in range(256, 300)}, {})
 
 

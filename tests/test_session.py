@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from conftest import BYTES, decoders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2cli import checkpoint, config, engine
+from gpt2cli import config
 from gpt2cli.config import SamplingConfig
-from gpt2cli.engine.decoder import EngineDecoder
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import Decoder, Event, GenerationConfig, generate
-from gpt2cli.numpy_decoder import NumpyDecoder
+from gpt2cli.generation import Event, GenerationConfig, generate
 from gpt2cli.session import PrefixCache, Session, follow
 from gpt2cli.tokenizer import Tokenizer
-from gpt2cli.torch_decoder import TorchDecoder
 
-BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
 GREEDY = GenerationConfig(SamplingConfig(temperature=0), max_tokens=5)
 
 
@@ -255,30 +251,9 @@ def test_a_line_follows_on_a_line_of_its_own_unless_it_begins_with_a_space(
 BARD = config.BUNDLED_DIR / "bard"
 
 
-def torch_decoder() -> Decoder:
-    return TorchDecoder(checkpoint.load(BARD, device="cpu", dtype=torch.float32))
-
-
-def cpu_decoder(kind: Callable[..., Decoder]) -> Decoder:
-    model, tensors = checkpoint.read(BARD)
-    return kind(model, {name: tensor.to_numpy() for name, tensor in tensors.items()})
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        torch_decoder,
-        lambda: cpu_decoder(NumpyDecoder),
-        pytest.param(
-            lambda: cpu_decoder(EngineDecoder),
-            marks=pytest.mark.skipif(not engine.available(), reason=engine.why_not() or ""),
-        ),
-    ],
-    ids=["torch", "numpy", "engine"],
-)
-def test_bard_goes_on_as_from_a_fresh_prompt_of_the_same_tokens(
-    make: Callable[[], Decoder],
-) -> None:
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_bard_goes_on_as_from_a_fresh_prompt_of_the_same_tokens(kind: str) -> None:
+    make = decoders(kind, BARD)
     tokenizer = Tokenizer.load(BARD)
     settings = GenerationConfig(SamplingConfig(temperature=0.8), max_tokens=12, seed=1)
     session = Session(make(), tokenizer, settings)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import decoders, random_model
+from conftest import BYTES, decoders, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_generation import BYTES
 
 from gpt2cli import checkpoint, generation, sampling, speculative
 from gpt2cli.config import ModelConfig, SamplingConfig
