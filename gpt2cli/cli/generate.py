@@ -372,7 +372,10 @@ def _summary(what: str, facts: dict[str, Any], recorder: Recorder) -> str:
         f"{speed:.1f} tokens/s" if speed else "",
     ]
     if (draft := facts["draft"]) and draft["passes"]:
-        accepted = f"{draft['accepted']} of {draft['proposed']} tokens"
-        parts.append(f"{accepted} of draft {draft['name']} accepted")
+        rate = draft["acceptance_rate"]
+        parts.append(
+            f"{draft['accepted']} of {draft['proposed']} tokens of draft {draft['name']} accepted"
+            + (f" ({rate:.0%})" if rate is not None else "")
+        )
         parts.append(f"{draft['tokens_per_pass']:.1f} tokens a pass")
     return ", ".join(part for part in parts if part)

@@ -365,6 +365,7 @@ def test_a_draft_changes_nothing_but_is_reported(gpt2: Gpt2, draft: str) -> None
     assert used["acceptance_rate"] == used["accepted"] / used["proposed"] > 0
     assert used["accepted"] + used["passes"] == 59
     assert f"{used['accepted']} of {used['proposed']} tokens of draft" in done.stderr.decode()
+    assert f"({used['acceptance_rate']:.0%})" in done.stderr.decode()
     assert gpt2(*arguments).stdout.decode() == alone["text"]
 
 
