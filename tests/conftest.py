@@ -125,6 +125,43 @@ def gpt2(tmp_path: Path) -> Gpt2:
     return run
 
 
+def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
+    """The one line that a failed command printed."""
+    text = done.stderr.decode()
+    assert "Traceback" not in text
+    assert text.count("\n") == 1, text
+    return text
+
+
+def says(directory: Path, tokens: list[int], vocabulary: Path) -> Path:
+    """A checkpoint that says tokens[0], tokens[1], … by position, whatever the prompt.
+
+    Each position's embedding points at one token's, and all else is zero.
+    """
+    config = ModelConfig(300, context_length=32, emb_dim=64, n_heads=1, n_layers=1)
+    model = GPT2(config)
+    for p in model.parameters():
+        torch.nn.init.zeros_(p)
+    with torch.no_grad():
+        for position in range(config.context_length):
+            axis = position % len(tokens)
+            model.position_embedding.weight[position, axis] = 10
+            model.token_embedding.weight[tokens[axis], axis] = 1
+        model.final_norm.scale.fill_(50.0)
+    checkpoint.save(model, directory, 0, torch.float32)
+    for name in ("vocab.json", "merges.txt"):
+        (directory / name).write_bytes((vocabulary / name).read_bytes())
+    return directory
+
+
+@pytest.fixture(scope="session")
+def letters(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that answers with the letters b, c, d, … according to the prompt's length."""
+    tokenizer = Tokenizer.load(tiny_directory)
+    ids = [tokenizer.encode(letter)[0] for letter in "bcdefghijklmnopqrstuvwxyz"]
+    return says(tmp_path_factory.mktemp("letters"), ids, tiny_directory)
+
+
 class Stream(io.TextIOWrapper):
     """A stdout or stderr in some encoding that may claim to be a terminal."""
 

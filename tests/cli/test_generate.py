@@ -3,51 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import Gpt2, on_terminal
+from conftest import Gpt2, error_of
 
-from gpt2cli import checkpoint, engine
-from gpt2cli.config import ModelConfig
-from gpt2cli.model import GPT2
+from gpt2cli import engine
 from gpt2cli.tokenizer import Tokenizer
-
-
-def says(directory: Path, tokens: list[int], vocabulary: Path) -> Path:
-    """A checkpoint that says tokens[0], tokens[1], … by position, whatever the prompt.
-
-    Each position's embedding points at one token's, and all else is zero.
-    """
-    config = ModelConfig(300, context_length=32, emb_dim=64, n_heads=1, n_layers=1)
-    model = GPT2(config)
-    for p in model.parameters():
-        torch.nn.init.zeros_(p)
-    with torch.no_grad():
-        for position in range(config.context_length):
-            axis = position % len(tokens)
-            model.position_embedding.weight[position, axis] = 10
-            model.token_embedding.weight[tokens[axis], axis] = 1
-        model.final_norm.scale.fill_(50.0)
-    checkpoint.save(model, directory, 0, torch.float32)
-    for name in ("vocab.json", "merges.txt"):
-        (directory / name).write_bytes((vocabulary / name).read_bytes())
-    return directory
-
-
-def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line that a failed command printed."""
-    text = done.stderr.decode()
-    assert "Traceback" not in text
-    assert text.count("\n") == 1, text
-    return text
-
 
 # Before any weights are read: wrong use, exit code 2.
 
@@ -147,14 +111,6 @@ def test_overflow_error_refuses(gpt2: Gpt2, tiny_directory: Path) -> None:
 
 
 # Where the prompt comes from.
-
-
-@pytest.fixture(scope="module")
-def letters(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that answers with the letters b, c, d, … according to the prompt's length."""
-    tokenizer = Tokenizer.load(tiny_directory)
-    ids = [tokenizer.encode(letter)[0] for letter in "bcdefghijklmnopqrstuvwxyz"]
-    return says(tmp_path_factory.mktemp("letters"), ids, tiny_directory)
 
 
 def prompt_of(gpt2: Gpt2, model: Path, *arguments: str | bytes, stdin: bytes = b"") -> str:
@@ -313,173 +269,6 @@ def test_the_debug_option_shows_a_traceback(gpt2: Gpt2, tiny_directory: Path) ->
     done = gpt2("generate", "x", "-t", "-1", "--debug")
     assert done.returncode != 0
     assert b"Traceback" in done.stderr
-
-
-def test_a_bias_bans_and_min_tokens_waits(gpt2: Gpt2, letters: Path) -> None:
-    arguments = ("generate", "a", "-m", str(letters), "-t", "0", "-n", "4")
-    assert gpt2(*arguments, "--bias", "c=-inf").stdout[1:2] != b"c"
-    wrong = gpt2(*arguments, "--bias", "cd=1")
-    assert wrong.returncode == 2
-    assert "'cd' is 2 tokens, not one: 'c' (#" in error_of(wrong)
-    assert gpt2(*arguments, "--stop", "c").stdout == b"b"
-    assert gpt2(*arguments, "--stop", "c", "--stop", "e", "--min-tokens", "2").stdout == b"bcd"
-
-
-def test_sampling_can_be_explained(gpt2: Gpt2, letters: Path) -> None:
-    arguments = ("generate", "a", "-m", str(letters), "--explain-sampling", "--top-k", "3")
-    lines = gpt2(*arguments).stdout.decode().splitlines()
-    assert [line.split()[0] for line in lines] == ["rule", "the", "temperature", "top-k", "top-p"]
-    records = [json.loads(line) for line in gpt2(*arguments, "--json").stdout.splitlines()]
-    assert [record["candidates"] for record in records] == [300, 300, 3, 1]
-    assert records[-1]["top"][0]["token"] == "b"
-    assert records[-1]["top"][0]["after"] == 1
-
-
-def test_json_tells_the_log_probabilities(gpt2: Gpt2, letters: Path) -> None:
-    done = gpt2("generate", "a", "-m", str(letters), "-n", "2", "--json", "--logprobs", "2")
-    first, second = json.loads(done.stdout)["logprobs"]
-    assert (first["token"], second["token"]) == ("b", "c")
-    assert first["top"][0] == {"token": "b", "id": first["id"], "logprob": first["logprob"]}
-    assert len(second["top"]) == 2
-
-
-def test_beams_give_several_texts_best_first(gpt2: Gpt2, letters: Path) -> None:
-    arguments = ("generate", "a", "-m", str(letters), "-n", "4", "--beams", "3")
-    assert gpt2(*arguments).stdout == b"bcde"
-    records = [json.loads(x) for x in gpt2(*arguments, "-s", "3", "--json").stdout.splitlines()]
-    assert records[0]["text"] == "bcde"
-    assert len({tuple(record["token_ids"]) for record in records}) == 3
-
-
-@pytest.mark.parametrize("draft", ["bard", "ngram"])
-def test_a_draft_changes_nothing_but_is_reported(gpt2: Gpt2, draft: str) -> None:
-    arguments = ("generate", "ROMEO:", "-m", "bard", "-n", "60", "-t", "0")
-    alone = json.loads(gpt2(*arguments, "--json").stdout)
-    assert alone["draft"] is None
-    arguments = (*arguments, "--draft", draft)
-    done = gpt2(*arguments, "--json", "-v")
-    record = json.loads(done.stdout)
-    assert record["token_ids"] == alone["token_ids"]
-    used = record["draft"]
-    assert used["name"] == draft
-    assert used["acceptance_rate"] == used["accepted"] / used["proposed"] > 0
-    assert used["accepted"] + used["passes"] == 59
-    assert f"{used['accepted']} of {used['proposed']} tokens of draft" in done.stderr.decode()
-    assert f"({used['acceptance_rate']:.0%})" in done.stderr.decode()
-    assert gpt2(*arguments).stdout.decode() == alone["text"]
-
-
-def test_a_draft_of_another_vocabulary_is_refused_before_weights_are_read(
-    gpt2: Gpt2, tiny_directory: Path, tmp_path: Path
-) -> None:
-    for name in ("config.json", "vocab.json", "merges.txt"):
-        (tmp_path / name).write_bytes((tiny_directory / name).read_bytes())
-    done = gpt2("generate", "x", "-m", str(tmp_path), "--draft", "bard")
-    assert done.returncode == 2
-    assert "bard cannot draft for" in error_of(done)
-    assert "vocabularies differ (1,024 and 300 tokens)" in error_of(done)
-
-
-# Pipes that close, disks that are full, Ctrl-C.
-
-
-@pytest.fixture
-def endless(tiny_directory: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A generation that would take a minute."""
-    command = [sys.executable, "-m", "gpt2cli", "generate", "x", "-m", str(tiny_directory)]
-    process = subprocess.Popen(
-        [*command, "-n", "1000000", "--ignore-eos"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def test_a_closed_pipe_is_exit_code_141_in_silence(endless: subprocess.Popen[bytes]) -> None:
-    assert endless.stdout is not None
-    assert endless.stderr is not None
-    assert len(endless.stdout.read(10)) == 10
-    endless.stdout.close()
-    assert endless.wait(30) == 141
-    assert endless.stderr.read() == b""
-
-
-def test_ctrl_c_keeps_what_was_generated(endless: subprocess.Popen[bytes]) -> None:
-    assert endless.stdout is not None
-    start = endless.stdout.read(10)
-    endless.send_signal(signal.SIGINT)
-    rest, errors = endless.communicate(timeout=30)
-    assert endless.returncode == 130
-    assert len(start + rest) >= 10
-    assert errors == b""
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
-def test_a_full_disk_is_one_line(tiny_directory: Path) -> None:
-    command = [sys.executable, "-m", "gpt2cli", "generate", "x", "-m", str(tiny_directory)]
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, check=False
-        )
-    assert done.returncode == 1
-    assert done.stderr == b"gpt2: cannot write the output: No space left on device\n"
-
-
-def test_a_closed_stdout_is_one_line(tiny_directory: Path) -> None:
-    command = f"{sys.executable} -m gpt2cli generate x -m {tiny_directory} >&- </dev/null"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
-    assert done.returncode == 1
-    assert b"stdout is closed" in done.stderr
-    assert done.stderr.count(b"\n") == 1
-
-
-# On a terminal.
-
-
-def test_a_terminal_shows_the_prompt_too_and_the_seed(letters: Path) -> None:
-    code, screen = on_terminal("generate", "a", "-m", str(letters), "-n", "5", "-k", "1")
-    assert code == 0
-    assert screen.startswith("abcdef\n")
-    assert "--seed " in screen
-
-
-def test_a_terminal_never_gets_raw_control_characters(
-    tiny_directory: Path, tmp_path: Path, gpt2: Gpt2
-) -> None:
-    escape, *rest = Tokenizer.load(tiny_directory).encode("\x1b]0;owned\x07")
-    model = says(tmp_path / "model", [escape, *rest], tiny_directory)
-    code, screen = on_terminal("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
-    assert code == 0
-    assert "\x1b" not in screen
-    assert "\x07" not in screen
-    assert "␛" in screen
-    piped = gpt2("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
-    assert b"\x1b" in piped.stdout
-
-
-def test_no_prompt_on_a_terminal_begins_from_nothing(letters: Path) -> None:
-    code, screen = on_terminal("generate", "-m", str(letters), "-n", "3", "-t", "0")
-    assert (code, screen) == (0, "bcd\n")
-
-
-def test_ctrl_c_on_a_terminal_ends_the_line_and_exits_130(tiny_directory: Path) -> None:
-    arguments = ("generate", "xyzzy", "-m", str(tiny_directory), "-n", "1000000", "--ignore-eos")
-    code, screen = on_terminal(*arguments, interrupt_after=b"xyzzy")
-    assert code == 130
-    assert "Traceback" not in screen
-    assert screen.endswith("\n")
-
-
-def test_beams_search_behind_a_bar_that_goes(letters: Path) -> None:
-    arguments = ("generate", "a", "-m", str(letters), "-n", "5", "--beams", "2")
-    code, screen = on_terminal(*arguments, env={"TERM": "xterm"})
-    assert code == 0
-    assert "tokens" in screen
-    cleared = "\x1b[2K"  # what the bar leaves behind
-    assert screen.rpartition(cleared)[2].endswith("abcdef\n")
 
 
 @pytest.mark.parametrize(

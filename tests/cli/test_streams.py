@@ -1,0 +1,116 @@
+"""`gpt2 generate` where pipes close, disks are full, people look on and press Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Gpt2, on_terminal, says
+
+from gpt2cli.tokenizer import Tokenizer
+
+# Pipes that close, disks that are full, Ctrl-C.
+
+
+@pytest.fixture
+def endless(tiny_directory: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A generation that would take a minute."""
+    command = [sys.executable, "-m", "gpt2cli", "generate", "x", "-m", str(tiny_directory)]
+    process = subprocess.Popen(
+        [*command, "-n", "1000000", "--ignore-eos"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_closed_pipe_is_exit_code_141_in_silence(endless: subprocess.Popen[bytes]) -> None:
+    assert endless.stdout is not None
+    assert endless.stderr is not None
+    assert len(endless.stdout.read(10)) == 10
+    endless.stdout.close()
+    assert endless.wait(30) == 141
+    assert endless.stderr.read() == b""
+
+
+def test_ctrl_c_keeps_what_was_generated(endless: subprocess.Popen[bytes]) -> None:
+    assert endless.stdout is not None
+    start = endless.stdout.read(10)
+    endless.send_signal(signal.SIGINT)
+    rest, errors = endless.communicate(timeout=30)
+    assert endless.returncode == 130
+    assert len(start + rest) >= 10
+    assert errors == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_full_disk_is_one_line(tiny_directory: Path) -> None:
+    command = [sys.executable, "-m", "gpt2cli", "generate", "x", "-m", str(tiny_directory)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"gpt2: cannot write the output: No space left on device\n"
+
+
+def test_a_closed_stdout_is_one_line(tiny_directory: Path) -> None:
+    command = f"{sys.executable} -m gpt2cli generate x -m {tiny_directory} >&- </dev/null"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"stdout is closed" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+# On a terminal.
+
+
+def test_a_terminal_shows_the_prompt_too_and_the_seed(letters: Path) -> None:
+    code, screen = on_terminal("generate", "a", "-m", str(letters), "-n", "5", "-k", "1")
+    assert code == 0
+    assert screen.startswith("abcdef\n")
+    assert "--seed " in screen
+
+
+def test_a_terminal_never_gets_raw_control_characters(
+    tiny_directory: Path, tmp_path: Path, gpt2: Gpt2
+) -> None:
+    escape, *rest = Tokenizer.load(tiny_directory).encode("\x1b]0;owned\x07")
+    model = says(tmp_path / "model", [escape, *rest], tiny_directory)
+    code, screen = on_terminal("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
+    assert code == 0
+    assert "\x1b" not in screen
+    assert "\x07" not in screen
+    assert "␛" in screen
+    piped = gpt2("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
+    assert b"\x1b" in piped.stdout
+
+
+def test_no_prompt_on_a_terminal_begins_from_nothing(letters: Path) -> None:
+    code, screen = on_terminal("generate", "-m", str(letters), "-n", "3", "-t", "0")
+    assert (code, screen) == (0, "bcd\n")
+
+
+def test_ctrl_c_on_a_terminal_ends_the_line_and_exits_130(tiny_directory: Path) -> None:
+    arguments = ("generate", "xyzzy", "-m", str(tiny_directory), "-n", "1000000", "--ignore-eos")
+    code, screen = on_terminal(*arguments, interrupt_after=b"xyzzy")
+    assert code == 130
+    assert "Traceback" not in screen
+    assert screen.endswith("\n")
+
+
+def test_beams_search_behind_a_bar_that_goes(letters: Path) -> None:
+    arguments = ("generate", "a", "-m", str(letters), "-n", "5", "--beams", "2")
+    code, screen = on_terminal(*arguments, env={"TERM": "xterm"})
+    assert code == 0
+    assert "tokens" in screen
+    cleared = "\x1b[2K"  # what the bar leaves behind
+    assert screen.rpartition(cleared)[2].endswith("abcdef\n")
