@@ -15,7 +15,7 @@ import typer
 from gpt2cli import __version__
 from gpt2cli.cli import options
 from gpt2cli.cli.progress import fetch, open_decoder
-from gpt2cli.cli.terminal import Output, is_terminal, print_rich, visible
+from gpt2cli.cli.terminal import Output, is_terminal, new_table, print_rich, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -146,11 +146,8 @@ def _where(facts: dict[str, Any]) -> str:
 
 
 def _table(results: tuple[Result, ...]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("context", "prefill\ntokens/s", "decode\ntokens/s", "limit\ntokens/s", "share"):
-        table.add_column(heading, justify="right", vertical="bottom")
+    headings = ("context", "prefill\ntokens/s", "decode\ntokens/s", "limit\ntokens/s", "share")
+    table = new_table(*headings, text=0)
     for result in results:
         table.add_row(
             f"{result.context:,}",

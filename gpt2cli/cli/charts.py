@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2cli.arrays import NDArray
-from gpt2cli.cli.terminal import visible_token
+from gpt2cli.cli.terminal import new_table, visible_token
 from gpt2cli.inspection import Inspection
 
 LISTED = 12  # contributions that are named one by one
@@ -73,21 +73,8 @@ def title(data: Inspection, section: str) -> str:
     }[section]
 
 
-def _table(*headings: str, text: int = 1) -> Table:
-    """The first `text` columns are text, the others are numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for i, heading in enumerate(headings):
-        table.add_column(
-            heading,
-            justify="left" if i < text else "right",
-            overflow="fold",  # where a terminal is narrow no digit is lost
-            max_width=None if heading else 40,  # without a heading it is for bars
-        )
-    return table
-
-
 def _next(data: Inspection) -> Table:
-    table = _table("token", "", "probability", "logit", text=2)
+    table = new_table("token", "", "probability", "logit", text=2)
     choices = data.next if data.target in data.next else [*data.next, data.target]
     top = choices[0].probability
     for choice in choices:
@@ -98,7 +85,7 @@ def _next(data: Inspection) -> Table:
 
 def _lens(data: Inspection) -> Table:
     lens, target = data.lens, label(data.target.text)
-    table = _table("after", "best", "second", "third", f"{target} itself", "rank", text=4)
+    table = new_table("after", "best", "second", "third", f"{target} itself", "rank", text=4)
     for layer, texts in enumerate(lens.texts):
         best = zip(texts[-1], lens.probabilities[layer, -1].tolist(), strict=True)
         table.add_row(
@@ -116,7 +103,7 @@ def after(layer: int) -> str:
 
 
 def _contributions(data: Inspection) -> Table:
-    table = _table("part", "", "adds", text=2)
+    table = new_table("part", "", "adds", text=2)
     parts = list(data.contributions.parts().items())
     most = max(abs(value) for _, value in parts)
     for name, value in parts[:LISTED]:
@@ -130,7 +117,7 @@ def _contributions(data: Inspection) -> Table:
 
 
 def _activations(data: Inspection) -> Table:
-    table = _table("after", "", "stream", "attention\nadded", "feed-forward\nadded", text=2)
+    table = new_table("after", "", "stream", "attention\nadded", "feed-forward\nadded", text=2)
     stream = data.activations.stream[:, -1]
     for layer, length in enumerate(stream.tolist()):
         added = (data.activations.attention, data.activations.feed_forward)
@@ -145,7 +132,7 @@ def _activations(data: Inspection) -> Table:
 
 def _norms(data: Inspection) -> Table:
     fields = [f"{what}_{stage}" for stage in ("in", "normalised", "out") for what in _MOMENTS]
-    table = _table("norm before", *(field.replace("_", "\n") for field in fields))
+    table = new_table("norm before", *(field.replace("_", "\n") for field in fields))
     columns = [getattr(data.norms, field)[:, -1].tolist() for field in fields]
     halves = len(columns[0]) - 1
     for i, row in enumerate(zip(*columns, strict=True)):

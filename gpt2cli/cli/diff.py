@@ -12,10 +12,12 @@ import typer
 from gpt2cli.cli import options
 from gpt2cli.cli.files import read_text
 from gpt2cli.cli.progress import fetch, open_decoder, token_progress
-from gpt2cli.cli.terminal import Output, complain_of_dropped, print_rich, visible
+from gpt2cli.cli.terminal import Output, complain_of_dropped, new_table, print_rich, visible
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gpt2cli.comparison import Difference, Summary
     from gpt2cli.runtime import Variant
     from gpt2cli.tokenizer import Tokenizer
@@ -123,18 +125,14 @@ def _record(
 # Rendering.
 
 
-def _table(first: int, differences: Sequence[Difference], tokenizer: Tokenizer) -> Any:
+def _table(first: int, differences: Sequence[Difference], tokenizer: Tokenizer) -> Table:
     """A row a token; a choice that both make is said once."""
-    from rich.table import Table
-
     from gpt2cli.cli.charts import label
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("token", "A, bits", "B, bits", "KL, bits"):
-        table.add_column(heading, justify="left" if heading == "token" else "right")
-    for model, other in ("AB", "BA"):
-        table.add_column(f"{model} would say")
-        table.add_column(f"rank in {other}", justify="right")
+    choices = ("A would say", "rank in B", "B would say", "rank in A")
+    table = new_table("token", "A, bits", "B, bits", "KL, bits", *choices)
+    for column in (4, 6):
+        table.columns[column].justify = "left"
     table.add_row(label(tokenizer.show(first)))
     for d in differences:
         bits = ("", "") if d.surprisals is None else (f"{s:.3f}" for s in d.surprisals)

@@ -10,7 +10,7 @@ import typer
 
 from gpt2cli import engine, estimate, machine, sources
 from gpt2cli.cli import options
-from gpt2cli.cli.terminal import Output, print_rich, visible
+from gpt2cli.cli.terminal import Output, new_table, print_rich
 from gpt2cli.config import ModelConfig, shipped_specs
 from gpt2cli.errors import UsageError
 
@@ -99,17 +99,6 @@ def _fit(models: dict[str, ModelConfig], here: machine.Machine) -> dict[str, Any
 # Rendering.
 
 
-def _table(*headings: str) -> Table:
-    """The first column is text, the others are numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, heading in enumerate(headings):
-        # Folded, a long number is still all there.
-        table.add_column(visible(heading), justify="right" if i else "left", overflow="fold")
-    return table
-
-
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
 
@@ -144,7 +133,7 @@ def _machine_line(here: machine.Machine) -> str:
 
 
 def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
-    counts = _table(f"{name}: parameters", "count", "share")
+    counts = new_table(f"{name}: parameters", "count", "share")
     total = estimate.total_parameters(config)
     for component, count in estimate.parameters(config).items():
         counts.add_row(component, f"{count:,}", f"{count / total:.1%}")
@@ -154,7 +143,7 @@ def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
 
     context = config.context_length
     full = f"KV cache, {context:,} tokens"
-    memory = _table("memory", "weights", "KV cache a token", full, "inference")
+    memory = new_table("memory", "weights", "KV cache a token", full, "inference")
     for precision in estimate.PRECISIONS:
         memory.add_row(
             precision,
@@ -182,7 +171,7 @@ def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
 
 def _all_table(models: dict[str, ModelConfig]) -> Table:
     """As wide as a usual terminal: memory is for inference, with a full context."""
-    table = _table("model", "parameters", "layers\n× width", *estimate.PRECISIONS, "training")
+    table = new_table("model", "parameters", "layers\n× width", *estimate.PRECISIONS, "training")
     for name, config in models.items():
         table.add_row(
             name,
@@ -195,7 +184,7 @@ def _all_table(models: dict[str, ModelConfig]) -> Table:
 
 
 def _fit_table(data: dict[str, Any]) -> Table:
-    table = _table("full context", *estimate.PRECISIONS)
+    table = new_table("full context", *estimate.PRECISIONS)
     for name, verdicts in data["models"].items():
         cells = (f"{_short(v['bytes'])} {'fits' if v['fits'] else '-'}" for v in verdicts.values())
         table.add_row(name, *cells)
@@ -203,7 +192,7 @@ def _fit_table(data: dict[str, Any]) -> Table:
 
 
 def _compare_table(models: dict[str, ModelConfig]) -> Table:
-    table = _table("", *models)
+    table = new_table("", *models)
     configs = list(models.values())
     history = [estimate.history(name) for name in models]
 

@@ -11,7 +11,7 @@ import typer
 from gpt2cli import hub, sources
 from gpt2cli.cli import options
 from gpt2cli.cli.progress import download_progress
-from gpt2cli.cli.terminal import Output, notice, print_rich, visible
+from gpt2cli.cli.terminal import Output, new_table, notice, print_rich, visible
 from gpt2cli.config import shipped_specs
 from gpt2cli.errors import UsageError, WeightsError
 
@@ -76,10 +76,7 @@ def _bundled_size(name: str) -> int:
 
 
 def _print_table(rows: list[_Row]) -> None:
-    from rich.table import Table
-
-    table = Table("model", "aliases", "from", "status", box=None, pad_edge=False)
-    table.add_column("on disk", justify="right")
+    table = new_table("model", "aliases", "from", "status", "on disk", text=4)
     for row in rows:
         size = f"{row.size / 1e6:,.1f} MB" if row.size is not None else ""
         cells = (row.name, ", ".join(row.aliases), row.origin, row.status, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from gpt2cli.cli.terminal import Output, print_rich, visible
+from gpt2cli.cli.terminal import Output, new_table, print_rich, visible
 
 if TYPE_CHECKING:
     from gpt2cli.sampler import Stage
@@ -28,13 +28,10 @@ def show_stages(
             record = {"rule": stage.rule, "candidates": stage.candidates, "top": top}
             output.write(json.dumps(record, ensure_ascii=False) + "\n")
         return
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("rule", no_wrap=True)
-    table.add_column("candidates", justify="right")
-    table.add_column("the most probable, before → after, in %")
+    table = new_table("rule", "candidates", "the most probable, before → after, in %")
+    table.columns[2].justify = "left"
     for n, stage in enumerate(stages):
         cells = [_cell(i, b, a, tokenizer, first=n == 0) for i, b, a in stage.top[:IN_TABLE]]
         table.add_row(stage.rule, f"{stage.candidates:,}", Text("   ".join(cells)))

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.cli.files import write_file
-from gpt2cli.cli.terminal import Output, print_rich, visible
+from gpt2cli.cli.terminal import Output, new_table, print_rich, visible
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from rich.text import Text
 
     from gpt2cli.alternatives import Choice
@@ -84,7 +83,7 @@ def print_table(names: Sequence[str], found: Stretches) -> None:
     rows = list(zip(names, summaries, strict=True))
     if len(rows) > 1:
         rows.append(("total", sum(summaries, Summary(0, 0, 0.0))))
-    table = _table("text", "tokens", "bytes", "perplexity", "bits/token", "bits/byte")
+    table = new_table("text", "tokens", "bytes", "perplexity", "bits/token", "bits/byte")
     for name, summary in rows:
         table.add_row(
             visible(name),
@@ -99,7 +98,7 @@ def print_table(names: Sequence[str], found: Stretches) -> None:
 
 def print_choices(choices: list[Choice]) -> None:
     """A row a choice, with its share of the probability of all that were given."""
-    table = _table("choice", "log p", "a token", "a byte", "share", "tokens")
+    table = new_table("choice", "log p", "a token", "a byte", "share", "tokens")
     for choice in choices:
         table.add_row(
             visible(choice.text),
@@ -165,16 +164,6 @@ def write_page(
     ]
     page = heatmap.page(visible(f"{model}: {', '.join(names)}"), texts, by_rank=by_rank)
     write_file(path, page.encode())
-
-
-def _table(*headings: str) -> Table:
-    """The first column is text, the others are numbers."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left", overflow="fold")
-    return table
 
 
 def _number(value: float | None, digits: int) -> str:

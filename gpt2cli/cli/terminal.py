@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from gpt2cli.errors import GPT2CLIError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # Escape sequences could rewrite the screen, direction overrides could disguise text; a
 # model may produce both. C0 controls have pictures at U+2400; the others show their number.
@@ -77,6 +80,25 @@ class Output:
         """Begin a new line, unless at the start of one."""
         if not self._at_line_start:
             self.write("\n")
+
+
+def new_table(*headings: str, text: int = 1) -> Table:
+    """A table whose first `text` columns are text and the others numbers.
+
+    Where a terminal is narrow cells are folded, so that no digit is lost.
+    """
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, heading in enumerate(headings):
+        made.add_column(
+            visible(heading),
+            justify="left" if i < text else "right",
+            vertical="bottom",
+            overflow="fold",
+            max_width=40 if i and not heading else None,  # without a heading it is for bars
+        )
+    return made
 
 
 def print_rich(*parts: Any, wrap: bool = True, colour: bool = False) -> None:
