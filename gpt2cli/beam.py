@@ -26,8 +26,7 @@ from gpt2cli.sampling import keep_top_k, log_softmax
 from gpt2cli.tokenizer import Tokenizer
 from gpt2cli.watching import Advance
 
-IMPOSSIBLE = -1e9
-"""Called with by how many tokens the search is longer."""
+IMPOSSIBLE = -1e9  # the score of a row that must not win
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ def generate(
 ) -> Iterator[Event]:
     """The `config.samples` best texts, best first: all their events, once they are found."""
     eos = None if config.ignore_eos else tokenizer.end_of_text
-    found = search(decoder, prompt, config, tokenizer.size, eos, advance)
+    found = search(decoder, prompt, config, eos, advance)
     for i, beam in enumerate(found[: config.samples]):
         text = TextStream(tokenizer)
         for n, token_id in enumerate(beam.ids, start=1):
@@ -58,11 +57,10 @@ def search(
     decoder: Decoder,
     prompt: Sequence[int],
     config: GenerationConfig,
-    size: int,
     eos: int | None,
     advance: Advance = lambda _: None,
 ) -> list[Beam]:
-    """The best `config.beams` finished beams, by score. `size` is that of the vocabulary."""
+    """The best `config.beams` finished beams, by score."""
     width, penalty = config.beams or 1, config.length_penalty
     # All rows are the same at first, and only one of them may count.
     running = [Beam((), 0.0 if i == 0 else IMPOSSIBLE) for i in range(width)]
@@ -71,7 +69,7 @@ def search(
     for length in range(1, config.max_tokens + 1):
         advance(1)
         longer, parents = [], []
-        for rank, (row, token_id, score) in enumerate(_best(logits[:, :size], running, 2 * width)):
+        for rank, (row, token_id, score) in enumerate(_best(logits, running, 2 * width)):
             beam = Beam((*running[row].ids, token_id), score)
             if token_id != eos and length < config.max_tokens:
                 longer.append(beam)

@@ -6,9 +6,13 @@ mapping. Nothing here opens a pickle, which could run code of a stranger's choos
 
 from __future__ import annotations
 
+import glob
 import json
 import mmap
 import os
+import platform
+import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,6 +52,7 @@ PREFIX = "transformer."  # some checkpoints have it, some do not
 # Causal masks that old checkpoints carry, and the head, which is the token embedding again.
 IGNORED = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
 QKV_BIAS = ".attn.c_attn.bias"
+LEFTOVER_SECONDS = 24 * 3600
 
 
 def hub_name(name: str) -> str:
@@ -272,7 +277,8 @@ def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place only if the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    discard_leftovers(path.parent, path.name)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -281,6 +287,35 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def discard_leftovers(directory: Path, name: str | None = None) -> int:
+    """Delete what processes that were killed left of `atomic`, of one file or all of them.
+
+    Those of other machines, and of numbers that have a process again, go after a day. Returns
+    the bytes freed.
+    """
+    pattern = "*" if name is None else glob.escape(name)
+    ours = re.compile(re.escape(platform.node()) + r"\.(\d+)\.tmp")
+    freed = 0
+    for path in directory.glob(f".{pattern}.*.tmp"):
+        try:
+            stat = path.lstat()
+            own = ours.search(path.name)
+            if (
+                own and not _is_running(int(own[1]))
+            ) or stat.st_mtime < time.time() - LEFTOVER_SECONDS:
+                path.unlink()
+                freed += stat.st_size
+        except OSError:  # another process was faster
+            continue
+    return freed
+
+
+def _is_running(process: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(process)
 
 
 def write_safetensors(

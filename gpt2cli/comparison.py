@@ -47,14 +47,11 @@ class Difference:
     ranks: tuple[int, int]
 
 
-def compare(a: Decoder, b: Decoder, ids: Sequence[int], size: int) -> Iterator[Difference]:
-    """Read `ids` with both, and yield T differences: of tokens 1 to T − 1 and the next one.
-
-    `size` is the vocabulary's; ids that a model has beyond it stand for nothing.
-    """
+def compare(a: Decoder, b: Decoder, ids: Sequence[int]) -> Iterator[Difference]:
+    """Read `ids` with both, and yield T differences: of tokens 1 to T − 1 and the next one."""
     coming = [*ids[1:], None]
     for token, *logits in zip(coming, _logits(a, ids), _logits(b, ids), strict=True):
-        p, q = (_log2_softmax(row[:size]) for row in logits)
+        p, q = (_log2_softmax(row) for row in logits)
         best_p, best_q = int(p.argmax()), int(q.argmax())
         yield Difference(
             token=token,

@@ -111,6 +111,16 @@ def inference_bytes(
     )
 
 
+def search_bytes(config: ModelConfig, precision: str, tokens: int, beams: int) -> int:
+    """Bytes that beam search needs beside the decoding of so many rows.
+
+    A part of the KV cache is copied where beams change places; of B · V scores there are up to
+    four copies in fp32, a count in 8 bytes for each, twice, and three masks.
+    """
+    moved = kv_cache_bytes(config, precision, tokens, beams) // 2
+    return moved + beams * config.vocab_size * (4 * _FP32 + 2 * 8 + 3)
+
+
 def training_bytes(config: ModelConfig, batch_size: int = 1) -> int:
     """Bytes to train in fp32 with AdamW on sequences of the whole context.
 

@@ -199,8 +199,6 @@ def generate(
     active = set(range(config.samples))
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
     for count in range(1, config.max_tokens + 1):
-        # A vocabulary padded beyond the tokenizer has ids that stand for nothing.
-        logits = logits[:, : tokenizer.size]
         # The one time a token that a GPU is waited for.
         ids: list[int] = choose(logits, rows).tolist()
         for i in sorted(active):
@@ -248,7 +246,7 @@ def explain(
     decoder: Decoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
 ) -> list[Stage]:
     """What each rule of sampling does to the candidates of the first token after `prompt`."""
-    logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])[:, : tokenizer.size]
+    logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
     rows = [list(prompt) for _ in range(config.samples)]
     sampler = new_sampler(tokenizer, len(prompt), config, _matchers(tokenizer, config))
     return sampler.explain(logits, rows)

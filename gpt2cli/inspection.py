@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gpt2cli import insight
 from gpt2cli.arrays import NDArray
+from gpt2cli.checked import are_numbers, not_numbers
 from gpt2cli.insight import Contributions, NormStatistics, Trace
 from gpt2cli.model import GPT2
 from gpt2cli.tokenizer import Tokenizer
@@ -100,6 +101,8 @@ def inspect(
     """
     trace = insight.trace(model, ids, window)
     logits = insight.lens(model, trace.stream[-1, -1])[: tokenizer.size]
+    if not bool(are_numbers(logits)):
+        raise not_numbers("the model", len(ids))
     best = logits.topk(min(top, len(logits))).indices.tolist()
     target = _choice(tokenizer, logits, best[0] if token is None else token)
     shown = list(ids[-window:])

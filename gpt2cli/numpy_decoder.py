@@ -75,6 +75,7 @@ class NumpyDecoder:
         for cache in (self._keys, self._values):
             cache[:, :, :, : self.length] = cache[:, list(rows), :, : self.length]
 
+    @np.errstate(invalid="ignore", over="ignore")  # damaged weights show in the logits
     def _read(self, ids: NDArray, *, every: bool = False) -> NDArray:
         """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
         B, T = ids.shape

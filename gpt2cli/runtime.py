@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2cli import checkpoint, engine, estimate, machine, sources
+from gpt2cli.checked import CheckedDecoder
 from gpt2cli.device import DTYPES, Placement, place
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
@@ -20,6 +21,7 @@ from gpt2cli.watching import Progress
 
 QUANTIZATIONS = ("int8", "int4")
 PRECISIONS = (*DTYPES, *QUANTIZATIONS)
+PANEL = 32  # tokens by which the engine makes room in its KV cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,34 +130,31 @@ def check_compile(wanted: bool, placement: Placement) -> None:
 def open_decoder(
     source: Source,
     placement: Placement,
+    size: int,
     samples: int,
     capacity: int,
     quantize: str | None = None,
     progress: Progress | None = None,
     compiled: bool = False,
 ) -> Decoder:
-    """Load the weights where they shall run, with a KV cache of `capacity` tokens a sample.
+    """Load the weights where they shall run, with a KV cache of `capacity` tokens per sample.
 
+    `size` is the vocabulary's: a model may be padded beyond it.
     `quantize` and `compiled` are what the checks have accepted; coding the weights, which the
     first run does, tells `progress` of it. Raises `UsageError` for more samples than memory,
     before any weights are read.
     """
     if samples > 1:
-        _check_memory(source, placement, quantize, samples, capacity)
+        check_memory(source, placement, quantize, samples, capacity)
     directory = directory_of(source)
     if placement == Placement("cpu", "float32"):
         if quantize:
-            return _quantized_decoder(directory, samples, capacity, quantize, progress)
-        return _cpu_decoder(directory, samples, capacity)
-
-    import torch
-
-    from gpt2cli.torch_decoder import TorchDecoder
-
-    model = checkpoint.load(
-        directory, device=placement.device, dtype=getattr(torch, placement.dtype)
-    )
-    return TorchDecoder(model, samples, capacity, compiled)
+            decoder = _quantized_decoder(directory, samples, capacity, quantize, progress)
+        else:
+            decoder = _cpu_decoder(directory, samples, capacity)
+    else:
+        decoder = _torch_decoder(directory, placement, samples, capacity, compiled)
+    return CheckedDecoder(decoder, size, source.name)
 
 
 def _cpu_decoder(directory: Path, samples: int, capacity: int) -> Decoder:
@@ -172,28 +171,55 @@ def _cpu_decoder(directory: Path, samples: int, capacity: int) -> Decoder:
     return NumpyDecoder(config, weights, samples, capacity)
 
 
+def _torch_decoder(
+    directory: Path, placement: Placement, samples: int, capacity: int, compiled: bool
+) -> Decoder:
+    import torch
+
+    from gpt2cli.torch_decoder import TorchDecoder
+
+    model = checkpoint.load(
+        directory, device=placement.device, dtype=getattr(torch, placement.dtype)
+    )
+    return TorchDecoder(model, samples, capacity, compiled)
+
+
 def _quantized_decoder(
     directory: Path, samples: int, capacity: int, precision: str, progress: Progress | None
 ) -> Decoder:
     from gpt2cli.engine.decoder import EngineDecoder
-    from gpt2cli.engine.quantize import HEAD, open_coded
+    from gpt2cli.engine.quantize import HEAD, identity, open_coded
 
+    known = identity(directory)
     config, tensors = checkpoint.read(directory)
-    codes = open_coded(directory, config, tensors, precision, progress)
+    codes = open_coded(directory, known, config, tensors, precision, progress)
     weights = {n: t.to_numpy() for n, t in tensors.items() if n not in codes or n == HEAD}
     return EngineDecoder(config, weights, samples, capacity, precision=precision, codes=codes)
 
 
-def _check_memory(
-    source: Source, placement: Placement, quantize: str | None, samples: int, tokens: int
+def check_memory(
+    source: Source,
+    placement: Placement,
+    quantize: str | None,
+    rows: int,
+    tokens: int,
+    *,
+    beams: bool = False,
 ) -> None:
-    """Refuse a batch that cannot fit. One sample is let through: the system may yet find room."""
+    """Refuse a batch of samples or beams that cannot fit. Raises `UsageError`.
+
+    One sample is let through: the system may yet find room.
+    """
     precision = estimate.precision_of(placement.dtype, quantize)
-    needed = estimate.inference_bytes(source.config(), precision, tokens, samples)
+    cells = -(-tokens // PANEL) * PANEL
+    needed = estimate.inference_bytes(source.config(), precision, cells, rows)
+    if beams:
+        needed += estimate.search_bytes(source.config(), precision, cells, rows)
     on_gpu = placement.device.startswith("cuda")
     available = machine.detect().memory_available if on_gpu else machine.memory()[1]
     if needed > available:
+        what = "beams" if beams else "samples"
         raise UsageError(
-            f"{samples} samples of up to {tokens} tokens need {needed / 1e9:,.1f} GB of memory and "
-            f"{available / 1e9:,.1f} GB are free; ask for fewer samples or tokens"
+            f"{rows} {what} of up to {tokens} tokens need {needed / 1e9:,.1f} GB of memory and "
+            f"{available / 1e9:,.1f} GB are free; ask for fewer {what} or tokens"
         )

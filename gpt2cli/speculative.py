@@ -32,14 +32,13 @@ class Draft(Protocol):
 
 
 class ModelDraft:
-    """A smaller model of the same vocabulary, of `size` tokens.
+    """A smaller model of the same vocabulary.
 
     Its window slides by itself, over all of the text: it may hold fewer tokens than the model.
     """
 
-    def __init__(self, decoder: Decoder, size: int) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self._cache = PrefixCache(decoder)
-        self._size = size
         self._start = 0  # of the window within the text
 
     def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
@@ -52,7 +51,7 @@ class ModelDraft:
         longer = list(text)
         for _ in range(min(count, context_length - len(window))):
             # All but the newest token or two are in the KV cache.
-            logits = self._cache.prefill([longer[self._start :]])[:, : self._size]
+            logits = self._cache.prefill([longer[self._start :]])
             if (proposal := sampler.propose(logits, longer)) is None:
                 break
             proposals.append(proposal)

@@ -57,7 +57,7 @@ def test_the_beams_are_those_of_transformers(
                 GREEDY, max_tokens=12, beams=beams, samples=count, length_penalty=length_penalty
             )
             decoder = decoders(kind, tiny_directory)(batch_size=beams)
-            found = beam.search(decoder, prompt, config, 300, eos)
+            found = beam.search(decoder, prompt, config, eos)
             assert [_until(list(b.ids), eos) for b in found[:count]] == want
 
 
@@ -71,7 +71,7 @@ def test_more_beams_find_a_text_at_least_as_probable(
     def best(beams: int) -> float:
         config = GenerationConfig(GREEDY, max_tokens=6, beams=beams)
         decoder = decoders("numpy", tiny_directory)(batch_size=beams)
-        return beam.search(decoder, [1, 2], config, 300, None)[0].score
+        return beam.search(decoder, [1, 2], config, None)[0].score
 
     assert best(1) <= best(20)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from conftest import random_model
 
 from gpt2cli import comparison, engine
+from gpt2cli.checked import CheckedDecoder
 from gpt2cli.comparison import Difference
 from gpt2cli.config import ModelConfig
 from gpt2cli.errors import UsageError
@@ -56,7 +57,7 @@ def test_surprisal_kl_and_ranks_are_those_of_pytorch_on_every_decoder(
         )
     kl = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1) / math.log(2)
     for a, b in zip(*map(decoders, models), strict=True):
-        found = list(comparison.compare(a, b, ids, SIZE))
+        found = list(comparison.compare(CheckedDecoder(a, SIZE), CheckedDecoder(b, SIZE), ids))
         assert [d.token for d in found] == [*ids[1:], None]
         assert [d.kl for d in found] == pytest.approx(kl.tolist(), abs=1e-4)
         assert found[-1].surprisals is None
@@ -75,7 +76,7 @@ def test_surprisal_kl_and_ranks_are_those_of_pytorch_on_every_decoder(
 
 
 def test_a_model_does_not_differ_from_itself(models: tuple[GPT2, GPT2]) -> None:
-    found = list(comparison.compare(TorchDecoder(models[0]), TorchDecoder(models[0]), IDS, 300))
+    found = list(comparison.compare(TorchDecoder(models[0]), TorchDecoder(models[0]), IDS))
     assert all(d.kl == 0 and d.ranks == (1, 1) for d in found)
 
 
@@ -106,6 +107,6 @@ def test_vocabularies_must_be_equal_token_by_token(
 def test_models_of_different_shapes_can_be_compared(tiny_config: ModelConfig) -> None:
     a = random_model(tiny_config)
     b = random_model(replace(tiny_config, n_layers=1, context_length=16, qkv_bias=False))
-    found = list(comparison.compare(TorchDecoder(a), TorchDecoder(b), IDS[:16], 300))
+    found = list(comparison.compare(TorchDecoder(a), TorchDecoder(b), IDS[:16]))
     assert len(found) == 16
     assert all(d.kl > 0 for d in found)

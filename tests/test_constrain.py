@@ -38,7 +38,7 @@ SCHEMA = {
 
 
 class Random:
-    """A model that has read nothing: logits at random, for `extra` ids too that stand for none."""
+    """A model that has read nothing: logits at random."""
 
     context_length = 1024
     length = 1
@@ -78,7 +78,7 @@ def write(
             **options,
         }
     )
-    decoder: Decoder = Random(tokenizer.size + 7, samples, seed, torch)  # type: ignore[assignment]
+    decoder: Decoder = Random(tokenizer.size, samples, seed, torch)  # type: ignore[assignment]
     recorder = Recorder(samples)
     for _ in recorder.watch(generate(decoder, tokenizer, [1], config)):
         pass

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from safetensors import safe_open
 from gpt2cli import checkpoint, engine
 from gpt2cli.config import ModelConfig
 from gpt2cli.engine import quantize
+from gpt2cli.model import GPT2
 
 pytestmark = pytest.mark.skipif(not engine.available(), reason=engine.why_not())
 
@@ -33,11 +38,14 @@ def directory(tmp_path: Path, tiny_directory: Path) -> Path:
 
 def open_coded(directory: Path, precision: str = "int8") -> tuple[dict[str, Any], list[int]]:
     """The codes, and what was reported of coding them: nothing if they came from the file."""
+    known = quantize.identity(directory)
     config, tensors = checkpoint.read(directory)
     reports: list[int] = []
-    codes = quantize.open_coded(
-        directory, config, tensors, precision, lambda _what, done, _total: reports.append(done)
-    )
+
+    def report(_what: str, done: int, _total: int) -> None:
+        reports.append(done)
+
+    codes = quantize.open_coded(directory, known, config, tensors, precision, report)
     return codes, reports
 
 
@@ -134,7 +142,7 @@ def test_pruning_removes_what_belongs_to_no_checkpoint(directory: Path, cache: P
     kept = Path(shutil.copytree(directory, directory.parent / "kept"))
     open_coded(kept)
     open_coded(directory, "int4")
-    only = quantize.cache_path((kept / "model.safetensors").resolve(), "int8")
+    only = quantize.cache_path(kept, "int8")
     (other,) = set(cache.iterdir()) - {only}
     size = other.stat().st_size
     assert quantize.prune() == 0
@@ -143,3 +151,112 @@ def test_pruning_removes_what_belongs_to_no_checkpoint(directory: Path, cache: P
     stray.write_bytes(b"\xff" * 20)
     assert quantize.prune() == size
     assert set(cache.iterdir()) == {only, stray}
+
+
+def as_shards(model: GPT2, directory: Path) -> None:
+    """The same checkpoint in two files and an index."""
+    checkpoint.save(model, directory, 0, torch.float32)
+    tensors, _ = checkpoint.read_safetensors(directory / "model.safetensors")
+    names = sorted(tensors)
+    index: dict[str, str] = {}
+    for i, part in enumerate((names[:9], names[9:]), start=1):
+        file = f"model-{i:05}-of-00002.safetensors"
+        checkpoint.write_safetensors({n: tensors[n] for n in part}, directory / file, {})
+        index |= dict.fromkeys(part, file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (directory / "model.safetensors").unlink()
+
+
+def test_every_shard_counts(directory: Path, tiny_config: ModelConfig) -> None:
+    as_shards(random_model(tiny_config), directory)
+    first = {name: array.copy() for name, array in open_coded(directory)[0].items()}
+    kept = (directory / "model-00001-of-00002.safetensors").read_bytes()
+    stat = (directory / "model-00001-of-00002.safetensors").stat()
+    as_shards(random_model(tiny_config, seed=1), directory)
+    (directory / "model-00001-of-00002.safetensors").write_bytes(kept)
+    os.utime(
+        directory / "model-00001-of-00002.safetensors", ns=(stat.st_atime_ns, stat.st_mtime_ns)
+    )
+    second, reports = open_coded(directory)
+    assert reports
+    assert not same(first, second)
+
+
+def test_other_bytes_of_the_same_size_and_time_are_noticed(
+    directory: Path, tiny_config: ModelConfig
+) -> None:
+    weights = directory / "model.safetensors"
+    stat = weights.stat()
+    open_coded(directory)
+    checkpoint.save(random_model(tiny_config, seed=1), directory, 0, torch.float32)
+    assert weights.stat().st_size == stat.st_size
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_coded(directory)[1]
+
+
+def test_weights_that_are_replaced_meanwhile_leave_no_file(
+    directory: Path, tiny_config: ModelConfig, cache: Path
+) -> None:
+    known = quantize.identity(directory)
+    config, tensors = checkpoint.read(directory)
+    wanted = quantize.encode(config, {n: t.to_numpy() for n, t in tensors.items()}, "int8")
+
+    def replace(_what: str, done: int, total: int) -> None:
+        if done == total:
+            checkpoint.save(random_model(tiny_config, seed=1), directory, 0, torch.float32)
+
+    codes = quantize.open_coded(directory, known, config, tensors, "int8", replace)
+    assert same(codes, wanted)
+    assert list(cache.iterdir()) == []
+    assert not same(open_coded(directory)[0], wanted)
+
+
+def test_codes_of_weights_replaced_since_are_not_mixed_with_new_ones(
+    directory: Path, tiny_config: ModelConfig
+) -> None:
+    open_coded(directory)
+    known = quantize.identity(directory)
+    checkpoint.save(random_model(tiny_config, seed=1), directory, 0, torch.float32)
+    config, tensors = checkpoint.read(directory)
+    codes = quantize.open_coded(directory, known, config, tensors, "int8")
+    wanted = quantize.encode(config, {n: t.to_numpy() for n, t in tensors.items()}, "int8")
+    assert same(codes, wanted)
+
+
+def test_pages_that_have_changed_places_are_noticed(directory: Path, cache: Path) -> None:
+    open_coded(directory)
+    path = only_file(cache)
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    first, second = data[start : start + 4096], data[start + 4096 : start + 8192]
+    assert first != second
+    path.write_bytes(data[:start] + second + first + data[start + 8192 :])
+    assert open_coded(directory)[1]
+
+
+def test_a_fifo_in_the_place_of_the_file_is_replaced(directory: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    os.mkfifo(quantize.cache_path(directory, "int8"))
+    assert open_coded(directory)[1]
+    assert only_file(cache).is_file()
+    assert not open_coded(directory)[1]
+
+
+def test_what_a_killed_process_left_is_removed(directory: Path, cache: Path) -> None:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    cache.mkdir(parents=True)
+    path = quantize.cache_path(directory, "int8")
+    machine = platform.node()
+    left = path.with_name(f".{path.name}.{machine}.{killed.pid}.tmp")
+    running = path.with_name(f".{path.name}.{machine}.{os.getppid()}.tmp")
+    elsewhere = path.with_name(f".{path.name}.another-host.{killed.pid}.tmp")
+    others = path.with_name(f".another.{machine}.{killed.pid}.tmp")
+    old = path.with_name(f".{path.name}.{os.getppid()}.tmp")  # as older versions named them
+    for file in (left, running, elsewhere, others, old):
+        file.write_bytes(b"half of it")
+    os.utime(old, (0, 0))
+    open_coded(directory)
+    assert set(cache.iterdir()) == {path, running, elsewhere, others}
+    assert quantize.prune() == len(b"half of it")
+    assert set(cache.iterdir()) == {path, running, elsewhere}

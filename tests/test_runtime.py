@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_more_samples_than_memory_are_refused_by_what_their_precision_needs() ->
     bard, needed = sources.resolve("bard"), []
     for quantize in (None, "int8"):
         with pytest.raises(UsageError, match="ask for fewer samples") as refused:
-            runtime.open_decoder(bard, CPU, 10**7, 200, quantize)
+            runtime.open_decoder(bard, CPU, 1024, 10**7, 200, quantize)
         needed.append(float(str(refused.value).split(" need ")[1].split()[0].replace(",", "")))
     assert needed[1] < needed[0] / 2
+
+
+def test_more_beams_than_memory_are_refused_before_weights_are_read(tmp_path: Path) -> None:
+    bard = sources.resolve("bard")
+    unread = replace(bard, directory=tmp_path)
+    with pytest.raises(UsageError, match=r"^10000000 beams .* GB are free; ask for fewer beams"):
+        runtime.check_memory(unread, CPU, None, 10**7, 3, beams=True)
+    runtime.check_memory(unread, CPU, None, 4, 3, beams=True)

@@ -70,7 +70,7 @@ def test_greedy_text_is_that_of_the_model_alone(
     make, other = decoders(kind, tiny_directory), decoders(kind, other_directory)
     for prompt in ([1, 2, 3], list(range(20, 60))):
         alone = everything(generation.generate(make(), tiny_tokenizer, prompt, config))
-        for draft in (ModelDraft(other(), tiny_tokenizer.size), NgramDraft()):
+        for draft in (ModelDraft(other()), NgramDraft()):
             tally = Tally()
             events = speculative.generate(make(), draft, tiny_tokenizer, prompt, config, tally)
             assert everything(events) == alone
@@ -85,7 +85,7 @@ def test_a_draft_that_is_the_model_itself_is_always_right(
     make = decoders("numpy", tiny_directory)
     config = GenerationConfig(GREEDY, max_tokens=25, ignore_eos=True)
     tally = Tally()
-    draft = ModelDraft(make(), tiny_tokenizer.size)
+    draft = ModelDraft(make())
     list(speculative.generate(make(), draft, tiny_tokenizer, [1, 2], config, tally))
     # 24 tokens follow the first: 8 a pass, of which the draft proposes 7.
     assert tally == Tally(proposed=21, accepted=21, passes=3)
@@ -99,7 +99,7 @@ def test_a_draft_may_look_back_on_less(tiny_directory: Path, tiny_tokenizer: Tok
     make = decoders("numpy", tiny_directory)
     config = GenerationConfig(GREEDY, max_tokens=60, ignore_eos=True)
     alone = everything(generation.generate(make(), tiny_tokenizer, [1, 2], config))
-    draft = ModelDraft(short, tiny_tokenizer.size)
+    draft = ModelDraft(short)
     assert alone == everything(
         speculative.generate(make(), draft, tiny_tokenizer, [1, 2], config, Tally())
     )
@@ -179,8 +179,8 @@ def test_ends_windows_and_logprobs_are_those_without_a_draft(
     expected = list(generation.generate(Oracle(257, context_length), BYTES, prompt, config))
     drafts: dict[str, Draft] = {
         "script": Scripted(guess),
-        "model": ModelDraft(Oracle(257, 9, salt=1), BYTES.size),
-        "itself": ModelDraft(Oracle(257, context_length), BYTES.size),
+        "model": ModelDraft(Oracle(257, 9, salt=1)),
+        "itself": ModelDraft(Oracle(257, context_length)),
         "ngram": NgramDraft(),
     }
     model, tally = Oracle(257, context_length), Tally()
@@ -207,7 +207,7 @@ def counts(config: SamplingConfig, draft: str | None, runs: int) -> Counter[tupl
     found: Counter[tuple[int, ...]] = Counter()
     for seed in range(runs):
         settings = GenerationConfig(config, max_tokens=3, seed=seed)
-        model, drafter = Oracle(5), ModelDraft(Oracle(5, salt=1), 5)
+        model, drafter = Oracle(5), ModelDraft(Oracle(5, salt=1))
         events: Any
         if draft is None:
             events = generation.generate(model, FIVE, [0, 1], settings)

@@ -86,7 +86,9 @@ def bench(
     plan = library.make_plan(config.context_length, contexts, tokens, repeats, samples)
     begun = time.perf_counter()
     capacity = plan.contexts[-1] + plan.tokens
-    decoder = open_decoder(source, placement, samples, capacity, quantize)
+    decoder = open_decoder(
+        source, placement, source.config().vocab_size, samples, capacity, quantize
+    )
     load_seconds = time.perf_counter() - begun
     with _progress(plan.measurements) as advance:
         report = library.measure(decoder, config, placement, quantize, plan, advance)

@@ -71,11 +71,12 @@ def diff(
     complain_of_dropped(len(ids) - len(window))
     variants = [replace(v, source=fetch(v.source, offline)) for v in variants]
     decoder_a, decoder_b = (
-        open_decoder(v.source, v.placement, 1, len(window), v.quantize) for v in variants
+        open_decoder(v.source, v.placement, tokenizer.size, 1, len(window), v.quantize)
+        for v in variants
     )
     differences = []
     with token_progress(len(window)) as advance:
-        for difference in comparison.compare(decoder_a, decoder_b, window, tokenizer.size):
+        for difference in comparison.compare(decoder_a, decoder_b, window):
             differences.append(difference)
             advance(1)
     summary = comparison.summarise(differences)

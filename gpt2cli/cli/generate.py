@@ -161,16 +161,22 @@ def generate(
     complain_of_dropped(len(ids) - len(window))
     if compile_:
         notice("compiling the decoding step takes a minute or more", asked=verbose)
+    capacity = len(window) + max_tokens
+    if beams:
+        runtime.check_memory(vocabulary, placement, quantize, beams, capacity, beams=True)
     source = fetch(source, offline)
     drafter = fetch(drafter, offline) if drafter else None
 
     begun = time.perf_counter()
-    capacity = len(window) + max_tokens
-    decoder = open_decoder(source, placement, beams or samples, capacity, quantize, compile_)
+    decoder = open_decoder(
+        source, placement, tokenizer.size, beams or samples, capacity, quantize, compile_
+    )
     proposer: speculative.Draft | None = speculative.NgramDraft() if draft else None
     if drafter:
-        smaller = open_decoder(drafter, placement, 1, len(ids) + max_tokens, quantize)
-        proposer = speculative.ModelDraft(smaller, tokenizer.size)
+        smaller = open_decoder(
+            drafter, placement, tokenizer.size, 1, len(ids) + max_tokens, quantize
+        )
+        proposer = speculative.ModelDraft(smaller)
     load_seconds = time.perf_counter() - begun
 
     if explain_sampling:

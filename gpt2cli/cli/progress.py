@@ -93,6 +93,7 @@ def fetch(source: Source, offline: bool = False, *, vocabulary_only: bool = Fals
 def open_decoder(
     source: Source,
     placement: Placement,
+    size: int,
     samples: int,
     capacity: int,
     quantize: str | None = None,
@@ -103,7 +104,7 @@ def open_decoder(
 
     with download_progress() as progress:
         return runtime.open_decoder(
-            source, placement, samples, capacity, quantize, progress, compiled
+            source, placement, size, samples, capacity, quantize, progress, compiled
         )
 
 

@@ -86,7 +86,8 @@ def repl(
     runtime.check_quantize(quantize, placement)
     source = fetch(source, offline)
     tokenizer = runtime.open_tokenizer(source)
-    decoder = open_decoder(source, placement, 1, source.config().context_length, quantize)
+    capacity = source.config().context_length
+    decoder = open_decoder(source, placement, tokenizer.size, 1, capacity, quantize)
     loop = Repl(Session(decoder, tokenizer, config), output, source.name, verbose)
     facts = f"{runtime.describe(source, placement, quantize)}, seed {config.seed}"
     if loop.interactive:

@@ -196,7 +196,8 @@ class Run:
     def open(self, batch_size: int, tokens: int) -> Decoder:
         """The model itself, with room for so many windows of so many tokens."""
         source = fetch(self.source, self.offline)
-        return open_decoder(source, self.placement, batch_size, tokens, self.quantize)
+        size = self.scorer.tokenizer.size
+        return open_decoder(source, self.placement, size, batch_size, tokens, self.quantize)
 
 
 def _open(

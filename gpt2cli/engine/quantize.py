@@ -2,8 +2,8 @@
 
 The file is a safetensors file of bytes, in the folder that huggingface_hub sets aside for what
 programs derive from models. It is found by where the checkpoint lies, and belongs to it as long
-as size and time of the weights are the same; its header is predictable down to the checksum, so
-that a file is good exactly when its first bytes are those expected.
+as `identity`, of all its weight files, is the same; its header is predictable down to the
+checksum, so that a file is good exactly when its first bytes are those expected.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -22,11 +22,14 @@ from gpt2cli import checkpoint, engine
 from gpt2cli.arrays import NDArray
 from gpt2cli.checkpoint import StoredTensor
 from gpt2cli.config import ModelConfig
+from gpt2cli.errors import WeightsError
 from gpt2cli.watching import Progress
 
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
-LAYOUT = 1  # to be raised with every change to how engine.cpp arranges its codes
+LAYOUT = 2  # to be raised with every change to how engine.cpp arranges its codes
 ALIGNMENT = 64  # a cache line
+PAGE = 4096  # bytes
+SAMPLED = 16  # pages of a file of weights
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -48,8 +51,27 @@ def encode(
     }
 
 
+def identity(directory: Path) -> dict[str, str]:
+    """Which weights a checkpoint holds: where the first file is, and a hash that tells them apart.
+
+    It covers size, time and some pages of every file. To be taken before any tensor is read,
+    so that weights which are replaced meanwhile are noticed.
+    """
+    files = [path.resolve() for path in checkpoint.weight_files(directory)]
+    digest = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            for i in range(SAMPLED):
+                file.seek(i * max(0, stat.st_size - PAGE) // (SAMPLED - 1))
+                digest.update(file.read(PAGE))
+    return {"weights": str(files[0]), "identity": digest.hexdigest()}
+
+
 def open_coded(
     directory: Path,
+    known: Mapping[str, str],
     config: ModelConfig,
     tensors: Mapping[str, StoredTensor],
     precision: str,
@@ -57,34 +79,39 @@ def open_coded(
 ) -> dict[str, NDArray]:
     """The same of a checkpoint, from the file of an earlier run if that is still good.
 
-    `progress` is told of the bytes written. A disk that is full or read-only costs only time.
+    `known` is the `identity` of what `tensors` are from. `progress` is told of the bytes
+    written. A disk that is full or read-only costs only time. Raises `WeightsError` for
+    weights that are no numbers.
     """
     sizes = {name: _bytes(name, shape, precision) for name, shape in shapes(config).items()}
-    weights = checkpoint.weight_files(directory)[0].resolve()
-    path = cache_path(weights, precision)
-    if (coded := _read(path, weights, sizes)) is not None:
+    path = cache_path(directory, precision)
+    if (coded := _read(path, known, sizes)) is not None and identity(directory) == known:
         return coded
     pieces = _encode_all(config, tensors, precision, sum(sizes.values()), progress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with checkpoint.atomic(path) as temporary, temporary.open("wb") as file:
-            _write(file, weights, sizes, pieces)
-        if (coded := _read(path, weights, sizes)) is not None:
+        with checkpoint.atomic(path) as temporary:
+            with temporary.open("wb") as file:
+                _write(file, known, sizes, pieces)
+            if identity(directory) != known:
+                raise OSError("the weights were replaced while they were quantized")
+        if (coded := _read(path, known, sizes)) is not None:
             return coded
     except OSError:
         pass
     return dict(_encode_all(config, tensors, precision, sum(sizes.values()), progress))
 
 
-def cache_path(weights: Path, precision: str) -> Path:
-    """Where the codes of a weights file are kept."""
+def cache_path(directory: Path, precision: str) -> Path:
+    """Where the codes of a checkpoint are kept."""
+    weights = checkpoint.weight_files(directory)[0].resolve()
     name = hashlib.sha256(os.fsencode(weights)).hexdigest()[:16]
     return _folder() / f"{name}-{precision}.safetensors"
 
 
 def prune() -> int:
     """Delete the codes of checkpoints that are gone; returns the bytes freed."""
-    freed = 0
+    freed = checkpoint.discard_leftovers(_folder())
     for path in _folder().glob("*.safetensors"):
         try:
             with path.open("rb") as file:
@@ -125,6 +152,11 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
     """One fp32 matrix as codes, by all threads."""
     library = engine.library()
     weight = np.ascontiguousarray(weight, dtype=np.float32)
+    if not np.isfinite(weight).all():
+        raise WeightsError(
+            f"{checkpoint.hub_name(name)} holds NaN or infinity: the weights are damaged; "
+            "fetch or train the model again"
+        )
     codes = np.zeros(_bytes(name, shape, precision), dtype=np.uint8)
     rows, columns = (1, shape[0]) if name == HEAD else (shape[1], 1)
     threads = engine.thread_count()
@@ -157,16 +189,9 @@ def _bytes(name: str, shape: tuple[int, int], precision: str) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _header(weights: Path, sizes: Mapping[str, int], checksum: int) -> bytes:
+def _header(known: Mapping[str, str], sizes: Mapping[str, int], checksum: int) -> bytes:
     """The first bytes of a safetensors file that holds the codes of these weights."""
-    stat = weights.stat()
-    metadata = {
-        "weights": str(weights),
-        "size": str(stat.st_size),
-        "modified": str(stat.st_mtime_ns),
-        "layout": str(LAYOUT),
-        "checksum": f"{checksum:016x}",
-    }
+    metadata = {**known, "layout": str(LAYOUT), "checksum": f"{checksum:016x}"}
     header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name, size in sizes.items():
@@ -178,34 +203,49 @@ def _header(weights: Path, sizes: Mapping[str, int], checksum: int) -> bytes:
 
 
 def _checksum(data: NDArray) -> int:
-    """The sum of 64-bit words, modulo 2⁶⁴: as fast as memory, and enough against accidents."""
-    return int(data.view(np.uint64).sum(dtype=np.uint64))
+    """Sums of the pages' 64-bit words, each times its place: as fast as memory is read."""
+    words = data.view(np.uint64)
+    whole = len(words) // (PAGE // 8) * (PAGE // 8)
+    sums = words[:whole].reshape(-1, PAGE // 8).sum(axis=1, dtype=np.uint64)
+    return _in_order([*sums.tolist(), int(words[whole:].sum(dtype=np.uint64))])
+
+
+def _in_order(numbers: Sequence[int]) -> int:
+    """A sum that tells whether two have changed places, modulo 2⁶⁴."""
+    return sum(place * number for place, number in enumerate(numbers, start=1)) % 2**64
 
 
 def _write(
-    file: BinaryIO, weights: Path, sizes: Mapping[str, int], pieces: Iterator[tuple[str, NDArray]]
+    file: BinaryIO,
+    known: Mapping[str, str],
+    sizes: Mapping[str, int],
+    pieces: Iterator[tuple[str, NDArray]],
 ) -> None:
-    checksum = 0
-    file.write(_header(weights, sizes, checksum))
+    checksums = []
+    file.write(_header(known, sizes, 0))
     for _, codes in pieces:
         file.write(codes.data)
-        checksum = (checksum + _checksum(codes)) % 2**64
+        checksums.append(_checksum(codes))
     file.seek(0)
-    file.write(_header(weights, sizes, checksum))
+    file.write(_header(known, sizes, _in_order(checksums)))
 
 
-def _read(path: Path, weights: Path, sizes: Mapping[str, int]) -> dict[str, NDArray] | None:
+def _read(
+    path: Path, known: Mapping[str, str], sizes: Mapping[str, int]
+) -> dict[str, NDArray] | None:
     """The codes in a file, or None if it is not there, of other weights, or damaged."""
-    start = len(_header(weights, sizes, 0))
+    start = len(_header(known, sizes, 0))
     try:
+        if not path.is_file():  # to open a FIFO would wait for who writes into it
+            return None
         data: NDArray = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
     except (OSError, ValueError):  # ValueError: it is empty
         return None
     if len(data) != start + sum(sizes.values()):
         return None
-    if data[:start].tobytes() != _header(weights, sizes, _checksum(data[start:])):
-        return None
     ends = np.cumsum(list(sizes.values())) + start
-    return {
+    coded = {
         name: data[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)
     }
+    checksum = _in_order([_checksum(codes) for codes in coded.values()])
+    return coded if data[:start].tobytes() == _header(known, sizes, checksum) else None

@@ -38,7 +38,8 @@ Generated = Callable[..., str]
 def generated() -> Generated:
     """What bard makes of a whole prompt, read afresh."""
     source, cpu = sources.resolve("bard"), Placement("cpu", "float32")
-    tokenizer, decoder = runtime.open_tokenizer(source), runtime.open_decoder(source, cpu, 1, 256)
+    tokenizer = runtime.open_tokenizer(source)
+    decoder = runtime.open_decoder(source, cpu, tokenizer.size, 1, 256)
 
     def run(pieces: list[str], seed: int, tokens: int = 9) -> str:
         ids = [i for piece in pieces for i in tokenizer.encode(piece)]

@@ -1,0 +1,180 @@
+"""Logits of the vocabulary alone, and what is said where they are no numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Gpt2, MakeDecoder, decoders, error_of, random_model
+
+from gpt2cli import checkpoint, comparison, engine, scoring
+from gpt2cli.checked import CheckedDecoder
+from gpt2cli.config import ModelConfig
+from gpt2cli.errors import WeightsError
+from gpt2cli.tokenizer import Tokenizer
+
+IDS = [5, 17, 280, 3, 99]
+SAYS = "give no numbers (NaN or infinity instead) within the first"
+
+
+@pytest.fixture(scope="module")
+def padded(
+    tiny_directory: Path, tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A model whose vocabulary is padded beyond the tokenizer's 300 entries, with large logits."""
+    directory = tmp_path_factory.mktemp("padded")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(tiny_directory / name, directory)
+    model = random_model(replace(tiny_config, vocab_size=320))
+    model.token_embedding.weight.data[300:] *= 10
+    checkpoint.save(model, directory, 0, torch.float32)
+    return directory
+
+
+def damage(source: Path, target: Path, parameter: str, row: int, value: float) -> Path:
+    """A copy of a checkpoint with one number in the place of another."""
+    shutil.copytree(source, target)
+    model = checkpoint.load(source)
+    with torch.no_grad():
+        changed = model.get_parameter(parameter).data.clone()
+        changed.view(changed.shape[0], -1)[row, 0] = value
+        model.get_parameter(parameter).data = changed
+    checkpoint.save(model, target, 0, torch.float32)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_padding_is_no_part_of_any_logits(
+    kind: str, padded: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    full = decoders(kind, padded)()
+    cut = CheckedDecoder(decoders(kind, padded)(), 300)
+    assert np.array_equal(cut.prefill([IDS]), full.prefill([IDS])[:, :300])
+    assert np.array_equal(cut.step([7]), full.step([7])[:, :300])
+    cut.truncate(2), full.truncate(2)
+    assert np.array_equal(cut.extend([IDS]), full.extend([IDS])[..., :300])
+    assert (cut.length, cut.context_length) == (full.length, full.context_length)
+
+
+def test_ids_beyond_the_vocabulary_are_never_chosen(padded: Path, here: Gpt2) -> None:
+    raw = decoders("numpy", padded)().prefill([[0]])
+    assert raw.argmax() >= 300  # as they are, they would be
+    for options in (("-t", "0"), ("--beams", "2"), ("--seed", "1", "-t", "9")):
+        done = here("generate", "-m", str(padded), *options, "--json", "The")
+        assert done.returncode == 0
+        assert max(json.loads(done.stdout)["token_ids"]) < 300
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_score_and_diff_agree_on_a_padded_vocabulary(
+    kind: str, padded: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    a, b = (CheckedDecoder(decoders(kind, padded)(), 300) for _ in range(2))
+    compared = [d.surprisals[0] for d in comparison.compare(a, b, IDS) if d.surprisals]
+    (score,) = scoring.join(scoring.stretches(a, tiny_tokenizer, [IDS], stride=16))
+    assert compared == pytest.approx(score.bits[1:].tolist(), abs=1e-4)
+    model = checkpoint.load(padded)
+    log_p = model(torch.tensor([IDS]))[0, :, :300].log_softmax(-1) / math.log(2)
+    wanted = [-float(log_p[t, token]) for t, token in enumerate(IDS[1:])]
+    assert compared == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_damage_is_found_where_it_is_first_seen(
+    kind: str, value: float, tiny_directory: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    broken = damage(tiny_directory, tmp_path / "broken", "position_embedding.weight", 3, value)
+    decoder = CheckedDecoder(decoders(kind, broken)(), 300, "mine")
+    decoder.prefill([IDS[:2]])
+    decoder.step([9])
+    with pytest.raises(WeightsError, match=r"of mine give no numbers.* within the first 4 "):
+        decoder.step([9])
+    decoder.truncate(0)
+    with pytest.raises(WeightsError, match="first 5 tokens"):
+        decoder.extend([IDS])
+    with pytest.raises(WeightsError, match="first 5 tokens"):
+        decoder.prefill([IDS])
+    assert not recwarn.list
+
+
+def test_a_gpu_is_asked_about_a_step_before_the_next(make: MakeDecoder) -> None:
+    class Remote:
+        """A decoder whose arrays are PyTorch's, as on a GPU; its third token is damaged."""
+
+        context_length, length = 8, 0
+
+        def prefill(self, rows: list[list[int]]) -> torch.Tensor:
+            self.length = len(rows[0])
+            return self.logits()
+
+        def step(self, ids: list[int]) -> torch.Tensor:
+            self.length += 1
+            return self.logits()
+
+        def logits(self) -> torch.Tensor:
+            return torch.full((1, 4), math.nan if self.length == 3 else 1.0)
+
+    decoder = CheckedDecoder(Remote(), 4)  # type: ignore[arg-type]
+    decoder.prefill([[1, 2]])
+    decoder.step([3])
+    with pytest.raises(WeightsError, match="first 3 tokens"):
+        decoder.step([3])
+    with pytest.raises(WeightsError, match="first 3 tokens"):
+        decoder.prefill([[1, 2, 3]])
+
+
+COMMANDS = [
+    ("generate", "The", "-t", "0"),
+    ("generate", "The", "--seed", "1"),
+    ("generate", "The", "--beams", "2"),
+    ("generate", "The", "-t", "0", "--draft", "ngram"),
+    ("generate", "The", "-t", "0", "--dtype", "bfloat16"),
+    ("generate", "The", "--explain-sampling"),
+    ("generate", "The", "--json", "--logprobs", "2"),
+    ("generate", "The", "--choice", "a", "--choice", "b"),
+    ("score", "--text", "The quick brown"),
+    ("score", "--text", "The quick brown", "--json"),
+    ("score", "--text", "The", "--choices", " quick", "--choices", " brown"),
+    ("inspect", "The quick", "--json"),
+]
+
+
+@pytest.mark.parametrize("parameter", ["token_embedding.weight", "blocks.1.feed_forward.up.weight"])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: "-".join(c[:1] + c[2:]))
+def test_every_command_says_that_weights_are_damaged(
+    command: tuple[str, ...], parameter: str, tiny_directory: Path, tmp_path: Path, here: Gpt2
+) -> None:
+    broken = damage(tiny_directory, tmp_path / "broken", parameter, 0, math.nan)
+    done = here(*command, "-m", str(broken))
+    assert done.returncode == 1
+    assert SAYS in error_of(done)
+    assert b"NaN" not in done.stdout
+
+
+def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, here: Gpt2) -> None:
+    broken = damage(tiny_directory, tmp_path / "broken", "token_embedding.weight", 0, math.inf)
+    done = here("score", "--lines", "-m", str(broken), stdin=b"The quick brown\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert SAYS in error_of(done)
+    done = here("diff", "-m", str(tiny_directory), "-m", str(broken), "The quick")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert SAYS in error_of(done)
+
+
+@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+def test_damaged_weights_are_not_quantized(
+    tiny_directory: Path, tmp_path: Path, here: Gpt2
+) -> None:
+    name = "blocks.1.feed_forward.up.weight"
+    broken = damage(tiny_directory, tmp_path / "broken", name, 5, math.nan)
+    for precision in ("int8", "int4"):
+        done = here("generate", "-m", str(broken), "--quantize", precision, "The")
+        assert done.returncode == 1
+        assert "h.1.mlp.c_fc.weight holds NaN or infinity" in error_of(done)
