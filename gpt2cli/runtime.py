@@ -171,6 +171,16 @@ def _cpu_decoder(directory: Path, samples: int, capacity: int) -> Decoder:
     return NumpyDecoder(config, weights, samples, capacity)
 
 
+def why_quantized_again(source: Source, quantize: str) -> str | None:
+    """Why the next run has to quantize the weights once more; None if they were kept."""
+    from gpt2cli.engine.quantize import cache_path
+
+    path = cache_path(directory_of(source), quantize)
+    if path.is_file():
+        return None
+    return f"the {quantize} weights could not be kept in {path.parent}; each run makes them again"
+
+
 def _torch_decoder(
     directory: Path, placement: Placement, samples: int, capacity: int, compiled: bool
 ) -> Decoder:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import Gpt2
 
 from gpt2cli import engine, runtime, sources
 from gpt2cli.device import Placement
@@ -45,3 +46,17 @@ def test_more_beams_than_memory_are_refused_before_weights_are_read(tmp_path: Pa
     with pytest.raises(UsageError, match=r"^10000000 beams .* GB are free; ask for fewer beams"):
         runtime.check_memory(unread, CPU, None, 10**7, 3, beams=True)
     runtime.check_memory(unread, CPU, None, 4, 3, beams=True)
+
+
+@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+def test_verbose_says_why_weights_are_quantized_on_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Gpt2
+) -> None:
+    arguments = ("generate", "-m", "bard", "-n", "1", "--quantize", "int4", "-v", "A")
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "kept"))
+    assert b"could not be kept" not in here(*arguments).stderr
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "file"))
+    done = here(*arguments)
+    assert done.returncode == 0
+    assert b"the int4 weights could not be kept in" in done.stderr

@@ -208,6 +208,8 @@ def generate(
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
     if verbose:
         complain(_summary(runtime.describe(source, placement, quantize), facts, recorder))
+        if quantize and (reason := runtime.why_quantized_again(source, quantize)):
+            complain(reason)
     if seed is None and config.sampling.temperature > 0:
         notice(f"seed {config.seed} (--seed {config.seed} repeats this)", asked=verbose)
     if interrupted:
