@@ -66,7 +66,8 @@ def required_files(
         raise WeightsError(
             f"{repo_id} is not a GPT-2 checkpoint: it has no {', no '.join(missing)}"
         )
-    return [layout.CONFIG, *vocabulary, *weights]
+    added = [name for name in layout.ADDED if name in names]
+    return [layout.CONFIG, *vocabulary, *added, *weights]
 
 
 def _weight_files(names: Collection[str]) -> list[str]:

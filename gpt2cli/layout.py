@@ -5,7 +5,9 @@ from __future__ import annotations
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # where weights are split over several files
-VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+VOCABULARY = ("vocab.json", "merges.txt")
+VOCABULARIES = (("tokenizer.json",), VOCABULARY)  # whichever is there first
+ADDED = ("added_tokens.json", "tokenizer_config.json")  # may add tokens to either
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5")
 
 

@@ -1,9 +1,9 @@
 """GPT-2's byte-level BPE: text to token ids and back, one stream at a time.
 
-The merging itself is tiktoken's. This module reads the files that travel with a
-checkpoint, `vocab.json` and `merges.txt` (or the `tokenizer.json` that newer tools write
-in their place), into the ranks that tiktoken wants. Source of the scheme: OpenAI's
-`encoder.py` (github.com/openai/gpt-2) and Sennrich et al. 2016, arXiv:1508.07909.
+The merging itself is tiktoken's, over the ranks that it wants, from the files that
+`vocabulary` reads. A checkpoint that cuts text in another way than GPT-2 has the `tokenizers`
+library do it. Source of the scheme: OpenAI's `encoder.py` (github.com/openai/gpt-2) and
+Sennrich et al. 2016, arXiv:1508.07909.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import codecs
 import json
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tiktoken
 
+from gpt2cli import vocabulary
 from gpt2cli.config import END_OF_TEXT
 from gpt2cli.errors import TokenizerError, UsageError
 
@@ -26,6 +28,12 @@ SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
 
 # The longest beginning that ends where no word goes on: the pattern has space only in front.
 _WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
+_WORD = re.compile(r"[^\W\d_]+|\d+|(?:[^\w\s]|_)+")  # nearly: letters, digits or signs
+_WHITESPACE = re.compile(r"(\s{100000,})")  # tiktoken fails at about three times as much
+LONGEST_WORD = 4_000_000  # characters; to merge so many takes 0.2 GB and more than a second
+
+Encode = Callable[[str, bool], list[int]]
+"""From a text to ids; whether tokens that were added to the vocabulary are looked for in it."""
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -44,17 +52,25 @@ class Tokenizer:
     `size` counts the ids; `end_of_text` is the id that separates documents, or None.
     """
 
-    def __init__(self, ranks: dict[bytes, int], special: dict[str, int]) -> None:
+    def __init__(
+        self,
+        ranks: dict[bytes, int],
+        special: dict[str, int],
+        pipeline: dict[str, Any] | None = None,
+    ) -> None:
         self._encoding = tiktoken.Encoding(
             "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
-        self._vocabulary = ranks, special
-        self._is_cut_at_spaces = not any(" " in token or "\n" in token for token in special)
+        self._vocabulary = ranks, special, pipeline
+        self._pipeline = None if pipeline is None else _pipeline(pipeline)
+        self._is_cut_at_spaces = pipeline is None and not any(
+            " " in token or "\n" in token for token in special
+        )
         self.end_of_text = special.get(END_OF_TEXT)
         self.size = 1 + max(*ranks.values(), *special.values(), -1)
 
     def __eq__(self, other: object) -> bool:
-        """Whether all tokens have the same ids."""
+        """Whether all tokens have the same ids, and every text the same tokens."""
         return isinstance(other, Tokenizer) and self._vocabulary == other._vocabulary
 
     __hash__ = None  # type: ignore[assignment]
@@ -62,10 +78,11 @@ class Tokenizer:
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
         """Read a checkpoint's vocabulary. Raises `TokenizerError` if it is none."""
-        vocab, merged_tokens = _read_files(directory)
+        found = vocabulary.read(directory)
+        merged_tokens = [pair.replace(" ", "") for pair in found.merges]
         try:
-            byte_ids = {bytes([byte]): vocab[char] for char, byte in byte_alphabet().items()}
-            ids = [vocab[token] for token in merged_tokens]
+            byte_ids = {bytes([byte]): found.tokens[c] for c, byte in byte_alphabet().items()}
+            ids = [found.tokens[token] for token in merged_tokens]
         except KeyError as error:
             raise TokenizerError(f"{directory}: the vocabulary lacks {error.args[0]!r}") from None
         merged = dict(zip(_to_bytes(merged_tokens, directory), ids, strict=True))
@@ -75,15 +92,19 @@ class Tokenizer:
             raise TokenizerError(f"{directory}: token ids do not follow the order of the merges")
         ranks = byte_ids | merged
         used = set(ranks.values())
+        special = {text: i for text, i in found.tokens.items() if i not in used} | found.added
+        if len(set(special.values())) != len(special):
+            raise TokenizerError(f"{directory}: one id is given to several tokens")
         try:
-            return cls(ranks, {text: i for text, i in vocab.items() if i not in used})
-        except ValueError:
+            return cls(ranks, special, found.pipeline)
+        except (ValueError, OverflowError):
             raise TokenizerError(f"{directory}: a token is not Unicode") from None
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`; with `special`, "<|endoftext|>" in it is that one token.
 
-        Raises `TokenizerError` for text that is not Unicode (a lone surrogate).
+        So is every other token that was added to the vocabulary. Raises `TokenizerError` for
+        text that is not Unicode (a lone surrogate), and for a word of over `LONGEST_WORD`.
         """
         try:
             text.encode("utf-8")
@@ -91,6 +112,15 @@ class Tokenizer:
             raise TokenizerError(
                 f"character {error.start} of the text is a lone surrogate, which is not Unicode"
             ) from None
+        if len(text) > LONGEST_WORD:
+            _check_words(text)
+        if self._pipeline is not None:
+            return self._pipeline(text, special)
+        if self._is_cut_at_spaces and len(text) > 100_000:
+            return self._encode_long(text, special)
+        return self._encode(text, special)
+
+    def _encode(self, text: str, special: bool) -> list[int]:
         try:
             return self._encoding.encode(
                 text, allowed_special="all" if special else set(), disallowed_special=()
@@ -98,13 +128,37 @@ class Tokenizer:
         except ValueError:
             raise TokenizerError("the text has a run of whitespace that is too long") from None
 
+    def _encode_long(self, text: str, special: bool) -> list[int]:
+        """The same where a run of whitespace may be longer than tiktoken's pattern can match.
+
+        Such a run is one word, but for its last character: what follows takes that.
+        """
+        parts = _WHITESPACE.split(text)  # text and long runs, in turn
+        ids, before = [], ""
+        for i, part in enumerate(parts):
+            if i % 2 == 0:
+                ids += self._encode(before + part, special)
+                continue
+            at_end = i == len(parts) - 2 and not parts[-1]
+            word, before = (part, "") if at_end else (part[:-1], part[-1])
+            ids += self._whitespace.encode(word)
+        return ids
+
+    @cached_property
+    def _whitespace(self) -> tiktoken.Encoding:
+        """Takes any run of whitespace for one word."""
+        return tiktoken.Encoding(
+            "whitespace", pat_str=r"\s+", mergeable_ranks=self._vocabulary[0], special_tokens={}
+        )
+
     def encode_pieces(self, pieces: Iterable[str], *, special: bool = True) -> array[int]:
         """The ids that `encode` gives for a text which comes in pieces, in 2 or 4 bytes each."""
         ids = array("H" if self.size <= 1 << 16 else "I")
         rest = ""
         for piece in pieces:
             rest += piece
-            if self._is_cut_at_spaces and (words := _WHOLE_WORDS.match(rest)):
+            has_end = self._is_cut_at_spaces and (" " in piece or "\n" in piece)
+            if has_end and (words := _WHOLE_WORDS.match(rest)):
                 ids.extend(self.encode(words[0], special=special))
                 rest = rest[words.end() :]
         ids.extend(self.encode(rest, special=special))
@@ -198,56 +252,31 @@ def _to_bytes(tokens: Sequence[str], directory: Path) -> list[bytes]:
         ) from None
 
 
-def _read_files(directory: Path) -> tuple[dict[str, int], list[str]]:
-    """Vocabulary of a checkpoint, special tokens included, and what each merge results in."""
-    vocab_file, merges_file = directory / "vocab.json", directory / "merges.txt"
-    if vocab_file.is_file() and merges_file.is_file():
-        lines = _read(merges_file).split("\n")
-        pairs: Sequence[Any] = [s for s in lines if s and not s.startswith("#version")]
-        return _vocabulary(_read_json(vocab_file), vocab_file), _merges(pairs, merges_file)
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise TokenizerError(f"{directory} has no vocab.json and merges.txt, nor tokenizer.json")
-    data = _read_json(path)
-    try:
-        vocab, pairs = data["model"]["vocab"], data["model"]["merges"]
-        added = {entry["content"]: entry["id"] for entry in data.get("added_tokens", [])}
-        vocab = {**vocab, **added}
-        if not isinstance(pairs, list):
-            raise TypeError
-    except (KeyError, TypeError):
-        raise TokenizerError(f"{path} does not describe a byte-level BPE vocabulary") from None
-    return _vocabulary(vocab, path), _merges(pairs, path)
+def _check_words(text: str) -> None:
+    """Raise `TokenizerError` for a word that would take more memory than it is worth."""
+    runs = (run for run in text.split() if len(run) > LONGEST_WORD)
+    if any(len(word[0]) > LONGEST_WORD for run in runs for word in _WORD.finditer(run)):
+        raise TokenizerError(
+            f"the text has a word of over {LONGEST_WORD:,} letters, digits or signs in a row"
+        )
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"cannot read {path}: {error}") from None
+def _pipeline(description: dict[str, Any]) -> Encode:
+    """How the `tokenizers` library encodes what its `tokenizer.json` describes."""
+    from tokenizers import Tokenizer as Pipeline
 
+    def read(added: list[Any]) -> Any:
+        whole = description | {"added_tokens": added, "truncation": None, "padding": None}
+        try:
+            return Pipeline.from_str(json.dumps(whole))
+        except Exception as error:  # the library raises nothing narrower
+            raise TokenizerError(f"tokenizer.json cannot be used: {error}") from None
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path} is not valid JSON: {error}") from None
+    with_added, plain = read(description["added_tokens"]), read([])
 
+    def encode(text: str, special: bool) -> list[int]:
+        used = with_added if special else plain
+        ids: list[int] = used.encode(text, add_special_tokens=False).ids
+        return ids
 
-def _vocabulary(data: Any, path: Path) -> dict[str, int]:
-    # In ways that do not look at fifty thousand entries one by one.
-    ids = data.values() if isinstance(data, dict) else ()
-    if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= 2**32 or "" in data:
-        raise TokenizerError(f"{path} must map tokens to ids")
-    if len(set(ids)) != len(data):
-        raise TokenizerError(f"{path} gives one id to several tokens")
-    return dict(data)
-
-
-def _merges(pairs: Sequence[Any], path: Path) -> list[str]:
-    """The tokens that merges make: each is "a b", or the pair [a, b] that newer files hold."""
-    for i, pair in enumerate(pairs):
-        parts = pair.split(" ") if type(pair) is str else pair
-        if type(parts) is not list or len(parts) != 2 or not all(type(p) is str for p in parts):
-            raise TokenizerError(f"{path}: merge {i + 1} is not a pair of tokens: {pair!r}")
-    return [pair.replace(" ", "") if type(pair) is str else "".join(pair) for pair in pairs]
+    return encode

@@ -131,7 +131,7 @@ def train_vocabulary(text: str, vocab_size: int, directory: Path) -> Tokenizer:
     )
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         trainer.save_model(temporary)
-        for name in layout.VOCABULARIES[0]:
+        for name in layout.VOCABULARY:
             os.replace(Path(temporary) / name, directory / name)
     return Tokenizer.load(directory)
 

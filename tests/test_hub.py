@@ -25,8 +25,12 @@ FILES = {**TEXTS, "model.safetensors": bytes(1000)}
 # Which files a GPT-2 needs
 
 
-def test_vocab_and_merges_are_preferred_to_tokenizer_json() -> None:
-    assert hub.required_files({*FILES, "tokenizer.json"}, REPO) == list(FILES)
+def test_tokenizer_json_goes_before_vocab_and_merges_and_what_adds_to_either_is_fetched() -> None:
+    added = ["added_tokens.json", "tokenizer_config.json"]
+    found = hub.required_files({*FILES, "tokenizer.json", *added}, REPO)
+    assert found == ["config.json", "tokenizer.json", *added, "model.safetensors"]
+    *others, weights = FILES
+    assert hub.required_files({*FILES, added[0]}, REPO) == [*others, added[0], weights]
     assert hub.required_files({"config.json", "tokenizer.json", "model.safetensors"}, REPO) == [
         "config.json",
         "tokenizer.json",

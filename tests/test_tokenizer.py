@@ -208,14 +208,10 @@ def test_text_with_a_lone_surrogate_is_refused_by_position(small: Vocabulary, co
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_a_megabyte_of_whitespace_is_encoded_or_refused(small: Vocabulary, special: bool) -> None:
+def test_a_megabyte_of_whitespace_is_encoded(small: Vocabulary, special: bool) -> None:
     """More than the regular expression engine can backtrack over in one go."""
     text = " " * 1_000_000 + "x"
-    try:
-        ids = small.ours.encode(text, special=special)
-    except TokenizerError:
-        return
-    assert small.ours.decode(ids) == text
+    assert small.ours.encode(text, special=special) == small.plain.encode(text).ids
 
 
 # --- decode -----------------------------------------------------------------------------
@@ -349,10 +345,11 @@ def test_reads_what_transformers_saves(small: Vocabulary, tmp_path: Path) -> Non
     assert ours.size == 400
 
 
-def test_prefers_vocab_json_to_tokenizer_json(small: Vocabulary, tmp_path: Path) -> None:
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(small.directory / name, tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{ not JSON")
+def test_tokenizer_json_goes_before_vocab_json(small: Vocabulary, tmp_path: Path) -> None:
+    """As in transformers: who adds a token leaves the older files as they were."""
+    tokenizer_json(small, tmp_path)
+    (tmp_path / "vocab.json").write_text("{ not JSON")
+    (tmp_path / "merges.txt").write_text("")
     assert Tokenizer.load(tmp_path).size == 400
 
 

@@ -1,0 +1,276 @@
+"""Added tokens, and text that is cut in another way than GPT-2's: as `tokenizers` does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TEXT, Gpt2, error_of, random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, ByteLevelBPETokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Reference
+
+from gpt2cli import checkpoint, training
+from gpt2cli.config import ModelConfig
+from gpt2cli.errors import TokenizerError
+from gpt2cli.tokenizer import LONGEST_WORD, Tokenizer
+
+EOT, START, USER = "<|endoftext|>", "<|startoftext|>", "<|user|>"
+PIECES = [
+    *[EOT, START, USER, "<|us", "<|", "|>", "[PAD]", "king", "King", " ", "  ", "\n", "\t"],
+    *["The quick", "don't", "naïve", "e\u0301", "😀", "1234", " 12", "12a", "İ", "ﬁ", "x", "\x00"],
+]
+TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(PIECES), st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=4)
+    )
+).map("".join)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """vocab.json and merges.txt of 300 tokens."""
+    directory = tmp_path_factory.mktemp("pair")
+    training.train_vocabulary(TEXT, 300, directory)
+    return directory
+
+
+def reference(pair: Path) -> Reference:
+    """GPT-2's pipeline, which each layout changes a little."""
+    files = (str(pair / name) for name in ("vocab.json", "merges.txt"))
+    made = ByteLevelBPETokenizer(*files, add_prefix_space=False)
+    made.add_special_tokens([EOT])
+    return made._tokenizer
+
+
+def with_tokens(*tokens: str | AddedToken) -> Callable[[Reference], None]:
+    def change(made: Reference) -> None:
+        made.add_tokens(list(tokens))
+
+    return change
+
+
+def sets(name: str, value: Any) -> Callable[[Reference], None]:
+    return lambda made: setattr(made, name, value)
+
+
+def byte_level(**options: bool) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(**({"add_prefix_space": False} | options))
+
+
+LAYOUTS: dict[str, Callable[[Reference], None]] = {
+    "as GPT-2": lambda made: None,
+    "added": with_tokens(START, "[PAD]", "king"),
+    "added special": lambda made: made.add_special_tokens([START, USER]) and None,
+    "one begins another": with_tokens("<|us", USER),
+    "one ends as another begins": with_tokens("[PAD]", "]x"),
+    "with a space": with_tokens("quick king", " 12"),
+    "lstrip": with_tokens(AddedToken(START, lstrip=True)),
+    "rstrip": with_tokens(AddedToken(START, rstrip=True)),
+    "single word": with_tokens(AddedToken("king", single_word=True)),
+    "not normalized": with_tokens(AddedToken("King", normalized=False), "king"),
+    "prefix space": sets("pre_tokenizer", byte_level(add_prefix_space=True)),
+    "whole lines": sets("pre_tokenizer", byte_level(use_regex=False)),
+    "digits": sets(
+        "pre_tokenizer",
+        pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level()]),
+    ),
+    "lowercase": sets("normalizer", normalizers.Lowercase()),
+    "NFD": sets("normalizer", normalizers.NFD()),
+    "NFKC": sets("normalizer", normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])),
+}
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def layout(
+    request: pytest.FixtureRequest, pair: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Tokenizer, Reference]:
+    """A tokenizer.json beside an older pair of files, as ours and as the reference reads it."""
+    made = reference(pair)
+    LAYOUTS[request.param](made)
+    directory = tmp_path_factory.mktemp("layout")
+    made.save(str(directory / "tokenizer.json"))
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(pair / name, directory)
+    return Tokenizer.load(directory), made
+
+
+@settings(deadline=None, max_examples=60)
+@given(text=TEXTS)
+def test_ids_are_those_of_tokenizers(layout: tuple[Tokenizer, Reference], text: str) -> None:
+    ours, theirs = layout
+    assert ours.encode(text) == theirs.encode(text).ids
+
+
+@settings(deadline=None, max_examples=60)
+@given(pieces=st.lists(TEXTS), special=st.booleans())
+def test_pieces_are_encoded_as_the_whole(
+    layout: tuple[Tokenizer, Reference], pieces: list[str], special: bool
+) -> None:
+    ours, _ = layout
+    whole = ours.encode("".join(pieces), special=special)
+    assert ours.encode_pieces(pieces, special=special).tolist() == whole
+
+
+def test_every_id_has_its_bytes_and_is_counted(layout: tuple[Tokenizer, Reference]) -> None:
+    ours, theirs = layout
+    assert ours.size == theirs.get_vocab_size()
+    for text, i in theirs.get_vocab(with_added_tokens=True).items():
+        if text in (EOT, START, USER, "[PAD]", "quick king"):
+            assert ours.token_bytes()[i] == text.encode()
+            assert ours.decode([i]) == text
+            assert ours.encode(text) == theirs.encode(text).ids
+
+
+def test_as_plain_text_an_added_token_is_cut(layout: tuple[Tokenizer, Reference]) -> None:
+    ours, theirs = layout
+    ids = ours.encode(f"a{EOT}b", special=False)
+    assert theirs.token_to_id(EOT) not in ids
+    assert ours.decode(ids).strip().lower() == f"a{EOT}b"
+
+
+def saved_by_transformers_4(pair: Path, directory: Path) -> None:
+    """The pair without the new tokens, and two files that have them."""
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(pair / name, directory)
+    (directory / "added_tokens.json").write_text(json.dumps({START: 300, "[PAD]": 301}))
+    flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+    entries = {
+        str(i): {"content": text, "special": True, **flags}
+        for i, text in ((0, EOT), (300, START), (301, "[PAD]"))
+    }
+    settings = {"added_tokens_decoder": entries, "tokenizer_class": "GPT2Tokenizer"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_the_layouts_of_one_vocabulary_are_equal(pair: Path, tmp_path: Path) -> None:
+    made = reference(pair)
+    made.add_special_tokens([START, "[PAD]"])
+    (tmp_path / "json").mkdir()
+    made.save(str(tmp_path / "json" / "tokenizer.json"))
+    (tmp_path / "pair").mkdir()
+    saved_by_transformers_4(pair, tmp_path / "pair")
+    ours = Tokenizer.load(tmp_path / "pair")
+    assert ours == Tokenizer.load(tmp_path / "json")
+    assert ours != Tokenizer.load(pair)
+    text = f"{START}The quick{EOT}[PAD]"
+    assert ours.encode(text) == made.encode(text).ids
+    assert ours.encode(START) == [300]
+    (tmp_path / "pair" / "tokenizer_config.json").unlink()
+    assert Tokenizer.load(tmp_path / "pair") == ours
+
+
+def test_what_transformers_saves_now_has_its_new_tokens(pair: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Tokenizer
+
+    theirs = GPT2Tokenizer(*(str(pair / name) for name in ("vocab.json", "merges.txt")))
+    theirs.add_tokens([START, "king"])
+    theirs.add_special_tokens({"pad_token": "[PAD]"})
+    theirs.save_pretrained(tmp_path)
+    ours, text = Tokenizer.load(tmp_path), f"{START}The king's[PAD]{EOT}"
+    assert ours.encode(text) == theirs(text).input_ids
+    assert ours.size == 303
+
+
+def test_added_tokens_are_generated(pair: Path, tmp_path: Path, here: Gpt2) -> None:
+    saved_by_transformers_4(pair, tmp_path)
+    config = ModelConfig(302, context_length=16, emb_dim=24, n_heads=3, n_layers=1)
+    model = random_model(config)
+    model.final_norm.shift.data = 50 * model.token_embedding.weight.data[300]
+    checkpoint.save(model, tmp_path, 0, torch.float32)
+    done = here("generate", "-m", str(tmp_path), "-t", "0", "-n", "3", "The")
+    assert done.stdout.decode() == START * 3
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"type": "Unigram"}, "its model is Unigram"),
+        ({"dropout": 0.1}, "its dropout makes other tokens"),
+        ({"end_of_word_suffix": "</w>"}, "its end_of_word_suffix is part of no text"),
+        ({"continuing_subword_prefix": "##"}, "its continuing_subword_prefix is part"),
+        ({"decoder": {"type": "WordPiece"}}, "its decoder is WordPiece"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "its pre_tokenizer is Whitespace"),
+        ({"pre_tokenizer": None}, "its pre_tokenizer is none"),
+    ],
+)
+def test_what_has_no_exact_ids_is_refused_by_name(
+    sections: dict[str, Any], says: str, pair: Path, tmp_path: Path
+) -> None:
+    data = json.loads(reference(pair).to_str())
+    model = {k: v for k, v in sections.items() if k in data["model"]}
+    rest = {k: v for k, v in sections.items() if k not in data["model"]}
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(data | rest | {"model": data["model"] | model})
+    )
+    with pytest.raises(TokenizerError, match=f"tokenizer.json is not supported: {says}"):
+        Tokenizer.load(tmp_path)
+
+
+def test_tokens_put_before_every_text_are_refused(pair: Path, tmp_path: Path) -> None:
+    made = reference(pair)
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{EOT} $A", pair=None, special_tokens=[(EOT, 0)]
+    )
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match=r"its post_processor \(TemplateProcessing\) adds"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "holds"),
+    [
+        ("added_tokens.json", {EOT: 7}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"7": {"content": EOT}}}),
+    ],
+)
+def test_files_that_contradict_each_other_are_refused(
+    name: str, holds: dict[str, Any], pair: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).write_text(json.dumps(holds))
+    with pytest.raises(TokenizerError, match=rf"{name} gives '<\|endoftext\|>' the id 7, .* 0"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry", [5, {"id": 3}, {"content": "", "id": 3}, {"content": "a", "id": "3"}]
+)
+def test_an_added_token_needs_a_text_and_an_id(entry: Any, pair: Path, tmp_path: Path) -> None:
+    data = json.loads(reference(pair).to_str()) | {"added_tokens": [entry]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(TokenizerError, match="an added token without a text and an id"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("after", ["x", "\nx", "", " \n\t"])
+def test_a_long_run_of_whitespace_has_the_ids_of_the_reference(after: str, pair: Path) -> None:
+    text = f"The{' ' * 700_000}{after} quick{EOT}{chr(10) * 400_000}{after}"
+    assert Tokenizer.load(pair).encode(text) == reference(pair).encode(text).ids
+
+
+@pytest.mark.parametrize("word", ["a", "7", "-"])
+def test_a_word_without_end_is_refused_before_it_costs_memory(word: str, pair: Path) -> None:
+    ours = Tokenizer.load(pair)
+    with pytest.raises(TokenizerError, match="a word of over 4,000,000 letters, digits or signs"):
+        ours.encode_pieces(["The ", word * LONGEST_WORD, word])
+    mixed = "ab12--" * (LONGEST_WORD // 5)  # no space either, but no long word
+    assert ours.decode(ours.encode(mixed)) == mixed
+
+
+def test_the_command_says_what_is_not_supported(
+    tiny_directory: Path, tmp_path: Path, here: Gpt2
+) -> None:
+    shutil.copytree(tiny_directory, tmp_path, dirs_exist_ok=True)
+    data = json.loads(reference(tiny_directory).to_str())
+    data["model"]["dropout"] = 0.1
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    done = here("generate", "-m", str(tmp_path), "The")
+    assert done.returncode == 1
+    assert "its dropout makes other tokens of the same text each time" in error_of(done)
