@@ -1,7 +1,9 @@
 """Downloads from the Hugging Face hub into its cache: resumable, verified, safe side by side.
 
 huggingface_hub does the talking. What it leaves out is done here: a partial file that the
-next process goes on with, and a check of the hash that large files are named by.
+next process goes on with, a check of the hash that large files are named by, and distrust:
+nothing that a hub sends becomes a path unless it is a plain name, and no file grows beyond
+the size that was announced.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from gpt2cli import hub, layout
+from gpt2cli.checkpoint import atomic
 from gpt2cli.errors import DownloadError, GPT2CLIError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from gpt2cli.watching import Progress
 
 _CHUNK = 256 * 1024
+_SMALL = 64 * 2**20  # bytes; no file but weights needs as many
+_ETAG = re.compile(r"[0-9A-Za-z_-]{1,128}")  # a hash, as a rule: it becomes a file's name
 _NO_NETWORK_NEEDED = "use --model bard, which is bundled and needs no network"
 
 
@@ -66,19 +71,11 @@ def download(
 def _download(
     repo_id: str, revision: str, vocabulary_only: bool, progress: Progress | None
 ) -> Path:
-    from huggingface_hub import hf_hub_download
-
     commit, names = _listing(repo_id, revision)
     snapshot = hub.model_directory(repo_id) / "snapshots" / commit
     for name in hub.required_files(names, repo_id, vocabulary_only=vocabulary_only):
         if not (snapshot / name).is_file():
-            if name.endswith(".safetensors"):
-                _fetch_weights(repo_id, commit, name, progress)
-            # Fetches a small file; for weights, links the snapshot to the blob just fetched.
-            hf_hub_download(repo_id, name, revision=commit)
-            if progress:
-                size = (snapshot / name).stat().st_size
-                progress(name, size, size)
+            _link(_fetch(repo_id, commit, name, progress), snapshot / name)
         # Known before gigabytes of something else are paid for.
         if name == layout.CONFIG and (kind := hub.model_type(snapshot)) not in (None, "gpt2"):
             raise WeightsError(f"{repo_id} is a {kind!r} model; gpt2cli runs GPT-2 alone")
@@ -98,22 +95,21 @@ def _listing(repo_id: str, revision: str) -> tuple[str, set[str]]:
         raise UsageError(f"{repo_id!r} cannot name a model; names look like owner/name") from None
     except errors.HfHubHTTPError:  # some are ValueErrors as well
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _not_a_hub() from error
-    if not hub.COMMIT.fullmatch(info.sha or ""):
+    if not hub.COMMIT.fullmatch(str(info.sha)):
         raise _not_a_hub()
-    return str(info.sha), {sibling.rfilename for sibling in info.siblings or ()}
+    return str(info.sha), {str(sibling.rfilename) for sibling in info.siblings or ()}
 
 
 def _write_ref(path: Path, commit: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_text(commit, encoding="utf-8")
-    os.replace(partial, path)
+    with atomic(path) as temporary:
+        temporary.write_text(commit, encoding="utf-8")
 
 
-def _fetch_weights(repo_id: str, commit: str, name: str, progress: Progress | None) -> None:
-    """Make the blob of one weights file present, and right.
+def _fetch(repo_id: str, commit: str, name: str, progress: Progress | None) -> Path:
+    """Make the blob of one file present, and right; where it is.
 
     huggingface_hub's own download begins anew in every process, which gigabytes over a
     weak line do not survive; here the partial file is kept, named by its hash.
@@ -125,10 +121,17 @@ def _fetch_weights(repo_id: str, commit: str, name: str, progress: Progress | No
 
     folder = hub.model_directory(repo_id)
     url = hf_hub_url(repo_id, name, revision=commit)
-    metadata = get_hf_file_metadata(url)
+    try:
+        metadata = get_hf_file_metadata(url)
+    except (_http_error(), OSError):  # some are ValueErrors as well
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _not_a_hub() from error
     etag, size = metadata.etag or "", metadata.size or 0
-    if not re.fullmatch(r"\w+", etag, re.ASCII):  # it becomes a file's name
+    if not _ETAG.fullmatch(etag) or size < 0:
         raise _not_a_hub()
+    if size > _SMALL and not name.endswith(".safetensors"):
+        raise DownloadError(f"{name} of {repo_id} has {size / 1e6:,.0f} MB, which no GPT-2 needs")
     blob = folder / "blobs" / etag
     partial = blob.with_name(f"{etag}.incomplete")
     # The lock that hf_hub_download takes too, so that other programs keep out.
@@ -136,21 +139,45 @@ def _fetch_weights(repo_id: str, commit: str, name: str, progress: Progress | No
     for directory in (blob.parent, lock.parent):
         directory.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
-        if not blob.exists():
+        if not blob.is_file():
             report = progress or (lambda *_: None)
+            if partial.is_fifo():  # to open it would wait for a reader
+                partial.unlink()
             _fill(partial, url, size, name, lambda done: report(name, done, size))
             _verify(partial, etag, name)
             os.replace(partial, blob)
+    return blob
+
+
+def _link(blob: Path, place: Path) -> None:
+    """Let a snapshot's file be that blob: by a link, or a copy where there are none."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(os.path.relpath(blob, place.parent))
+    except OSError:
+        shutil.copyfile(blob, temporary)
+    os.replace(temporary, place)
 
 
 class _Sink(io.BufferedWriter):
-    """A file open for appending, that reports its length in bytes after every write."""
+    """A file open for appending, that reports its length in bytes after every write.
 
-    def __init__(self, path: Path, report: Callable[[int], None]) -> None:
+    Raises `DownloadError`, and is emptied, when it would have more than `most`.
+    """
+
+    def __init__(self, path: Path, most: int, report: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "ab"))
-        self._report = report
+        self._most, self._report = most, report
 
     def write(self, data: ReadableBuffer, /) -> int:
+        if self.tell() + memoryview(data).nbytes > self._most:
+            self.truncate(0)
+            raise DownloadError(
+                f"the hub sends more than the {self._most:,} bytes that a file of this model has; "
+                "what came was deleted"
+            )
         written = super().write(data)
         self._report(self.tell())
         return written
@@ -170,7 +197,7 @@ def _fill(partial: Path, url: str, size: int, name: str, report: Callable[[int],
     total = size or None
     started_over = False
     while True:
-        with _Sink(partial, report) as sink:
+        with _Sink(partial, size or _SMALL, report) as sink:
             if size and sink.tell() > size:
                 sink.seek(sink.truncate(0))
             report(before := sink.tell())

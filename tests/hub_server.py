@@ -54,6 +54,9 @@ class HubServer:
     - `ignore_range`: answer 200 and everything where a range was asked for.
     - `spoil`: weights arrive with a byte changed.
     - `shorten`: weights are this many bytes long, although the hub announces more.
+    - `endless`: names of files that go on after the size that was announced, for some megabytes.
+    - `listing`: the body of every answer that lists a repository.
+    - `headers`: what to put in the place of the headers of files, by name.
     """
 
     def __init__(self) -> None:
@@ -73,6 +76,9 @@ class HubServer:
         self.ignore_range = False
         self.spoil = False
         self.shorten: int | None = None
+        self.endless: set[str] = set()
+        self.listing: bytes | None = None
+        self.headers: dict[str, str] = {}
         self._servers = [_Listener(self, on_cdn=False), _Listener(self, on_cdn=True)]
 
     def __enter__(self) -> HubServer:
@@ -216,14 +222,15 @@ class _Handler(BaseHTTPRequestHandler):
                 "sha": commit,
                 "siblings": [{"rfilename": name} for name in repo.files[commit]],
             }
-            self._answer(200, {"Content-Type": "application/json"}, json.dumps(listing).encode())
+            body = self.server.hub.listing or json.dumps(listing).encode()
+            self._answer(200, {"Content-Type": "application/json"}, body)
 
     def _resolve(self, repo_id: str, revision: str, name: str) -> None:
         if not (found := self._repo(repo_id, revision)):
             return
         hub, (repo, commit) = self.server.hub, found
         data = repo.files[commit].get(name)
-        headers = {"X-Repo-Commit": commit}
+        headers = {"X-Repo-Commit": commit} | hub.headers
         if repo_id in hub.gated:
             status = 403 if self.headers.get("Authorization") else 401
             self._answer(status, {"X-Error-Code": "GatedRepo"})
@@ -231,11 +238,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, headers | {"X-Error-Code": "EntryNotFound"})
         elif name in repo.lfs[commit]:
             sha256 = hashlib.sha256(data).hexdigest()
-            headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
-            self._answer(302, headers | {"Location": f"{hub.cdn_url}/{sha256}/{name}"})
+            linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
+            headers = linked | headers
+            self._answer(302, {"Location": f"{hub.cdn_url}/{sha256}/{name}"} | headers)
         else:
             sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            self._contents(data, name, headers | {"ETag": f'"{sha1}"'})
+            self._contents(data, name, {"ETag": f'"{sha1}"'} | headers)
 
     def _contents(self, data: bytes, name: str, headers: dict[str, str]) -> None:
         """A file, or the range of it that was asked for, with whatever is set to go wrong."""
@@ -247,7 +255,9 @@ class _Handler(BaseHTTPRequestHandler):
         if (wanted := self.headers.get("Range")) and not hub.ignore_range:
             start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
             headers = headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-        if start >= len(data) > 0:
+        if name in hub.endless and self.command == "GET":
+            self._go_on_without_end(status, headers, data)
+        elif start >= len(data) > 0:
             self._answer(416, {"Content-Range": f"bytes */{len(data)}"})
         elif weights and self.command == "GET":
             self._head(status, headers, len(data) - start)
@@ -272,6 +282,16 @@ class _Handler(BaseHTTPRequestHandler):
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 os.close(self.connection.detach())
+
+    def _go_on_without_end(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.close_connection = True
+        for _ in range(4000):
+            self.wfile.write(data or bytes(_PIECE))
+            time.sleep(0.0005)
 
     def _head(self, status: int, headers: dict[str, str], length: int) -> None:
         self.send_response(status)
