@@ -71,8 +71,8 @@ class Spread:
 class Result:
     """What a measurement comes to. Speeds are tokens/s; decoding counts those of all samples.
 
-    The limit is the decoding speed at which the memory could do no more; a share above 1
-    means that weights stayed in the CPU's caches.
+    The limit is the decoding speed at which the memory could do no more. The share is None
+    where a cache does the memory's work: a step's bytes fit it, or stay there in part.
     """
 
     context: int
@@ -80,12 +80,15 @@ class Result:
     decode_tokens_per_second: Spread
     bytes_per_step: int
     limit_tokens_per_second: float
-    share_of_limit: float
+    share_of_limit: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that was measured, and on what; `threads` is None on a GPU."""
+    """All that was measured, and on what; `threads` is None on a GPU.
+
+    `cache_bytes` is the size of the last cache before the memory, None where nothing tells it.
+    """
 
     device_name: str
     threads: int | None
@@ -93,6 +96,7 @@ class Report:
     time_to_first_token_s: Spread
     peak_memory_bytes: int | None
     bandwidth_bytes_per_second: float
+    cache_bytes: int | None
     contexts: tuple[Result, ...]
 
 
@@ -151,6 +155,7 @@ def measure(
     peak = peak_memory(placement.device)  # without the buffer that is read next
     threads = thread_count(placement)
     speed = bandwidth.measure(placement.device, threads or 1)
+    cache = cache_size(placement.device)
     precision = estimate.precision_of(placement.dtype, quantize)
     return Report(
         device_name=device_name(placement.device),
@@ -159,8 +164,9 @@ def measure(
         time_to_first_token_s=spread(timings.measurements[0].prefill_seconds),
         peak_memory_bytes=peak,
         bandwidth_bytes_per_second=speed,
+        cache_bytes=cache,
         contexts=tuple(
-            judge(measurement, config, precision, plan.samples, speed)
+            judge(measurement, config, precision, plan.samples, speed, cache)
             for measurement in timings.measurements
         ),
     )
@@ -211,11 +217,16 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def judge(
-    measurement: Measurement, config: ModelConfig, precision: str, samples: int, speed: float
+    measurement: Measurement,
+    config: ModelConfig,
+    precision: str,
+    samples: int,
+    speed: float,
+    cache: int | None = None,
 ) -> Result:
     """Speeds of a measurement, and their share of what memory read at `speed` bytes/s allows.
 
-    `precision` is one of `estimate`'s, or int4.
+    `precision` is one of `estimate`'s; `cache` the bytes that need not come from memory.
     """
     context, tokens = measurement.context, measurement.tokens
     # Step i reads i keys more than the first; the middle one stands for all.
@@ -224,13 +235,14 @@ def judge(
     bytes_per_step = weights + estimate.kv_cache_bytes(config, precision, cached, samples)
     decode = spread([samples * tokens / seconds for seconds in measurement.decode_seconds])
     limit = samples * speed / bytes_per_step
+    share = decode.median / limit
     return Result(
         context=context,
         prefill_tokens_per_second=spread([context / s for s in measurement.prefill_seconds]),
         decode_tokens_per_second=decode,
         bytes_per_step=bytes_per_step,
         limit_tokens_per_second=limit,
-        share_of_limit=decode.median / limit,
+        share_of_limit=None if bytes_per_step <= (cache or 0) or share > 1 else share,
     )
 
 
@@ -246,6 +258,17 @@ def peak_memory(device: str) -> int | None:
     import torch
 
     return torch.cuda.max_memory_allocated(device)
+
+
+def cache_size(device: str) -> int | None:
+    """Bytes of the last cache before a device's memory; None for Apple's GPUs."""
+    if device == "cpu":
+        return machine.cache_size()
+    if device == "mps":
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
 def device_name(device: str) -> str:

@@ -219,12 +219,19 @@ def load(
     """
     import torch
 
+    config, tensors = read(directory)
+    dtype = dtype or torch.float32
+    return assemble(config, {name: t.to_torch(device, dtype) for name, t in tensors.items()})
+
+
+def assemble(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> GPT2:
+    """A PyTorch model for inference around tensors, which are not copied."""
+    import torch
+
     from gpt2cli.model import GPT2
 
-    config, tensors = read(directory)
     with torch.device("meta"):
         model = GPT2(config)
-    state = {n: t.to_torch(device, dtype or torch.float32) for n, t in tensors.items()}
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUS = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +77,41 @@ def cpu_name() -> str:
     return name.strip() or platform.processor() or platform.machine()
 
 
+def cache_size() -> int | None:
+    """Bytes of the CPU's last-level caches together; None where the system does not tell."""
+    if sys.platform == "darwin":
+        tool = ["/usr/sbin/sysctl", "-n", "hw.l3cachesize", "hw.perflevel0.l2cachesize"]
+        told = subprocess.run(tool, capture_output=True, text=True, check=False).stdout.split()
+        return max(map(int, told), default=0) or None
+    sizes: dict[tuple[int, str], int] = {}  # by level, and the cores that share the cache
+    for cache in _CPUS.glob("cpu[0-9]*/cache/index[0-9]*"):
+        level, size = _number(cache / "level"), _text(cache / "size").strip()
+        if level and size.endswith("K"):
+            sizes[level, _text(cache / "shared_cpu_list")] = int(size[:-1]) << 10
+    last = max((level for level, _ in sizes), default=0)
+    return sum(size for (level, _), size in sizes.items() if level == last) or None
+
+
 def _field(path: Path, name: str) -> str:
     """The first value of a "name: value" file of Linux; empty if there is none."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
+    for line in _text(path).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()
     return ""
 
 
+def _text(path: Path) -> str:
+    """All of a file; empty if it cannot be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 def _file_cache() -> int:
     """Bytes of the container's memory that cache files nobody has used of late."""
-    try:
-        lines = (_CGROUP / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
+    lines = _text(_CGROUP / "memory.stat").splitlines()
     counts = dict(line.split(maxsplit=1) for line in lines)
     return int(counts.get("inactive_file", 0))
 

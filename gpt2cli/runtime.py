@@ -6,15 +6,18 @@ imports torch; all else is PyTorch's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2cli import checkpoint, engine, estimate, machine, sources
+from gpt2cli.arrays import NDArray
 from gpt2cli.checked import CheckedDecoder
+from gpt2cli.config import ModelConfig
 from gpt2cli.device import DTYPES, Placement, place
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.generation import Decoder, fit_prompt
+from gpt2cli.random_weights import RandomWeights
 from gpt2cli.sources import Source
 from gpt2cli.tokenizer import Tokenizer
 from gpt2cli.watching import Progress
@@ -127,6 +130,19 @@ def check_compile(wanted: bool, placement: Placement) -> None:
         )
 
 
+def check_random(
+    source: Source, placement: Placement, quantize: str | None, samples: int, tokens: int
+) -> None:
+    """Refuse to make more weights than memory holds. Raises `UsageError`."""
+    needed, available = _memory(source, placement, quantize, samples, tokens)
+    if needed > available:
+        raise UsageError(
+            f"{source.name} with {samples} sample{'s' if samples > 1 else ''} of up to {tokens} "
+            f"tokens needs {needed / 1e9:,.1f} GB of memory and {available / 1e9:,.1f} GB are "
+            "free; choose a smaller model"
+        )
+
+
 def open_decoder(
     source: Source,
     placement: Placement,
@@ -151,16 +167,51 @@ def open_decoder(
         if quantize:
             decoder = _quantized_decoder(directory, samples, capacity, quantize, progress)
         else:
-            decoder = _cpu_decoder(directory, samples, capacity)
+            config, tensors = checkpoint.read(directory)
+            weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+            decoder = _cpu_decoder(config, weights, samples, capacity)
     else:
         decoder = _torch_decoder(directory, placement, samples, capacity, compiled)
     return CheckedDecoder(decoder, size, source.name)
 
 
-def _cpu_decoder(directory: Path, samples: int, capacity: int) -> Decoder:
+def open_random(
+    source: Source,
+    placement: Placement,
+    size: int,
+    samples: int,
+    capacity: int,
+    quantize: str | None = None,
+    progress: Progress | None = None,
+) -> Decoder:
+    """As `open_decoder`, with random weights of a config's size: no file is read or written.
+
+    `check_random` says whether they fit.
+    """
+    config = source.config()
+    weights = RandomWeights(config, progress)
+    decoder: Decoder
+    if quantize:
+        from gpt2cli.engine.decoder import EngineDecoder
+
+        decoder = EngineDecoder(config, weights, samples, capacity, precision=quantize)
+    elif placement == Placement("cpu", "float32"):
+        decoder = _cpu_decoder(config, weights, samples, capacity)
+    else:
+        import torch
+
+        from gpt2cli.torch_decoder import TorchDecoder
+
+        device, dtype = placement.device, getattr(torch, placement.dtype)
+        state = {name: torch.from_numpy(w).to(device, dtype) for name, w in weights.items()}
+        decoder = TorchDecoder(checkpoint.assemble(config, state), samples, capacity)
+    return CheckedDecoder(decoder, size, source.name)
+
+
+def _cpu_decoder(
+    config: ModelConfig, weights: Mapping[str, NDArray], samples: int, capacity: int
+) -> Decoder:
     """The native engine where it was built, else NumPy."""
-    config, tensors = checkpoint.read(directory)
-    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
     if engine.available():
         from gpt2cli.engine.decoder import EngineDecoder
 
@@ -220,16 +271,28 @@ def check_memory(
 
     One sample is let through: the system may yet find room.
     """
-    precision = estimate.precision_of(placement.dtype, quantize)
-    cells = -(-tokens // PANEL) * PANEL
-    needed = estimate.inference_bytes(source.config(), precision, cells, rows)
-    if beams:
-        needed += estimate.search_bytes(source.config(), precision, cells, rows)
-    on_gpu = placement.device.startswith("cuda")
-    available = machine.detect().memory_available if on_gpu else machine.memory()[1]
+    needed, available = _memory(source, placement, quantize, rows, tokens, beams)
     if needed > available:
         what = "beams" if beams else "samples"
         raise UsageError(
             f"{rows} {what} of up to {tokens} tokens need {needed / 1e9:,.1f} GB of memory and "
             f"{available / 1e9:,.1f} GB are free; ask for fewer {what} or tokens"
         )
+
+
+def _memory(
+    source: Source,
+    placement: Placement,
+    quantize: str | None,
+    rows: int,
+    tokens: int,
+    beams: bool = False,
+) -> tuple[int, int]:
+    """Bytes that a model needs where it shall run, and that are free there."""
+    precision = estimate.precision_of(placement.dtype, quantize)
+    cells = -(-tokens // PANEL) * PANEL
+    needed = estimate.inference_bytes(source.config(), precision, cells, rows)
+    if beams:
+        needed += estimate.search_bytes(source.config(), precision, cells, rows)
+    on_gpu = placement.device.startswith("cuda")
+    return needed, machine.detect().memory_available if on_gpu else machine.memory()[1]

@@ -147,6 +147,20 @@ def test_speeds_and_limit_by_hand() -> None:
     assert result.share_of_limit == 0.5
 
 
+@pytest.mark.parametrize(
+    ("cache", "seconds", "share"),
+    [(None, 1.0, 0.5), (499, 1.0, 0.5), (500, 1.0, None), (None, 0.4, None), (0, 0.5, 1.0)],
+)
+def test_a_share_is_only_one_of_memory(
+    monkeypatch: pytest.MonkeyPatch, cache: int | None, seconds: float, share: float | None
+) -> None:
+    monkeypatch.setattr(bench.estimate, "step_weight_bytes", lambda *_: 400)
+    monkeypatch.setattr(bench.estimate, "kv_cache_bytes", lambda *_: 100)
+    measurement = Measurement(4, 1, (1.0,), (seconds,))
+    result = bench.judge(measurement, SMALL, "fp32", 1, speed=1000, cache=cache)
+    assert (result.limit_tokens_per_second, result.share_of_limit) == (2.0, share)
+
+
 def test_a_batch_shares_the_weights_but_not_the_cache() -> None:
     measurement = Measurement(99, 1, (1.0,), (0.5,))
     one, ten = (bench.judge(measurement, SMALL, "fp32", n, speed=40e9) for n in (1, 10))

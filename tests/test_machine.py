@@ -25,6 +25,23 @@ def test_the_machine_has_memory_and_cores(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert machine.memory()[0] > 1_000_000
 
 
+def test_the_last_caches_are_added_up_once_each(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert (machine.cache_size() or 1 << 20) > 1 << 15
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(machine, "_CPUS", tmp_path)
+    assert machine.cache_size() is None
+    for core in range(4):  # two share a cache of level 3, as on the chiplets of some CPUs
+        for level, size, shared in ((1, "32K", str(core)), (3, "16384K", f"{core // 2}")):
+            index = tmp_path / f"cpu{core}" / "cache" / f"index{level}"
+            index.mkdir(parents=True)
+            (index / "level").write_text(f"{level}\n")
+            (index / "size").write_text(f"{size}\n")
+            (index / "shared_cpu_list").write_text(f"{shared}\n")
+    assert machine.cache_size() == 2 * 16384 * 1024
+
+
 def test_a_gpu_is_what_the_drivers_tool_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

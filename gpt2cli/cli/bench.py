@@ -14,13 +14,14 @@ import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import options
-from gpt2cli.cli.progress import fetch, open_decoder
-from gpt2cli.cli.terminal import Output, is_terminal, new_table, print_rich, visible
+from gpt2cli.cli.progress import fetch, open_decoder, open_random
+from gpt2cli.cli.terminal import Output, complain, is_terminal, new_table, print_rich, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from gpt2cli.bench import Result
+    from gpt2cli.sources import Source
 
 
 def bench(
@@ -57,12 +58,14 @@ def bench(
 
     Decoding a token reads all weights and the KV cache, so the memory's bandwidth, measured
     too, divided by those bytes is the limit of the speed; on a machine that is busy with
-    something else neither figure means much. The tokens are random: they need
-    no vocabulary. One prompt is read for all samples; decoding counts the tokens of all.
+    something else neither figure means much. The tokens are random, and so are the weights
+    of a model that is not in the cache: nothing is fetched for its speed. One prompt is read
+    for all samples; decoding counts the tokens of all.
 
     \b
     Examples:
       gpt2 bench
+      gpt2 bench --model 1558M --quantize int4
       gpt2 bench --model bard --quantize int8 --context 100 --json
     """
     from gpt2cli.device import check_names, limit_threads, place
@@ -81,19 +84,24 @@ def bench(
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)
-    source = fetch(source, offline)
+    random = source.spec is not None and source.directory is None
+    if not random:
+        source = fetch(source, offline)
     config = source.config()
     plan = library.make_plan(config.context_length, contexts, tokens, repeats, samples)
-    begun = time.perf_counter()
     capacity = plan.contexts[-1] + plan.tokens
-    decoder = open_decoder(
-        source, placement, source.config().vocab_size, samples, capacity, quantize
-    )
-    load_seconds = time.perf_counter() - begun
+    if random:
+        runtime.check_random(source, placement, quantize, samples, capacity)
+        complain(_why_random(source))
+    begun = time.perf_counter()
+    open_any = open_random if random else open_decoder
+    decoder = open_any(source, placement, config.vocab_size, samples, capacity, quantize)
+    load_seconds = None if random else time.perf_counter() - begun
     with _progress(plan.measurements) as advance:
         report = library.measure(decoder, config, placement, quantize, plan, advance)
     facts = {
         "model": source.name,
+        "weights": "random" if random else "real",
         "repo_id": source.repo_id,
         "revision": source.revision,
         "device": placement.device,
@@ -111,6 +119,16 @@ def bench(
         output.write(json.dumps(facts, ensure_ascii=False) + "\n")
     else:
         print_rich(_where(facts), "", _table(report.contexts), "", _summary(facts))
+
+
+def _why_random(source: Source) -> str:
+    """That weights are random, why, and how to get others."""
+    if source.repo_id is None:
+        return f"{source.name} is measured with random weights, for its config names none"
+    return (
+        f"{source.name} is measured with random weights, for it is not in the cache; "
+        f"its own come with: gpt2 models pull {source.repo_id}"
+    )
 
 
 @contextmanager
@@ -138,7 +156,9 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 def _where(facts: dict[str, Any]) -> str:
     threads, samples = facts["threads"], facts["samples"]
     parts = [
-        f"{visible(facts['model'])} on {facts['device']} ({visible(facts['device_name'])}) "
+        visible(facts["model"])
+        + (" with random weights" if facts["weights"] == "random" else "")
+        + f" on {facts['device']} ({visible(facts['device_name'])}) "
         f"in {facts['quantize'] or facts['dtype']}",
         f"{facts['engine']} engine",
         f"{threads} thread{'s' if threads > 1 else ''}" if threads else "",
@@ -156,9 +176,13 @@ def _table(results: tuple[Result, ...]) -> Table:
             _speed(result.prefill_tokens_per_second.median),
             _speed(result.decode_tokens_per_second.median),
             _speed(result.limit_tokens_per_second),
-            f"{result.share_of_limit:.{0 if result.share_of_limit >= 0.1 else 1}%}",
+            _share(result.share_of_limit),
         )
     return table
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.{0 if share >= 0.1 else 1}%}"
 
 
 def _speed(rate: float) -> str:
@@ -169,11 +193,19 @@ def _speed(rate: float) -> str:
 def _summary(facts: dict[str, Any]) -> str:
     first, shortest = facts["time_to_first_token_s"]["median"], facts["contexts"][0]["context"]
     peak = facts["peak_memory_bytes"]
+    loaded = f"Loaded in {facts['load_s']:.2f} s; first" if facts["load_s"] else "First"
     lines = [
-        f"Loaded in {facts['load_s']:.2f} s; first token after {first:.3f} s from "
+        f"{loaded} token after {first:.3f} s from "
         f"{shortest:,} tokens, {facts['first_prefill_s']:.3f} s the first time",
         f"The memory is read at {facts['bandwidth_bytes_per_second'] / 1e9:,.1f} GB/s"
         + (f"; {peak / 1e6:,.0f} MB were in use at most" if peak else ""),
         f"Medians of {facts['repeats']}, with {facts['tokens']} tokens decoded each time",
     ]
+    if any(result["share_of_limit"] is None for result in facts["contexts"]):
+        size = facts["cache_bytes"]
+        lines.append(
+            "-: what a step reads fits the cache"
+            + (f" of {size / 1e6:,.0f} MB" if size else "")
+            + ", in whole or in part, so that memory is not the limit"
+        )
     return "\n".join(lines)

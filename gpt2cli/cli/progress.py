@@ -108,6 +108,21 @@ def open_decoder(
         )
 
 
+def open_random(
+    source: Source,
+    placement: Placement,
+    size: int,
+    samples: int,
+    capacity: int,
+    quantize: str | None = None,
+) -> Decoder:
+    """`runtime.open_random` behind a bar."""
+    from gpt2cli import runtime
+
+    with download_progress() as progress:
+        return runtime.open_random(source, placement, size, samples, capacity, quantize, progress)
+
+
 def _transfer_bars() -> RichProgress:
     from rich.console import Console
     from rich.progress import (

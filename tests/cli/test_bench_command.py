@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Gpt2
 
-from gpt2cli import checkpoint, engine
+from gpt2cli import bandwidth, bench, checkpoint, engine
 
 BENCH = ("bench", "-m", "bard", "--device", "cpu", "--repeats", "2", "--tokens", "3")
 
@@ -25,7 +25,7 @@ def test_a_table_for_people(gpt2: Gpt2) -> None:
     lines = done.stdout.decode().splitlines()
     assert lines[0].startswith("bard on cpu (")
     assert lines[0].endswith(", 1 thread")
-    rows = [line.split() for line in lines if line.endswith("%")]
+    rows = [line.split() for line in lines[4:6]]
     assert [row[0] for row in rows] == ["5", "100"]
     assert [len(row) for row in rows] == [5, 5]
     assert "GB/s" in done.stdout.decode()
@@ -37,6 +37,8 @@ def test_an_object_for_programs(gpt2: Gpt2) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     data = json.loads(done.stdout)
     assert (data["model"], data["device"], data["dtype"]) == ("bard", "cpu", "float32")
+    assert data["weights"] == "real"
+    assert data["load_s"] > 0
     assert data["engine"] == ("native" if engine.available() else "NumPy")
     assert (data["samples"], data["tokens"], data["repeats"]) == (2, 3, 2)
     assert data["threads"] == engine.thread_count()
@@ -46,7 +48,11 @@ def test_an_object_for_programs(gpt2: Gpt2) -> None:
         assert entry["limit_tokens_per_second"] == pytest.approx(limit)
         speed = entry["decode_tokens_per_second"]
         assert 0 < speed["lowest"] <= speed["median"] <= speed["highest"]
-        assert entry["share_of_limit"] == pytest.approx(speed["median"] / limit)
+        share, cache = entry["share_of_limit"], data["cache_bytes"] or 0
+        if share is None:
+            assert entry["bytes_per_step"] <= cache or speed["median"] > limit
+        else:
+            assert share == pytest.approx(speed["median"] / limit)
     first = data["contexts"][0]["prefill_tokens_per_second"]
     assert data["time_to_first_token_s"]["lowest"] == pytest.approx(32 / first["highest"])
 
@@ -69,6 +75,59 @@ def test_fewer_bits_are_fewer_bytes(gpt2: Gpt2) -> None:
         data = json.loads(gpt2(*BENCH, "--context", "9", "--json", *more).stdout)
         sizes.append(data["contexts"][0]["bytes_per_step"])
     assert sizes == sorted(sizes, reverse=True)
+
+
+NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+TINY = "vocab_size: 512\ncontext_length: 64\nemb_dim: 64\nn_heads: 4\nn_layers: 2\n"
+
+
+@pytest.mark.parametrize("repo_id", ["", "repo_id: owner/name\n"])
+@pytest.mark.parametrize("quantize", [[], ["--quantize", "int8"]])
+def test_what_is_not_in_the_cache_is_measured_with_random_weights(
+    gpt2: Gpt2, tmp_path: Path, repo_id: str, quantize: list[str]
+) -> None:
+    if quantize and not engine.available():
+        pytest.skip(engine.why_not())
+    config = tmp_path / "mine.yaml"
+    config.write_text(TINY + repo_id)
+    arguments = ("bench", "-m", str(config), "--device", "cpu", "--repeats", "1", *quantize)
+    done = gpt2(*arguments, "--json", env=NOWHERE)
+    assert done.returncode == 0
+    why = "it is not in the cache" if repo_id else "its config names none"
+    notice = done.stderr.decode()
+    assert notice.startswith(f"gpt2: mine is measured with random weights, for {why}")
+    assert ("gpt2 models pull owner/name" in notice) == bool(repo_id)
+    assert notice.count("\n") == 1
+    data = json.loads(done.stdout)
+    assert (data["model"], data["weights"], data["load_s"]) == ("mine", "random", None)
+    assert [entry["context"] for entry in data["contexts"]] == [32, 48]
+    assert not list(tmp_path.rglob("*.safetensors"))  # neither weights nor codes are kept
+    table = gpt2(*arguments, env=NOWHERE).stdout.decode()
+    assert table.startswith("mine with random weights on cpu (")
+
+
+def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_made(gpt2: Gpt2) -> None:
+    done = gpt2("bench", "-m", "gpt3-175B", "--device", "cpu", env=NOWHERE)
+    assert (done.returncode, done.stdout) == (2, b"")
+    message = done.stderr.decode()
+    assert message.startswith("gpt2: gpt3-175B with 1 sample of up to 1842 tokens needs 71")
+    assert message.endswith("GB are free; choose a smaller model\n")
+
+
+@pytest.mark.parametrize("cache", [1 << 40, 0, None])
+def test_a_share_is_left_out_where_the_cache_holds_the_model(
+    here: Gpt2, monkeypatch: pytest.MonkeyPatch, cache: int | None
+) -> None:
+    monkeypatch.setattr(bench, "cache_size", lambda device: cache)
+    monkeypatch.setattr(bandwidth, "measure", lambda device, threads: 1e15)
+    arguments = (*BENCH, "--context", "5")
+    data = json.loads(here(*arguments, "--json").stdout)
+    assert data["cache_bytes"] == cache
+    assert (data["contexts"][0]["share_of_limit"] is None) == bool(cache)
+    lines = here(*arguments).stdout.decode().splitlines()
+    assert lines[4].split()[-1] == "-" if cache else lines[4].endswith("%")
+    footnote = "-: what a step reads fits the cache of 1,099,512 MB, in whole or in part"
+    assert lines[-1].startswith(footnote) == bool(cache)
 
 
 @pytest.mark.parametrize(
