@@ -118,13 +118,13 @@ def inspect(
     network = checkpoint.load(runtime.directory_of(source), device=placement.device)
     data = inspection.inspect(network, tokenizer, window, token=wanted, window=last, top=top)
     if html is not None:
-        from gpt2cli.cli import page
+        from gpt2cli.cli.pages import inspection as page
 
-        write_file(html, page.render(source.name, text, data.as_dict(SECTIONS)).encode("utf-8"))
+        write_file(html, page.render(source.name, text, data.as_dict(SECTIONS)))
     if png is not None:
         from gpt2cli.cli import picture
 
-        write_file(png, picture.render(data, sections, layers, head, all_heads))
+        write_file(png, picture.render(source.name, text, data, sections, layers, head, all_heads))
     if as_json:
         facts = {"model": source.name, "prompt": text}
         record = facts | data.as_dict(sections)

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import count, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from gpt2cli.alternatives import Choice
-    from gpt2cli.heatmap import Piece, Scale
+    from gpt2cli.heatmap import Scale
     from gpt2cli.scoring import Score, Summary
     from gpt2cli.tokenizer import Tokenizer
 
@@ -151,19 +151,22 @@ def write_page(
 ) -> None:
     """The heat map as a page of HTML. Raises `GPT2CLIError` where it cannot be written."""
     from gpt2cli import heatmap, scoring
-
-    def shown(piece: Piece) -> Piece:
-        return replace(piece, text=visible(piece.text))
+    from gpt2cli.cli.pages import heatmap as page
 
     texts = [
-        (
-            f"{visible(name)}: {_line(score.summary)}",
-            map(shown, heatmap.pieces(tokenizer, score)),
-        )
+        page.Scored(name, _figures(score.summary), list(heatmap.pieces(tokenizer, score)))
         for name, score in zip(names, scoring.join(found), strict=True)
     ]
-    page = heatmap.page(visible(f"{model}: {', '.join(names)}"), texts, by_rank=by_rank)
-    write_file(path, page.encode())
+    write_file(path, page.render(model, texts, by_rank=by_rank))
+
+
+def _figures(summary: Summary) -> dict[str, str]:
+    return {
+        "perplexity": _number(summary.perplexity, 2),
+        "bits per byte": _number(summary.bits_per_byte, 3),
+        "bits per token": _number(summary.bits_per_token, 3),
+        "tokens": f"{summary.tokens:,}",
+    }
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -29,13 +29,14 @@ def visible_token(data: bytes) -> str:
     Bytes that are no character become \\xhh, and characters that cannot be seen \\uhhhh.
     """
     text = visible(data.decode("utf-8", errors="backslashreplace"))
-    return "".join(_MARKS.get(c) or (c if c.isprintable() else _escape(c)) for c in text)
+    return "".join(_MARKS.get(c) or (c if c.isprintable() else escape(c)) for c in text)
 
 
 _MARKS = {" ": "·", "\n": "↵", "\t": "⇥"}
 
 
-def _escape(character: str) -> str:
+def escape(character: str) -> str:
+    """A character by its number: \\uhhhh."""
     code = ord(character)
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 import shutil
 import struct
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from conftest import Gpt2
 from transformers import GPT2LMHeadModel
 
 from gpt2cli import checkpoint, inspection
-from gpt2cli.cli import charts, page
+from gpt2cli.cli import charts
 from gpt2cli.cli.inspect import SECTIONS
+from gpt2cli.cli.pages import inspection as page
 from gpt2cli.inspection import Inspection
 from gpt2cli.model import GPT2
 from gpt2cli.tokenizer import Tokenizer
@@ -220,7 +223,7 @@ def test_a_long_prompt_is_cut_with_the_usual_notice(here: Gpt2, tiny_directory: 
 @pytest.fixture(scope="module")
 def web_page(inspected: Inspection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page.render("<tiny>", PROMPT, inspected.as_dict(SECTIONS)), encoding="utf-8")
+    path.write_bytes(page.render("<tiny>", PROMPT, inspected.as_dict(SECTIONS)))
     return path
 
 
@@ -229,9 +232,11 @@ def test_the_page_needs_nothing_else_and_escapes_all_text(web_page: Path) -> Non
     assert not re.search(r"""(src|href)=|https?://|@import|url\(""", text)
     assert text.count("<script") == text.count("</script>") == 2
     assert "<b>" not in text
-    assert "<title>&lt;tiny&gt;" in text
+    assert f"<title>&lt;tiny&gt;: “{html.escape(PROMPT)}”</title>" in text
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
-    assert data["prompt"] == PROMPT
+    shown = "".join(token["text"] for token in data["tokens"])
+    assert shown == PROMPT[: len(shown)]
+    assert len(data["tokens"]) == 32
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -253,15 +258,17 @@ def test_the_page_in_a_browser_shows_what_a_token_attends_to(
         check=True,
     )
     dom = done.stdout.decode()
-    shown = dom.split('<div id="text">')[1].split("</div>")[0]
+    shown = dom.split('<div id="text"')[1].split("</div>")[0]
     spans = re.findall(r'<span([^>]*data-weight="([\d.]+)"[^>]*)>(.*?)</span>', shown, re.DOTALL)
     assert [html.unescape(text) for _, _, text in spans] == inspected.texts
     assert [float(weight) for _, weight, _ in spans] == pytest.approx(
         inspected.attention[1, 2, 20].tolist(), abs=6e-4
     )
-    assert 'class="from"' in spans[20][0]
-    for table, rows in (("map", 32), ("next", 11), ("lens", 4), ("parts", 3), ("norms", 6)):
-        content = dom.split(f'<table id="{table}">')[1].split("</table>")[0]
+    assert 'class="from heat"' in spans[20][0]
+    assert 'data-tip="20 ' in spans[20][0]
+    assert [span[0].count('tabindex="0"') for span in spans] == [1] + [0] * 31  # one stop
+    for table, rows in (("map", 33), ("next", 11), ("lens", 4), ("parts", 3), ("norms", 6)):
+        content = dom.split(f'<table id="{table}"')[1].split("</table>")[0]
         assert content.count("<tr") == rows, table
 
 
@@ -280,26 +287,62 @@ def test_files_are_written_whole_or_not_at_all(here: Gpt2, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("every", [False, True])
-def test_a_picture_of_all_sections(inspected: Inspection, every: bool) -> None:
+def picture(data: Inspection, *sections: str, prompt: str = PROMPT, **options: Any) -> bytes:
     pytest.importorskip("matplotlib")
-    from gpt2cli.cli import picture
+    from gpt2cli.cli.picture import render
 
-    png = picture.render(inspected, SECTIONS, [0, 1] if every else [1], None, every)
+    settings = {"layers": [1], "head": None, "every": False} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of glyphs that a font lacks, for example
+        return render("<tiny>", prompt, data, sections, **settings)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_picture_of_all_sections_has_margins(inspected: Inspection, every: bool) -> None:
+    png = picture(inspected, *SECTIONS, layers=[0, 1] if every else [1], every=every)
     assert png.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", png[16:24])
     assert width == 12 * 120
     assert height > 1500
+    assert png == picture(inspected, *SECTIONS, layers=[0, 1] if every else [1], every=every)
+    from matplotlib.image import imread
+
+    pixels = imread(io.BytesIO(png))
+    pixels[40:-40, 40:-40] = pixels[0, 0]
+    assert (pixels == pixels[0, 0]).all()
 
 
-def test_tokens_are_no_formulas_in_a_picture(model: GPT2, tiny_tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("option", [["--layer", "1"], ["--head", "0"], ["--all-heads"]])
+def test_a_picture_shows_attention_where_an_option_asks_for_it(
+    here: Gpt2, tmp_path: Path, option: list[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    heights = []
+    for more in ([], option):
+        path = tmp_path / "x.png"
+        done = here("inspect", "ROMEO:", "-m", "bard", "--png", str(path), *more)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        heights.append(struct.unpack(">I", path.read_bytes()[20:24])[0])
+    assert heights[1] - heights[0] >= 3 * 120
+
+
+def test_a_picture_holds_any_token(model: GPT2, tiny_tokenizer: Tokenizer) -> None:
+    ids = tiny_tokenizer.encode("$\\frac{$ $x^$ a b c d e f g")
+    data = inspection.inspect(model, tiny_tokenizer, ids)
+    strange = ["$\\frac{$", "日本語" * 9, "😀🏳️‍🌈", "x" * 300, "\u202e\x1b[31m", "\x00\x9b\u2066"]
+    data.texts[: len(strange)] = strange
+    data.lens.texts[0][-1][0] = "漢" * 40
+    prompt = " ".join(strange)
+    assert picture(data, "next", "lens", "attention", prompt=prompt, head=1).startswith(b"\x89PNG")
+
+
+def test_a_picture_escapes_what_its_font_lacks() -> None:
     pytest.importorskip("matplotlib")
     from gpt2cli.cli import picture
 
-    ids = tiny_tokenizer.encode("$\\frac{$ $x^$")
-    data = inspection.inspect(model, tiny_tokenizer, ids)
-    data.texts[0] = "$\\frac{$"
-    assert picture.render(data, ["lens", "attention"], [0], 1, False).startswith(b"\x89PNG")
+    assert picture._label("a日", 20) == "a\\u65e5"
+    assert picture._label("日" * 9) == "\\u65e5\\u65e5\\…"
+    assert picture._label(" ↵\u202e", 20) == "·↵\\u202e"
 
 
 def test_without_matplotlib_a_sentence_tells_how_to_get_it(tmp_path: Path) -> None:
