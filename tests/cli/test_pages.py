@@ -21,7 +21,7 @@ from gpt2cli.cli.inspect import SECTIONS
 from gpt2cli.cli.pages import heatmap
 from gpt2cli.cli.pages import inspection as inspected
 from gpt2cli.cli.pages.heatmap import Scored
-from gpt2cli.errors import GPT2CLIError
+from gpt2cli.errors import WeightsError
 from gpt2cli.heatmap import Piece
 from gpt2cli.tokenizer import Tokenizer
 
@@ -162,7 +162,7 @@ def test_numbers_that_are_not_finite_are_one_sentence(tiny_directory: Path) -> N
     model, tokenizer = checkpoint.load(tiny_directory), Tokenizer.load(tiny_directory)
     data = inspection.inspect(model, tokenizer, [1, 2, 3]).as_dict(SECTIONS)
     data["target"]["logit"] = float("nan")
-    with pytest.raises(GPT2CLIError, match="tiny computes numbers that are not finite"):
+    with pytest.raises(WeightsError, match="the weights of tiny give no numbers"):
         inspected.render("tiny", "abc", data)
 
 

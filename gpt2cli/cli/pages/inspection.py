@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from gpt2cli.checked import not_numbers
 from gpt2cli.cli import pages
 from gpt2cli.cli.terminal import visible, visible_token
-from gpt2cli.errors import GPT2CLIError
 
 
 def render(model: str, prompt: str, data: dict[str, Any]) -> bytes:
     """The page. Of attention, weights to three digits, and none for tokens yet to come.
 
-    Raises `GPT2CLIError` for numbers that are not finite, which JSON cannot hold.
+    Raises `WeightsError` for numbers that are not finite, which JSON cannot hold.
     """
     tokens = [
         {"label": _label(token["text"]), "text": visible(token["text"]).replace("\n", "↵\n")}
@@ -36,9 +36,7 @@ def render(model: str, prompt: str, data: dict[str, Any]) -> bytes:
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise GPT2CLIError(
-            f"{model} computes numbers that are not finite; its weights are damaged"
-        ) from None
+        raise not_numbers(model, data["first"] + len(tokens)) from None
     # Escaped like this no text can end the element that it is in.
     text = text.replace("<", "\\u003c")
     body = f'{pages.part("inspection.html")}<script type="application/json" id="data">{text}'
