@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from gpt2cli import layout
 from gpt2cli.arrays import NDArray
-from gpt2cli.config import ModelConfig, read_hub_config, to_hub_config
+from gpt2cli.config import ModelConfig, read_hub_config, shown, to_hub_config
 from gpt2cli.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -49,10 +49,12 @@ NAMES = (
     (".shift", ".bias"),
 )
 PREFIX = "transformer."  # some checkpoints have it, some do not
-# Causal masks that old checkpoints carry, and the head, which is the token embedding again.
-IGNORED = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old checkpoints carry
+HEAD = "lm_head.weight"
+_SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 QKV_BIAS = ".attn.c_attn.bias"
 LEFTOVER_SECONDS = 24 * 3600
+_LISTED = 8  # problems that a message has room for
 
 
 def hub_name(name: str) -> str:
@@ -120,10 +122,13 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / layout.INDEX
     if index.is_file():
         try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
+            names = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise WeightsError(f"{index} is damaged; fetch the model again") from None
-        return [directory / str(name) for name in sorted(names)]
+        for name in names:
+            if not isinstance(name, str) or not _SHARD.fullmatch(name):
+                raise WeightsError(f"{index} names {shown(name)}, which is no file beside it")
+        return [directory / name for name in sorted(set(names))]
     raise WeightsError(_no_weights(directory))
 
 
@@ -151,7 +156,11 @@ def _read_file(path: Path) -> dict[str, StoredTensor]:
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)
-    return {key: _stored(data[start:], entry, f"{path}: {key}") for key, entry in header.items()}
+    return {
+        key: _stored(data[start:], entry, f"{path}: {key}")
+        for key, entry in header.items()
+        if not key.endswith(MASKS)
+    }
 
 
 def _stored(data: NDArray, entry: dict[str, Any], where: str) -> StoredTensor:
@@ -171,10 +180,9 @@ def read(directory: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     stored: dict[str, StoredTensor] = {}
     for path in weight_files(directory):
         for key, tensor in _read_file(path).items():
-            name = key.removeprefix(PREFIX)
-            if not name.endswith(IGNORED):
-                stored[name] = tensor
+            stored[key.removeprefix(PREFIX)] = tensor
     config = _settle_qkv_bias(config, stored)
+    _settle_head(stored, directory)
     shapes = parameter_shapes(config)
     _check({hub_name(name): shape for name, shape in shapes.items()}, stored, directory)
     return config, {name: stored[hub_name(name)] for name in shapes}
@@ -248,9 +256,27 @@ def _settle_qkv_bias(config: ModelConfig, tensors: dict[str, StoredTensor]) -> M
     return config
 
 
+def _settle_head(tensors: dict[str, StoredTensor], directory: Path) -> None:
+    """Drop a head that is the token embedding again. Raises `WeightsError` for another."""
+    head, embedding = tensors.pop(HEAD, None), tensors.get("wte.weight")
+    if head is None or embedding is None:
+        return
+    if head.shape != embedding.shape or not np.array_equal(head.to_numpy(), embedding.to_numpy()):
+        raise WeightsError(
+            f"{directory} has a head of its own: {HEAD} is not the token embedding, with which "
+            "GPT-2 predicts"
+        )
+    head.release()
+
+
 def _check(
     wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], directory: Path
 ) -> None:
+    if len(stored) < len(wanted) // 2:
+        raise WeightsError(
+            f"{directory} does not hold this GPT-2: {len(stored):,} tensors instead of "
+            f"{len(wanted):,}"
+        )
     problems = [f"missing {name}" for name in wanted if name not in stored]
     problems += [f"unexpected {name}" for name in stored if name not in wanted]
     problems += [
@@ -259,7 +285,9 @@ def _check(
         if name in stored and stored[name].shape != shape
     ]
     if problems:
-        raise WeightsError(f"{directory} does not hold this GPT-2: {'; '.join(problems)}")
+        more = f"; and {len(problems) - _LISTED:,} more" if len(problems) > _LISTED else ""
+        listed = "; ".join(problems[:_LISTED]) + more
+        raise WeightsError(f"{directory} does not hold this GPT-2: {listed}")
 
 
 def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> None:

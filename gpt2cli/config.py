@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -25,9 +26,27 @@ BUNDLED_DIR = _PACKAGE / "bundled"
 CONFIG_DIR = next(d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir())
 
 
+# Far beyond any GPT-2, and near enough that nothing takes long which counts so far.
+_LARGEST = {
+    "vocab_size": 10**8,
+    "context_length": 10**8,
+    "emb_dim": 10**6,
+    "n_heads": 10**6,
+    "n_layers": 10**4,
+}
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxdict = 2, 3, 3
+_short.maxstring, _short.maxlong, _short.maxother = 60, 30, 60
+
+
+def shown(value: object) -> str:
+    """A value from a file as a message has room for it: cut where it is long or deep."""
+    return _short.repr(value)
+
+
 def _require(condition: bool, key: str, value: object, rule: str) -> None:
     if not condition:
-        raise ConfigError(f"{key} must be {rule}, not {value!r}")
+        raise ConfigError(f"{key} must be {rule}, not {shown(value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +66,10 @@ class ModelConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
-            _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        for key, largest in _LARGEST.items():
+            value = getattr(self, key)
+            _require(value >= 1, key, value, "at least 1")
+            _require(value <= largest, key, value, f"at most {largest:,}")
         _require(
             self.emb_dim % self.n_heads == 0,
             "emb_dim",
@@ -220,7 +241,7 @@ def _coerce(value: object, annotation: str, where: str) -> Any:
         except (ValueError, OverflowError):
             pass
     article = {"int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
-    raise ConfigError(f"{where} must be {article}, not {value!r}")
+    raise ConfigError(f"{where} must be {article}, not {shown(value)}")
 
 
 def load_spec(path: Path) -> Spec:
@@ -229,8 +250,10 @@ def load_spec(path: Path) -> Spec:
 
     try:
         # The C loader is several times faster, and absent from some builds of PyYAML.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        _check_nodes(node, path)
+        data = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -248,20 +271,48 @@ def load_spec(path: Path) -> Spec:
         raise ConfigError(f"{path.name} holds a number of absurd size") from None
 
 
+def _check_nodes(root: Any, path: Path) -> None:
+    """Raise `ConfigError` for a key that is given twice, and for aliases.
+
+    YAML would take the last of two keys in silence, and a few aliases of aliases make a file of
+    some lines hold billions of values.
+    """
+    seen: set[int] = set()
+    rest = [] if root is None else [root]
+    while rest:
+        node = rest.pop()
+        if id(node) in seen:
+            line = node.start_mark.line + 1
+            raise ConfigError(f"{path}: write what stands at line {line} out, without aliases")
+        seen.add(id(node))
+        if node.id == "sequence":
+            rest += node.value
+        elif node.id == "mapping":
+            keys: set[str] = set()
+            for key, value in node.value:
+                if key.id == "scalar" and key.value in keys:
+                    line = key.start_mark.line + 1
+                    raise ConfigError(f"{path}: {key.value} is given twice (line {line})")
+                keys.add(str(key.value) if key.id == "scalar" else "")
+                rest += [key, value]
+
+
 def _parse_spec(data: dict[str, Any], path: Path) -> Spec:
     source = path.name
     sections = {k: data.pop(k) for k in ("generation", "training") if k in data}
     sections = {k: {} if v is None else v for k, v in sections.items()}
     for key, section in sections.items():
         if not isinstance(section, dict):
-            raise ConfigError(f"{source}: {key} must be a section of keys, not {section!r}")
+            raise ConfigError(f"{source}: {key} must be a section of keys, not {shown(section)}")
     aliases = data.pop("aliases", None)
     aliases = [] if aliases is None else aliases
-    if not isinstance(aliases, list):
-        raise ConfigError(f"{source}: aliases must be a list, not {aliases!r}")
+    if not isinstance(aliases, list) or not all(isinstance(a, str | int | float) for a in aliases):
+        raise ConfigError(f"{source}: aliases must be a list of names, not {shown(aliases)}")
     repo_id = data.pop("repo_id", None)
     if repo_id is not None and not isinstance(repo_id, str):
-        raise ConfigError(f"{source}: repo_id must be text such as owner/name, not {repo_id!r}")
+        raise ConfigError(
+            f"{source}: repo_id must be text such as owner/name, not {shown(repo_id)}"
+        )
     bundled = data.pop("bundled", False)
     return Spec(
         name=path.stem,
@@ -339,7 +390,9 @@ def read_hub_config(path: Path) -> ModelConfig:
         raise ConfigError(f"{path} must hold a JSON object")
     for key, allowed in _HUB_FIXED.items():
         if key in data and data[key] not in allowed:
-            raise ConfigError(f"{path} is not a GPT-2 that gpt2cli can run: {key} is {data[key]!r}")
+            raise ConfigError(
+                f"{path} is not a GPT-2 that gpt2cli can run: {key} is {shown(data[key])}"
+            )
     values = {
         ours: next(data[theirs] for theirs in keys if theirs in data)
         for ours, keys in _HUB_KEYS.items()
@@ -347,7 +400,7 @@ def read_hub_config(path: Path) -> ModelConfig:
     }
     config = build(ModelConfig, values, str(path))
     if (inner := data.get("n_inner")) not in (None, 4 * config.emb_dim):
-        raise ConfigError(f"{path}: n_inner is {inner!r}; GPT-2 has 4 × n_embd")
+        raise ConfigError(f"{path}: n_inner is {shown(inner)}; GPT-2 has 4 × n_embd")
     return config
 
 

@@ -221,3 +221,53 @@ def test_config_json_tells_transformers_where_text_ends(tiny_directory: Path) ->
     config = json.loads((tiny_directory / "config.json").read_text())
     assert config["eos_token_id"] == 0
     assert config["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.float16])
+def test_causal_masks_of_any_type_are_left_alone(directory: Path, dtype: torch.dtype) -> None:
+    expected = checkpoint.load(directory)(X)
+    mask = torch.ones(1, 1, 32, 32).tril().to(dtype)
+    scalar = torch.tensor(-10000, dtype=torch.int64)
+    rewrite(directory, {"transformer.h.0.attn.bias": mask, "h.1.attn.masked_bias": scalar})
+    assert torch.equal(checkpoint.load(directory)(X), expected)
+
+
+def test_a_head_of_its_own_is_refused(directory: Path) -> None:
+    """As transformers, which uses it."""
+    head = load_file(directory / "model.safetensors")["transformer.wte.weight"].roll(1, 0)
+    rewrite(directory, {"lm_head.weight": head.contiguous()})
+    theirs = GPT2LMHeadModel.from_pretrained(directory)
+    assert torch.equal(theirs.lm_head.weight, head)
+    with pytest.raises(WeightsError, match=r"a head of its own: lm_head.weight is not the"):
+        checkpoint.load(directory)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [5, None, [], {}, "../model.safetensors", "/etc/passwd", "a/b.safetensors", "\ud800", ""],
+)
+def test_an_index_names_files_beside_it(directory: Path, name: object) -> None:
+    (directory / "model.safetensors").rename(directory / "other.safetensors")
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"wte.weight": name}}))
+    with pytest.raises(WeightsError, match="which is no file beside it"):
+        checkpoint.read(directory)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "5", '{"weight_map": []}', "{}"])
+def test_an_index_that_is_none_is_damaged(directory: Path, text: str) -> None:
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(WeightsError, match="is damaged; fetch the model again"):
+        checkpoint.read(directory)
+
+
+def test_many_problems_are_counted(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"n_layer": 10_000}))
+    with pytest.raises(WeightsError, match="28 tensors instead of 120,004") as error:
+        checkpoint.read(directory)
+    assert len(str(error.value)) < 300
+    (directory / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
+    with pytest.raises(WeightsError, match=r"; and 4 more$"):
+        checkpoint.read(directory)

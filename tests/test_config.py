@@ -197,7 +197,7 @@ def test_an_empty_section_is_as_good_as_none(tmp_path: Path, section: str) -> No
         (written(n_heads=0), "n_heads must be at least 1, not 0"),
         (written(vocab_size=-1), "vocab_size must be at least 1, not -1"),
         (written(repo_id=7), "repo_id must be text such as owner/name, not 7"),
-        (written(aliases="small"), "aliases must be a list, not 'small'"),
+        (written(aliases="small"), "aliases must be a list of names, not 'small'"),
         (written(generation="hot"), "generation must be a section of keys, not 'hot'"),
         (written(training="[steps]"), "training must be a section of keys, not ['steps']"),
         (
@@ -229,7 +229,7 @@ def test_a_mistake_is_reported_with_the_file_and_the_key(
         (b"- emb_dim\n- 4", "must hold keys such as emb_dim: 768"),
         (b"", "must hold keys such as emb_dim: 768"),
         (b"just text", "must hold keys such as emb_dim: 768"),
-        (b"&a [*a]", "must hold keys such as emb_dim: 768"),
+        (b"a: " + b"[" * 100_000, "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_yaml_of_keys_is_named_on_one_line(
@@ -553,3 +553,51 @@ def test_a_hub_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'{"model_type": "\xff"}')
     with pytest.raises(ConfigError, match="is not valid JSON"):
         read_hub_config(path)
+
+
+GIVEN = "vocab_size: 100\ncontext_length: 16\nemb_dim: 12\nn_heads: 3\nn_layers: 2\n"
+BOMB = "  - &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize("place", ["aliases:", "temperature:", "repo_id:", "generation:"])
+def test_aliases_of_aliases_are_refused_at_once(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ConfigError, match=r"out, without aliases$") as error:
+        spec_of(tmp_path, f"{GIVEN}{place}\n{BOMB}".encode())
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{GIVEN}n_layers: 5\n", "n_layers is given twice \\(line 6\\)"),
+        (f"{GIVEN}generation:\n  top_k: 1\n  top_k: 2\n", "top_k is given twice \\(line 8\\)"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec_of(tmp_path, text.encode())
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"])
+@pytest.mark.parametrize("size", ["99999999999", "0x" + "f" * 1000, str(10**30), str(10**400)])
+def test_a_size_that_no_model_has_is_refused(tmp_path: Path, key: str, size: str) -> None:
+    text = GIVEN.replace(f"{key}: ", f"{key}: {size} # ")
+    with pytest.raises(ConfigError, match=rf"{key} must be at most [\d,]+, not \d") as error:
+        spec_of(tmp_path, text.encode())
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("size", [10**6, 10**30, 10**400])
+def test_a_config_json_with_layers_without_end_is_refused(tmp_path: Path, size: int) -> None:
+    sizes = {"vocab_size": 8, "n_positions": 8, "n_embd": 8, "n_head": 2, "n_layer": size}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    with pytest.raises(ConfigError, match="n_layers must be at most 10,000"):
+        read_hub_config(tmp_path / "config.json")
+
+
+def test_a_long_value_is_cut_in_a_message(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        spec_of(tmp_path, f"{GIVEN}repo_id: [{', '.join(['[a, b]'] * 1000)}]".encode())
+    assert len(str(error.value)) < 200
