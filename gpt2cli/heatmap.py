@@ -29,12 +29,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Classes of a number: a label and a colour (#rrggbb) each, and where the next begins."""
+    """Classes of a number, and where each next one begins.
+
+    Each has a label, a colour (#rrggbb), and a style for terminals with 16 colours.
+    """
 
     name: str
     limits: tuple[float, ...]
     labels: tuple[str, ...]
     colours: tuple[str, ...]
+    few: tuple[str, ...]
 
     def place(self, value: float) -> int:
         """The class that a number falls into."""
@@ -46,12 +50,14 @@ SURPRISAL = Scale(
     (1, 2, 4, 8, 16),
     ("below 1", "1–2", "2–4", "4–8", "8–16", "16 or more"),
     ("#f7f7f7", "#fff2cc", "#fedf8c", "#fdb863", "#f2814d", "#d7536a"),
+    ("", "black on white", "black on cyan", "black on yellow", "white on magenta", "white on red"),
 )
 RANK = Scale(
     "rank",
     (11, 101, 1001),
     ("top 10", "top 100", "top 1000", "beyond"),
     ("#b7e1a8", "#fbe89a", "#f4a6a0", "#c9b3e6"),
+    ("black on green", "black on yellow", "white on red", "white on magenta"),
 )
 
 

@@ -146,7 +146,7 @@ def score(
         score_views.print_json(titles, found, run.facts)
     elif as_csv:
         score_views.print_csv(titles, found, run.scorer.tokenizer)
-    elif heatmap or ranks:
+    elif (heatmap or ranks) and html is None:
         score_views.print_heatmap(titles, found, run.scorer.tokenizer, by_rank=ranks)
     elif html is None:
         score_views.print_table(titles, found)

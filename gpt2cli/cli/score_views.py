@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.cli.files import write_file
-from gpt2cli.cli.terminal import Output, new_table, print_rich, visible
+from gpt2cli.cli.terminal import Output, new_table, palette, print_rich, visible
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from gpt2cli.alternatives import Choice
+    from gpt2cli.cli.terminal import Palette
     from gpt2cli.heatmap import Scale
     from gpt2cli.scoring import Score, Summary
     from gpt2cli.tokenizer import Tokenizer
@@ -124,20 +125,23 @@ def print_choices_json(context: str, choices: list[Choice], facts: dict[str, Any
 def print_heatmap(
     names: Sequence[str], found: Stretches, tokenizer: Tokenizer, *, by_rank: bool
 ) -> None:
-    """Each text in colours, what they mean, and its figures."""
+    """Each text in colours, or marked where there are none, what they mean, and its figures."""
     from rich.text import Text
 
     from gpt2cli import heatmap, scoring
 
-    scale = heatmap.RANK if by_rank else heatmap.SURPRISAL
+    scale, colours = heatmap.RANK if by_rank else heatmap.SURPRISAL, palette()
     for name, score in zip(names, scoring.join(found), strict=True):
         if len(names) > 1:
-            print_rich(Text(visible(name), style="bold"), wrap=False, colour=True)
+            print_rich(Text(visible(name), style="bold"), wrap=False)
         shown = Text()
         for piece in heatmap.pieces(tokenizer, score):
             bits, rank = heatmap.classes(piece)
-            shown.append(visible(piece.text), style=_style(scale, rank if by_rank else bits))
-        print_rich(shown, _legend(scale), _line(score.summary), wrap=False, colour=True)
+            shown.append_text(
+                _coloured(visible(piece.text), scale, rank if by_rank else bits, colours)
+            )
+        print_rich(shown, wrap=False)
+        print_rich(_legend(scale, colours), _line(score.summary))
 
 
 def write_page(
@@ -180,14 +184,27 @@ def _line(summary: Summary) -> str:
     )
 
 
-def _style(scale: Scale, place: int | None) -> str:
-    return "" if place is None else f"#222222 on {scale.colours[place]}"
+def _coloured(text: str, scale: Scale, place: int | None, colours: Palette) -> Text:
+    """A piece of text as its class is shown: without colours by {1}, {2}, … after it."""
+    from rich.text import Text
+
+    if not place and (place is None or colours == "none"):
+        return Text(text)
+    if colours == "none":
+        written = text.rstrip()
+        return Text(f"{written}{{{place}}}{text[len(written) :]}")
+    return Text(
+        text, style=scale.few[place] if colours == "few" else f"#222222 on {scale.colours[place]}"
+    )
 
 
-def _legend(scale: Scale) -> Text:
+def _legend(scale: Scale, colours: Palette) -> Text:
     from rich.text import Text
 
     legend = Text(f"{scale.name}:")
     for i, label in enumerate(scale.labels):
-        legend.append(" ").append(f" {label} ", style=_style(scale, i))
+        if colours == "none":
+            legend.append(", " if i else " ").append_text(_coloured(label, scale, i, colours))
+        else:
+            legend.append(" ").append_text(_coloured(f" {label} ", scale, i, colours))
     return legend

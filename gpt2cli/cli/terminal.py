@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
 
 from gpt2cli.errors import GPT2CLIError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
+LONG = 20  # characters of a heading that has a line of its own
+PIPE_WIDTH = 120  # columns, where no terminal says how many there are
+_TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 
 # Escape sequences could rewrite the screen, direction overrides could disguise text; a
 # model may produce both. C0 controls have pictures at U+2400; the others show their number.
@@ -72,6 +80,14 @@ class Output:
             self._buffer.write(data)
             self._buffer.flush()
 
+    def write_given(self, text: str) -> None:
+        """Write what a person gave, in a colour of its own where there are colours."""
+        if text and self.terminal and palette() != "none":
+            self.write_as_is(f"\x1b[36m{visible(text)}\x1b[0m")
+            self._at_line_start = text.endswith("\n")
+        else:
+            self.write(text)
+
     def write_as_is(self, text: str) -> None:
         """Write text that may hold escape sequences of our own."""
         self._buffer.write(text.encode("utf-8"))
@@ -83,10 +99,46 @@ class Output:
             self.write("\n")
 
 
+Colour = Literal["auto", "always", "never"]
+Palette = Literal["none", "few", "many"]
+_colour: Colour = "auto"
+
+
+def use_colour(when: Colour) -> None:
+    """Whether to write colours: `auto` is on terminals that have some and do not say NO_COLOR."""
+    global _colour
+    _colour = when
+
+
+def make_console() -> Console:
+    """Rich on stdout, where nothing is taken for markup, with the colours that are wanted."""
+    from rich.console import Console
+
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    console = Console(**plain)
+    if _colour == "never":
+        console = Console(color_system=None, **plain)
+    if _colour == "always":
+        system: Any = "truecolor" if console.color_system == "truecolor" else "256"
+        console = Console(force_terminal=True, color_system=system, no_color=False, **plain)
+    # Rich takes every dumb terminal for one of 80 columns.
+    console.width, console.height = shutil.get_terminal_size((PIPE_WIDTH, 25))
+    return console
+
+
+def palette() -> Palette:
+    """What stdout gets: no colours, the 16 of old terminals, or enough for shades."""
+    console = make_console()
+    if console.color_system is None or console.no_color:
+        return "none"
+    return "few" if console.color_system in ("standard", "windows") else "many"
+
+
 def new_table(*headings: str, text: int = 1) -> Table:
     """A table whose first `text` columns are text and the others numbers.
 
-    Where a terminal is narrow cells are folded, so that no digit is lost.
+    Numbers are never broken; where a terminal is too narrow for that `print_rich` shows a
+    paragraph per row instead.
     """
     from rich.table import Table
 
@@ -97,27 +149,55 @@ def new_table(*headings: str, text: int = 1) -> Table:
             justify="left" if i < text else "right",
             vertical="bottom",
             overflow="fold",
+            no_wrap=i >= text,
             max_width=40 if i and not heading else None,  # without a heading it is for bars
         )
     return made
 
 
-def print_rich(*parts: Any, wrap: bool = True, colour: bool = False) -> None:
-    """Tables and lines of Rich to stdout; nothing in them is taken for markup.
+def print_rich(*parts: Any, wrap: bool = True) -> None:
+    """Tables and lines of Rich to stdout. Without `wrap` lines keep their length."""
+    from rich.table import Table
 
-    Without `wrap` lines keep their length; with `colour` a pipe gets colours too.
-    """
-    from rich.console import Console
-
-    forced = True if colour else None
-    console = Console(highlight=False, markup=False, emoji=False, force_terminal=forced)
-    if not is_terminal(sys.stdout) and (colour or not console.is_terminal):
-        console.width = 120
+    console = make_console()
     # Rich would make a closed pipe its own affair, and exit with 1.
     with console.capture() as text:
         for part in parts:
-            console.print(part, soft_wrap=not wrap)
-    Output().write_as_is(text.get())
+            narrow = isinstance(part, Table) and _least_width(part) > console.width
+            console.print(_paragraphs(part) if narrow else part, soft_wrap=not wrap)
+    written = text.get()
+    Output().write_as_is(_TRAILING.sub("", written) if wrap else written)
+
+
+def _least_width(table: Table) -> int:
+    """Columns that a table needs so that no number and no word is broken."""
+
+    def width(column: Column) -> int:
+        cells = [str(cell) for cell in (column.header, *column.cells) if isinstance(cell, str)]
+        parts = (cell.splitlines() if column.no_wrap else cell.split() for cell in cells)
+        return max((cell_len(part) for found in parts for part in found), default=0)
+
+    from rich.cells import cell_len
+
+    return sum(width(column) + 2 for column in table.columns) - 2
+
+
+def _paragraphs(table: Table) -> Text:
+    """The same, row by row: the first cell, and below it each other behind its heading."""
+    from rich.text import Text
+
+    first, *others = table.columns
+    headings = [" ".join(str(column.header).split()) for column in others]
+    width = max((len(heading) for heading in headings if len(heading) <= LONG), default=0)
+    shown = Text()
+    for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        shown.append(f"{str(name) or first.header}\n", style="bold")
+        for heading, cell in zip(headings, cells, strict=True):
+            if heading and str(cell):
+                after = f"{heading:{width}}  " if len(heading) <= LONG else f"{heading}\n    "
+                shown.append(f"  {after}{cell}\n")
+    shown.rstrip()
+    return shown
 
 
 def complain(message: str) -> None:

@@ -300,3 +300,39 @@ def test_a_closed_pipe_and_a_full_disk(tmp_path: Path) -> None:
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
     assert done.stdout.decode().split("\n")[-3:] == ['{"text": "141', "1", ""]
     assert done.stderr == b"gpt2: cannot write the output: No space left on device\n"
+
+
+SURPRISING = "The king is come to xq zv."
+
+
+@pytest.mark.parametrize("option", ["--heatmap", "--ranks"])
+def test_without_colours_a_heat_map_has_marks(option: str, here: Gpt2) -> None:
+    shown = here("score", "-m", "bard", "--text", SURPRISING, option).stdout.decode()
+    text, legend, figures = shown.splitlines()
+    assert "\x1b" not in shown
+    assert re.sub(r"\{\d\}", "", text) == SURPRISING
+    marks = set(re.findall(r"\{\d\}", text))
+    assert len(marks) > 1
+    assert marks <= set(re.findall(r"\{\d\}", legend))
+    assert figures.startswith("perplexity ")
+
+
+@pytest.mark.parametrize("option", ["--heatmap", "--ranks"])
+def test_sixteen_colours_keep_classes_apart(
+    option: str, here: Gpt2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLORTERM", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = here("score", "-m", "bard", "--text", SURPRISING, option).stdout.decode()
+    legend = next(line for line in shown.splitlines() if "bits: " in line or "rank: " in line)
+    backgrounds = re.findall(r";(4\d)m", legend)
+    assert len(set(backgrounds)) == len(backgrounds) == (5 if option == "--heatmap" else 4)
+
+
+def test_a_page_is_all_that_html_makes(here: Gpt2, tmp_path: Path) -> None:
+    page = tmp_path / "p.html"
+    done = here("score", "-m", "bard", "--text", SURPRISING, "--ranks", "--html", str(page))
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert "top 1000" in page.read_text()

@@ -1,13 +1,27 @@
 """What reaches a terminal, a pipe and stderr."""
 
+import re
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 from conftest import Stream
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rich.table import Table
 
-from gpt2cli.cli.terminal import Output, complain, is_terminal, notice, visible
+from gpt2cli.cli import terminal as terminal_module
+from gpt2cli.cli.terminal import (
+    Output,
+    complain,
+    is_terminal,
+    new_table,
+    notice,
+    palette,
+    print_rich,
+    use_colour,
+    visible,
+)
 from gpt2cli.errors import GPT2CLIError
 
 # Unicode's Bidi_Control characters that embed, override or isolate.
@@ -127,6 +141,131 @@ def test_a_closed_stream_is_no_terminal() -> None:
     assert not is_terminal(None)
     assert not is_terminal(Stream())
     assert is_terminal(Stream(terminal=True))
+
+
+# --- tables and colours -----------------------------------------------------------------
+
+
+@pytest.fixture
+def colour(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., bytes]]:
+    """Runs something with a stdout of some kind; what was written."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(
+        do: Callable[[], object],
+        *,
+        terminal: bool = True,
+        when: terminal_module.Colour = "auto",
+        **env: str,
+    ) -> bytes:
+        stream = Stream(terminal, encoding="utf-8")
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(sys, "stdout", stream)
+            for name, value in env.items():
+                inner.setenv(name, value)
+            use_colour(when)
+            do()
+        return stream.written()
+
+    yield run
+    use_colour("auto")
+
+
+def table() -> Table:
+    made = new_table("name", "", "count", "with\nshare", text=2)
+    made.add_row("the first of them", "", "1,234,567", "12.5 %")
+    made.add_row("x", "", "1", "")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        ("46", ["                                  with", "name               "]),
+        (
+            "25",
+            [
+                "the first of them",
+                "  count       1,234,567",
+                "  with share  12.5 %",
+                "x",
+                "  count       1",
+            ],
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_becomes_paragraphs(
+    columns: str, shown: list[str], colour: Callable[..., bytes]
+) -> None:
+    lines = (
+        colour(lambda: print_rich(table()), terminal=False, COLUMNS=columns).decode().splitlines()
+    )
+    assert max(map(len, lines)) <= int(columns)
+    assert [line[: len(s)] for line, s in zip(lines, shown, strict=False)] == shown
+    assert any("1,234,567" in line for line in lines)
+
+
+@given(
+    cells=st.lists(
+        st.tuples(st.text("ab ", max_size=9), st.integers(0, 10**9)), min_size=1, max_size=4
+    ),
+    columns=st.integers(12, 60),
+)
+def test_no_number_is_ever_broken(cells: list[tuple[str, int]], columns: int) -> None:
+    made = new_table("a name", "a number", "again")
+    for text, number in cells:
+        made.add_row(text, f"{number:,}", f"{number:,} MB")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stream = Stream(encoding="utf-8")
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        print_rich(made)
+    written = stream.written().decode()
+    for _, number in cells:
+        assert re.search(rf"(?<![\d,]){number:,}(?![\d,])", written)
+
+
+def test_no_line_of_a_table_ends_in_blanks(colour: Callable[..., bytes]) -> None:
+    for terminal in (True, False):
+        written = colour(lambda: print_rich(table()), terminal=terminal, NO_COLOR="1", TERM="xterm")
+        assert not re.search(rb"[ \t]$", written, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("terminal", "when", "env", "expected"),
+    [
+        (True, "auto", {"TERM": "xterm-256color"}, "many"),
+        (True, "auto", {"TERM": "xterm"}, "few"),
+        (True, "auto", {"TERM": "dumb"}, "none"),
+        (True, "auto", {"TERM": "xterm-256color", "NO_COLOR": "1"}, "none"),
+        (True, "never", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, "none"),
+        (False, "auto", {"TERM": "xterm-256color"}, "none"),
+        (False, "auto", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, "many"),
+        (False, "always", {"TERM": "dumb", "NO_COLOR": "1"}, "many"),
+    ],
+)
+def test_colours_are_for_terminals_that_have_them_unless_asked_for(
+    terminal: bool,
+    when: terminal_module.Colour,
+    env: dict[str, str],
+    expected: str,
+    colour: Callable[..., bytes],
+) -> None:
+    found: list[str] = []
+    colour(lambda: found.append(palette()), terminal=terminal, when=when, **env)
+    assert found == [expected]
+    written = colour(lambda: print_rich(table()), terminal=terminal, when=when, **env)
+    assert (b"\x1b[" in written) == (expected != "none") or "NO_COLOR" in env
+
+
+def test_what_a_person_gave_has_its_own_colour(colour: Callable[..., bytes]) -> None:
+    def write() -> None:
+        Output().write_given("a\x1b[2J")
+
+    assert colour(write, TERM="xterm") == "\x1b[36ma␛[2J\x1b[0m".encode()
+    assert colour(write, TERM="dumb") == "a␛[2J".encode()
+    assert colour(write, terminal=False, when="always", TERM="xterm") == b"a\x1b[2J"
 
 
 # --- stderr -----------------------------------------------------------------------------
