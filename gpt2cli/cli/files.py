@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,22 @@ def read_argument(argument: str) -> str:
 def stdin_is_piped() -> bool:
     """Whether stdin is there and nobody types into it."""
     return sys.stdin is not None and not sys.stdin.isatty()
+
+
+def stdin_is_spare() -> bool:
+    """Whether stdin can be read beside an argument: not one that is being read by a loop.
+
+    `while read -r line; do gpt2 … "$line"; done < file` hands down the file, whose position
+    is no longer its beginning. From a pipe nothing can be told.
+    """
+    if not stdin_is_piped():
+        return False
+    try:
+        descriptor = sys.stdin.fileno()
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return not (is_file and os.lseek(descriptor, 0, os.SEEK_CUR))
+    except (OSError, ValueError):  # no descriptor, or none with a position
+        return True
 
 
 def read_stdin() -> str:
@@ -120,7 +137,7 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
     piped, origin = None, ""
     if file is not None:
         piped, origin = read_file(file), str(file)
-    elif argument == "-" or stdin_is_piped():
+    elif argument == "-" or (stdin_is_piped() if argument is None else stdin_is_spare()):
         piped, origin = read_stdin(), "stdin"
     own = None if argument in (None, "-") else read_argument(argument or "")
     if piped is None:
@@ -152,6 +169,18 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     except (ValueError, RuntimeError) as error:  # a NUL in the name, links in a circle
         raise UsageError(f"cannot write {path}: {error}") from None
+
+
+def append_to_file(path: Path, text: str) -> None:
+    """Put text at the end of a file at once, so that nothing that comes later can lose it.
+
+    Raises `GPT2CLIError` where it cannot be written.
+    """
+    try:
+        with open(path, "ab") as stream:
+            stream.write(text.encode("utf-8"))
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -19,16 +19,26 @@ SECTIONS = ("next", "lens", "contributions", "activations", "norms", "attention"
 OVERVIEW = SECTIONS[:4]
 
 
+def _complete_sections(incomplete: str) -> list[str]:
+    """The last of the names that commas divide."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in options.one_of(*SECTIONS, "all")(last)]
+
+
 def inspect(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="Text to read; - reads stdin. Piped text comes before it."),
+        typer.Argument(
+            metavar="TEXT", help="Text to read; - reads stdin. Piped text comes before it."
+        ),
     ] = None,
     model: options.Model = "124M",
     show: Annotated[
         str | None,
         typer.Option(
+            "--show",
             metavar="LIST",
+            autocompletion=_complete_sections,
             help=f"Sections, with commas between: {', '.join(SECTIONS)}, or all. "
             f"[default: {','.join(OVERVIEW)}; with --json, all]",
         ),
@@ -71,6 +81,7 @@ def inspect(
     device: options.Device = "auto",
     threads: options.Threads = None,
     offline: options.Offline = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what the model is doing when it has read a text.

@@ -40,21 +40,28 @@ def score(
         list[str] | None, typer.Argument(help="Files to score; - is stdin.", metavar="FILE")
     ] = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="Score this text; with --choices, the context.")
+        str | None,
+        typer.Option(
+            "--text", metavar="TEXT", help="Score this text; with --choices, the context."
+        ),
     ] = None,
     model: options.Model = "124M",
     choices: Annotated[
         list[str] | None,
-        typer.Option("--choices", help="Rank this as a way to go on. Give several."),
+        typer.Option(
+            "--choices", metavar="TEXT", help="Rank this as a way to go on. Give several."
+        ),
     ] = None,
     lines: Annotated[
         bool, typer.Option("--lines", help="Score each line by itself, as JSON a line.")
     ] = False,
     below: Annotated[
-        float | None, typer.Option(help="With --lines: pass on lines of less perplexity.")
+        float | None,
+        typer.Option(metavar="N", help="With --lines: pass on lines of less perplexity."),
     ] = None,
     above: Annotated[
-        float | None, typer.Option(help="With --lines: pass on lines of more perplexity.")
+        float | None,
+        typer.Option(metavar="N", help="With --lines: pass on lines of more perplexity."),
     ] = None,
     field: Annotated[
         str | None,
@@ -88,9 +95,12 @@ def score(
     threads: options.Threads = None,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell how probable a text is: perplexity, bits per byte, surprisal of each token.
+    """Tell how probable a text is, and each token of it.
+
+    Perplexity, bits per byte, the surprisal of each token.
 
     The first token has nothing before it and is not counted, unless --bos is given. A text
     longer than the context is read in windows, as transformers recommends; bits per byte

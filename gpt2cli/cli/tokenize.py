@@ -31,7 +31,10 @@ def tokenize(
     ] = None,
     model: options.Model = "124M",
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the text, or the ids, from a file.")
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="Read the text, or the ids, from a file."
+        ),
     ] = None,
     ids_only: Annotated[
         bool, typer.Option("--ids", help="Print the ids alone, with spaces between them.")
@@ -46,6 +49,7 @@ def tokenize(
     no_special: options.NoSpecial = False,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show the tokens of a text as the model sees them. Needs the vocabulary, not the weights.

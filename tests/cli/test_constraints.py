@@ -44,7 +44,7 @@ def test_a_text_cut_off_is_a_failure(here: Gpt2) -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["matched"] is False
     assert b"the text does not match the constraint" in done.stderr
-    assert b"raise --max-tokens" in done.stderr
+    assert b"--max-tokens (5) came first; raise it" in done.stderr
 
 
 def test_without_a_constraint_nothing_is_said_about_it(here: Gpt2) -> None:

@@ -272,7 +272,7 @@ def test_a_page_is_one_that_a_browser_shows(gpt2: Gpt2, tmp_path: Path) -> None:
         (["--lines", "--below", "nan"], "a perplexity, which is above 0, not nan"),
         (["--text", "a", "--stride", "256"], "stride must be from 1 to 255"),
         (["--text", "a", "--stride", "0"], "stride must be from 1 to 255"),
-        (["--text", "a"], "text is a single token; --bos counts the first one too"),
+        (["--text", "a"], "only --bos scores a single token, which is all of text"),
         (["--text", ""], "text is empty"),
         (["missing.txt"], "cannot read missing.txt"),
         (["--lines", "missing.txt"], "cannot read missing.txt"),
