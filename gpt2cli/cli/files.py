@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -92,6 +93,8 @@ def open_bytes(file: str) -> Iterator[io.BufferedReader]:
             return
         with open(file, "rb") as stream:
             yield stream
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {file!r}; --text takes a text itself") from None
     except OSError as error:
         name = "stdin" if file == "-" else file
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
@@ -149,6 +152,39 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
     if own is None:
         return piped
     return f"{piped}\n{own}" if piped else own
+
+
+NamedText = tuple[str, Iterable[str]]
+"""A text in pieces, behind the name that it goes by."""
+
+
+def input_names(files: Sequence[str], text: str | None) -> list[str]:
+    """The files to read; "-", which is stdin, where there are none and no text either.
+
+    Raises `UsageError` for what cannot be read.
+    """
+    names = files or (["-"] if text is None and stdin_is_piped() else [])
+    for name in names:
+        check_readable(name)
+    return list(names)
+
+
+def named_texts(files: Sequence[str], text: str | None, keep_newline: bool) -> list[NamedText]:
+    """The texts of some files, then `text`."""
+    texts: list[NamedText] = []
+    for file in files:
+        name = "stdin" if file == "-" else os.fsencode(file).decode("utf-8", "replace")
+        texts.append((name, read_pieces(file, name, keep_newline)))
+    if text is not None:
+        texts.append(("text", [read_argument(text)]))
+    return texts
+
+
+def is_text(argument: str) -> bool:
+    """Whether an argument that may be a file's name is a text: no such file, nor like a name."""
+    if argument == "-" or os.path.lexists(argument):
+        return False
+    return not re.fullmatch(r"\S*[\\/]\S*|.*\.\w{1,8}", argument)
 
 
 def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:

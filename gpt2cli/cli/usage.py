@@ -168,8 +168,9 @@ def _wanted(error: Any) -> str:
     message, param = str(error.message), error.param
     bounds = getattr(param, "type", None) if getattr(param, "min", None) is None else param
     least = getattr(bounds, "min", None)
+    value = _value(error)
     if "greater" in message or "range" in message:
-        wanted = f"at least {least}"
+        wanted, value = f"at least {least}", value.strip("'")
     elif "integer" in message:
         wanted = "a whole number"
     elif "number" in message or "float" in message:
@@ -178,7 +179,6 @@ def _wanted(error: Any) -> str:
         wanted = "true or false"
     else:
         return f"something else: {message[:1].lower()}{message[1:].rstrip('.')}"
-    value = _value(error)
     return f"{wanted}, not {value}" if value else wanted
 
 
