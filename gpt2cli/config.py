@@ -373,9 +373,9 @@ def _bare(word: str) -> str:
 
 
 def _likeness(word: str, choice: str) -> float:
-    """From 0 to 1; a beginning of at least two letters is halfway to the whole word."""
+    """From 0 to 1; a beginning of at least two letters is most of the way to the whole word."""
     ratio = difflib.SequenceMatcher(None, word, choice).ratio()
-    return (1 + ratio) / 2 if len(word) > 1 and choice.startswith(word) else ratio
+    return (2 + ratio) / 3 if len(word) > 1 and choice.startswith(word) else ratio
 
 
 # config.json of the Hugging Face layout → ours. The first key present wins.

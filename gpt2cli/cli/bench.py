@@ -14,7 +14,7 @@ import typer
 from gpt2cli import __version__
 from gpt2cli.cli import options
 from gpt2cli.cli.progress import fetch, open_decoder, open_random
-from gpt2cli.cli.terminal import Output, complain, is_watched, new_table, print_rich, visible
+from gpt2cli.cli.terminal import Output, is_watched, new_table, notice, print_rich, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,7 +93,7 @@ def bench(
     capacity = plan.contexts[-1] + plan.tokens
     if random:
         runtime.check_random(source, placement, quantize, samples, capacity)
-        complain(_why_random(source))
+        notice(_why_random(source), asked=True)
     begun = time.perf_counter()
     open_any = open_random if random else open_decoder
     decoder = open_any(source, placement, config.vocab_size, samples, capacity, quantize)

@@ -71,11 +71,13 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
-        if any(_variables(self)):
-            self.epilog = (
-                "Defaults can be set in the environment: GPT2_MODEL for --model, and so on for all "
-                "options but those about texts, files and what is printed."
-            )
+        for param in self.params:
+            if param.envvar:
+                self.epilog = (
+                    f"Defaults can be set in the environment: {param.envvar} for {param.opts[0]}, "
+                    "and so on for what chooses model, machine, sampling and length."
+                )
+                break
 
     def invoke(self, ctx: Any) -> Any:
         """Run it. Raises `UsageError` for arguments too many, and for -q together with -v."""
