@@ -62,7 +62,7 @@ def inspect(
         bool, typer.Option("--all-heads", help="Attention of every head, of one layer or of all.")
     ] = False,
     top: Annotated[
-        int, typer.Option(min=1, metavar="K", help="List the K most probable tokens.")
+        int, typer.Option(min=1, metavar="N", help="List the N most probable tokens.")
     ] = 10,
     last: Annotated[
         int, typer.Option(min=1, metavar="N", help="Keep details of the last N tokens.")
@@ -167,7 +167,7 @@ def _layers(config: ModelConfig, layer: int | None, head: int | None, all_heads:
     """The layers whose attention is shown. Raises `UsageError` for any that are not there."""
     for name, value, count in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
         if value is not None and not 0 <= value < count:
-            raise UsageError(f"{name} must be 0 to {count - 1}, not {value}")
+            raise UsageError(f"{name} must be 0 to {count - 1}, not {value}", name)
     if layer is not None:
         return [layer]
     return list(range(config.n_layers)) if all_heads else [config.n_layers - 1]

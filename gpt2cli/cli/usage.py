@@ -140,7 +140,7 @@ def is_typed(name: str, ctx: Any) -> bool:
 
 def sentence(error: Any) -> str:
     """What is wrong, in the words of all other errors, for an exception of click."""
-    ctx, param = error.ctx, getattr(error, "param", None)
+    ctx, param = getattr(error, "ctx", None), getattr(error, "param", None)
     if hasattr(error, "possibilities"):
         return _no_such_option(error.option_name, ctx)
     if hasattr(error, "option_name"):
@@ -168,6 +168,7 @@ def _no_such_option(name: str, ctx: Any) -> str:
 def _wanted(error: Any) -> str:
     """What a value had to be, and what it is."""
     message, param = str(error.message), error.param
+    # Typer keeps the bounds with the parameter, click with its type.
     bounds = getattr(param, "type", None) if getattr(param, "min", None) is None else param
     least = getattr(bounds, "min", None)
     value = _value(error)
