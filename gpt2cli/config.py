@@ -46,7 +46,7 @@ def shown(value: object) -> str:
 
 def _require(condition: bool, key: str, value: object, rule: str) -> None:
     if not condition:
-        raise ConfigError(f"{key} must be {rule}, not {shown(value)}")
+        raise ConfigError(f"{key} must be {rule}, not {shown(value)}", key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,11 @@ class SamplingConfig:
                 _require(holds(value), key, value, rule)
         clash = [key for key in _NOT_WITH_MIROSTAT if getattr(self, key) is not None]
         if self.mirostat_tau is not None and clash:
-            raise ConfigError(f"mirostat_tau takes the place of {clash[0]}; leave one of them out")
+            raise ConfigError(
+                f"mirostat_tau takes the place of {clash[0]}; leave one of them out",
+                "mirostat_tau",
+                clash[0],
+            )
 
     def updated(self, **given: float | int | None) -> SamplingConfig:
         """These settings with what is not None put in their place.
@@ -346,10 +350,32 @@ def known_names() -> list[str]:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """A hint such as "; did you mean 'top_p'?", or nothing when no choice is near."""
-    lowered = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1)
-    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+    """A hint such as "; did you mean 'top_p'?", or nothing when no choice is near.
+
+    It names up to three choices, where they are about equally near.
+    """
+    near = nearest(word, choices)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """Up to three choices about as like `word` as the likest of them, that one first."""
+    likeness = {choice: _likeness(_bare(word), _bare(choice)) for choice in choices}
+    best = max(likeness.values(), default=0.0)
+    least = max(cutoff, best - 0.05 if best < 1 else 1)
+    near = [choice for choice in likeness if likeness[choice] >= least]
+    return sorted(near, key=lambda choice: -likeness[choice])[:3]
+
+
+def _bare(word: str) -> str:
+    """A word without what people get wrong about names: case, dashes in front, underscores."""
+    return word.lower().replace("_", "-").lstrip("-")
+
+
+def _likeness(word: str, choice: str) -> float:
+    """From 0 to 1; a beginning of at least two letters is most of the way to the whole word."""
+    ratio = difflib.SequenceMatcher(None, word, choice).ratio()
+    return (2 + ratio) / 3 if len(word) > 1 and choice.startswith(word) else ratio
 
 
 # config.json of the Hugging Face layout → ours. The first key present wins.

@@ -96,10 +96,12 @@ def resolve(
 
     Raises `UsageError` for two kinds at once, and for what nothing or no text can match.
     """
-    given = {"regex": regex, "json-schema": json_schema, "choice": choice, "grammar": grammar}
-    names = [f"--{name}" for name, value in given.items() if value is not None]
+    given = {"regex": regex, "json_schema": json_schema, "choice": choice, "grammar": grammar}
+    names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
-        raise UsageError(f"{names[0]} and {names[1]} cannot go together; leave one of them out")
+        raise UsageError(
+            f"{names[0]} and {names[1]} cannot go together; leave one of them out", *names[:2]
+        )
     if regex is not None:
         # An empty pattern would make a comment of the slashes around it; \d is 0 to 9 here.
         pattern = _library().regex_to_lark(regex or "()", "d")
@@ -125,7 +127,7 @@ def _from_schema(path: Path) -> Constraint:
     try:
         grammar = _library().LLMatcher.grammar_from_json_schema(text, defaults=_COMPACT)
     except ValueError as error:  # what Python takes for JSON and others do not, such as NaN
-        raise UsageError(f"--json-schema: {_first_line(str(error))}") from None
+        raise _refused("json-schema", _first_line(str(error))) from None
     return _checked("json-schema", text, grammar)
 
 
@@ -143,12 +145,17 @@ def _checked(kind: Kind, source: str | list[str], grammar: str) -> Constraint:
     every_byte = _vocabulary([bytes([i]) for i in range(256)], None, lambda s: list(s.encode()))
     matcher = _library().LLMatcher(every_byte, grammar, log_level=0)
     if matcher.is_error():
-        raise UsageError(f"--{kind}: {_first_line(matcher.get_error())}")
+        raise _refused(kind, _first_line(matcher.get_error()))
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
     if matcher.is_error() or not np.unpackbits(bits, count=256, bitorder="little").any():
         only = "only the empty text" if matcher.is_accepting() else "no text at all"
-        raise UsageError(f"--{kind}: {only} would match")
+        raise _refused(kind, f"{only} would match")
     return Constraint(kind, source, grammar)
+
+
+def _refused(kind: Kind, reason: str) -> UsageError:
+    setting = kind.replace("-", "_")
+    return UsageError(f"{setting}: {reason}", setting)
 
 
 def _vocabulary(

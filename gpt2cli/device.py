@@ -17,6 +17,7 @@ from gpt2cli.config import ModelConfig, did_you_mean
 from gpt2cli.errors import DeviceError
 
 DTYPES = ("float32", "bfloat16", "float16")
+_OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Placement:
 def check_names(device: str, dtype: str) -> None:
     """Refuse names that no machine knows. Raises `DeviceError`."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        hint = did_you_mean(device, ("auto", "cpu", "cuda", "mps"))
+        likely = _OTHER_NAMES.get(device.lower(), device)
+        hint = did_you_mean(likely, ("auto", "cpu", "cuda", "mps"))
         raise DeviceError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps{hint}")
     if dtype not in ("auto", *DTYPES):
         hint = did_you_mean(dtype, DTYPES)
@@ -52,7 +54,7 @@ def place(device: str = "auto", dtype: str = "auto") -> Placement:
     check_names(device, dtype)
     chosen = "cpu" if device == "cpu" or not may_have_gpu() else _ask_torch(device)
     if chosen == "cpu" and device not in ("cpu", "auto"):
-        raise DeviceError(f"there is no {device} GPU here; choose --device cpu or auto")
+        raise DeviceError(f"there is no {device} GPU here; choose device cpu or auto", "device")
     if dtype != "auto":
         placement = Placement(chosen, dtype)
         if dtype != "float32":
@@ -100,7 +102,8 @@ def _probe(placement: Placement) -> None:
     if placement == Placement("cpu", "float16") and not _cpu_has_float16():
         raise DeviceError(
             "this CPU has no float16 arithmetic, only slow emulation; "
-            "use --dtype float32, or bfloat16 for half the memory"
+            "use dtype float32, or bfloat16 for half the memory",
+            "dtype",
         )
 
     from gpt2cli.model import GPT2
@@ -113,7 +116,8 @@ def _probe(placement: Placement) -> None:
     except (RuntimeError, TypeError):
         raise DeviceError(
             f"{placement.device} cannot compute in {placement.dtype} here; "
-            "use --dtype float32 or auto"
+            "use dtype float32 or auto",
+            "dtype",
         ) from None
 
 

@@ -86,9 +86,9 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "samples"):
             if (value := getattr(self, name)) < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
+                raise UsageError(f"{name} must be at least 1, not {value}", name)
         if self.seed < 0:
-            raise UsageError(f"seed must be 0 or more, not {self.seed}")
+            raise UsageError(f"seed must be 0 or more, not {self.seed}", "seed")
         if "" in self.stop:
             raise UsageError("a stop string must not be empty")
         if "" in self.dry_breakers:
@@ -96,24 +96,31 @@ class GenerationConfig:
         if not 0 <= self.min_tokens <= self.max_tokens:
             raise UsageError(
                 f"min_tokens must be between 0 and max_tokens ({self.max_tokens}), "
-                f"not {self.min_tokens}"
+                f"not {self.min_tokens}",
+                "min_tokens",
+                "max_tokens",
             )
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
-            raise UsageError(f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}")
+            raise UsageError(
+                f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}", "logprobs"
+            )
         if self.beams is not None:
             self._check_beams(self.beams)
         if self.constraint is not None:
             names = ("stop", "ignore_eos", "min_tokens", "beams")
             if clash := [name for name in names if getattr(self, name)]:
                 raise UsageError(
-                    f"a constraint and {clash[0]} cannot go together; leave one of them out"
+                    f"a constraint and {clash[0]} cannot go together; leave one of them out",
+                    clash[0],
                 )
 
     def _check_beams(self, beams: int) -> None:
         if beams < 1:
-            raise UsageError(f"beams must be at least 1, not {beams}")
+            raise UsageError(f"beams must be at least 1, not {beams}", "beams")
         if not math.isfinite(self.length_penalty):
-            raise UsageError(f"length_penalty must be a number, not {self.length_penalty}")
+            raise UsageError(
+                f"length_penalty must be a number, not {self.length_penalty}", "length_penalty"
+            )
         if self.samples > beams:
             raise UsageError(f"{beams} beams give at most {beams} samples, not {self.samples}")
         greedy = SamplingConfig(temperature=0)
@@ -122,7 +129,9 @@ class GenerationConfig:
         clash += [name for name in ("stop", "bias", "min_tokens") if getattr(self, name)]
         clash += ["logprobs"] if self.logprobs is not None else []
         if clash:
-            raise UsageError(f"beams and {clash[0]} cannot go together; leave one of them out")
+            raise UsageError(
+                f"beams and {clash[0]} cannot go together; leave one of them out", "beams", clash[0]
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,8 @@ class Recorder:
                 else ("the text does")
             )
             raise GPT2CLIError(
-                f"{which} not match the constraint: max_tokens ({max_tokens}) came first; "
-                "raise --max-tokens"
+                f"{which} not match the constraint: max_tokens ({max_tokens}) came first; raise it",
+                "max_tokens",
             )
 
     @property

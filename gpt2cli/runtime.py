@@ -88,7 +88,8 @@ def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) ->
     if refuse and len(ids) + max_tokens > context:
         raise UsageError(
             f"{len(ids)} tokens of prompt and {max_tokens} to generate exceed the context of "
-            f"{context}; shorten one, or use --overflow slide"
+            f"{context}; shorten one, or use overflow slide",
+            "overflow",
         )
     return fit_prompt(ids, context)
 
@@ -111,22 +112,27 @@ def check_quantize(quantize: str | None, placement: Placement) -> None:
     if quantize is None:
         return
     if quantize not in QUANTIZATIONS:
-        raise UsageError(f"quantize must be {' or '.join(QUANTIZATIONS)}, not {quantize!r}")
+        raise UsageError(
+            f"quantize must be {' or '.join(QUANTIZATIONS)}, not {quantize!r}", "quantize"
+        )
     if placement != Placement("cpu", "float32"):
         raise UsageError(
-            f"--quantize works on a CPU in float32, not on {placement.device} in "
-            f"{placement.dtype}; add --device cpu, or leave it out"
+            f"quantize works on a CPU in float32, not on {placement.device} in "
+            f"{placement.dtype}; add device cpu, or leave it out",
+            "quantize",
+            "device",
         )
     if reason := engine.why_not():
-        raise UsageError(f"--quantize needs the native engine: {reason}")
+        raise UsageError(f"quantize needs the native engine: {reason}", "quantize")
 
 
 def check_compile(wanted: bool, placement: Placement) -> None:
     """Refuse to compile where PyTorch does not decode. Raises `UsageError`."""
     if wanted and (engine_name(placement) != "PyTorch" or placement.device == "mps"):
         raise UsageError(
-            f"--compile works on CUDA GPUs and in half precision on a CPU, not on "
-            f"{placement.device} in {placement.dtype}; leave it out"
+            f"compile works on CUDA GPUs and in half precision on a CPU, not on "
+            f"{placement.device} in {placement.dtype}; leave it out",
+            "compile",
         )
 
 

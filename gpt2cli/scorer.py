@@ -46,7 +46,7 @@ class Scorer:
         if len(ids) <= self.bos:
             raise UsageError(f"{name} is empty")
         if len(ids) < 2:
-            raise UsageError(f"{name} is a single token; --bos counts the first one too")
+            raise UsageError(f"only bos scores a single token, which is all of {name}", "bos")
 
     def capacity(self, texts: Iterable[Sequence[int]]) -> int:
         """Tokens that a window needs room for."""

@@ -105,7 +105,8 @@ def check_stride(stride: int, context_length: int) -> None:
     if not 1 <= stride < max(2, context_length):
         raise UsageError(
             f"stride must be from 1 to {context_length - 1}, one less than the context, "
-            f"not {stride}"
+            f"not {stride}",
+            "stride",
         )
 
 

@@ -70,6 +70,8 @@ class Source:
 
 def resolve(model: str) -> Source:
     """Find what `model` names, without network. Raises `UsageError` for what is nothing."""
+    if not model.strip():
+        raise UsageError("the name of the model is empty; use one such as 124M or bard")
     if spec := find_spec(model):
         return _from_spec(spec)
     path = Path(model).expanduser()
@@ -80,7 +82,7 @@ def resolve(model: str) -> Source:
             raise ConfigError(f"{path} holds no model: it has no {layout.CONFIG}")
         return Source(model, None, None, path)
     if path.exists():
-        raise UsageError(f"{path} is a file; --model takes a directory, a YAML file or a name")
+        raise UsageError(f"a model is a directory, a YAML file or a name, not a file like {path}")
     if "/" not in model and (hint := did_you_mean(model, known_names())):
         raise UsageError(f"unknown model {model!r}{hint}")
     if not _REPO_ID.fullmatch(model):

@@ -111,7 +111,7 @@ def check(config: GenerationConfig, most: int) -> None:
     """Refuse what cannot be done with a draft. Raises `UsageError`."""
     if config.samples > 1 or config.beams is not None:
         many = "beams" if config.beams is not None else "samples"
-        raise UsageError(f"a draft and {many} cannot go together; leave one of them out")
+        raise UsageError(f"a draft and {many} cannot go together; leave one of them out", many)
     if config.constraint is not None:
         raise UsageError("a draft and a constraint cannot go together; leave one of them out")
     if most < 1:

@@ -127,14 +127,14 @@ def _compile(step: Step) -> Step:
             raise
         except RuntimeError as error:
             raise GPT2CLIError(
-                f"torch.compile failed, leave out --compile: {_first_line(error)}"
+                f"torch.compile failed, leave out compile: {_first_line(error)}", "compile"
             ) from error
 
     try:
         faster: Step = torch.compile(step)
     except RuntimeError as error:  # on a Python that it does not support
         raise GPT2CLIError(
-            f"torch.compile failed, leave out --compile: {_first_line(error)}"
+            f"torch.compile failed, leave out compile: {_first_line(error)}", "compile"
         ) from error
     return run
 

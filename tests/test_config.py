@@ -21,6 +21,7 @@ from gpt2cli.config import (
     did_you_mean,
     find_spec,
     load_spec,
+    nearest,
     read_hub_config,
     shipped_specs,
     to_hub_config,
@@ -601,3 +602,22 @@ def test_a_long_value_is_cut_in_a_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         spec_of(tmp_path, f"{GIVEN}repo_id: [{', '.join(['[a, b]'] * 1000)}]".encode())
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("--max-token", ["--max-tokens"]),
+        ("--top_k", ["--top-k"]),
+        ("--TOP-K", ["--top-k"]),
+        ("--temper", ["--temperature"]),
+        ("--top", ["--top-k", "--top-p"]),
+        ("--min-tok", ["--min-tokens"]),
+        ("--xyzzy", []),
+        ("", []),
+    ],
+)
+def test_the_nearest_names_are_those_most_alike(word: str, near: list[str]) -> None:
+    names = ["--help", "--stop", "--temperature", "--top-p", "--max-tokens", "--min-tokens"]
+    assert sorted(nearest(word, [*names, "--top-k", "--draft-tokens"])) == near
+    assert nearest(word, []) == []

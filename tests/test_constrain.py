@@ -197,7 +197,7 @@ def test_a_regex_that_nothing_can_match_is_refused(regex: str, says: str) -> Non
         ("[]", "must hold an object"),
         ('{"enum": []}', "Unsatisfiable"),
         ("false", "must hold an object"),
-        ('{"const": NaN}', "--json-schema: "),
+        ('{"const": NaN}', "json_schema: "),
         ('{"type": "foo"}', "Invalid type"),
         ('{"type": "integer", "minimum": 5, "maximum": 3}', "Unsatisfiable"),
     ],
@@ -213,7 +213,7 @@ def test_a_schema_that_nothing_can_fit_is_refused(tmp_path: Path, schema: str, s
 def test_a_grammar_that_nothing_can_match_is_refused(tmp_path: Path, lark: str) -> None:
     path = tmp_path / "grammar.lark"
     path.write_text(lark)
-    with pytest.raises(UsageError, match=r"^--grammar: \S"):
+    with pytest.raises(UsageError, match=r"^grammar: \S"):
         resolve(grammar=path)
 
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_read_or_chosen_is_refused(tmp_path: Path) -> None:
         resolve(grammar=tmp_path / "latin")
     with pytest.raises(UsageError, match="must not be empty"):
         resolve(choice=["a", ""])
-    with pytest.raises(UsageError, match="--regex and --choice cannot go together"):
+    with pytest.raises(UsageError, match="regex and choice cannot go together"):
         resolve(regex="a", choice=["a"])
     assert resolve() is None
 

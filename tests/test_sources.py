@@ -93,7 +93,7 @@ def test_a_path_that_holds_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"it has no config\.json"):
         sources.resolve(str(tmp_path))
     (tmp_path / "weights.bin").touch()
-    with pytest.raises(UsageError, match="is a file"):
+    with pytest.raises(UsageError, match="not a file like"):
         sources.resolve(str(tmp_path / "weights.bin"))
 
 

@@ -169,7 +169,7 @@ def test_a_failing_compiler_is_told_in_one_sentence(
     decoder = TorchDecoder(model, compiled=True)
     decoder.prefill([[1, 2]])
     with pytest.raises(
-        GPT2CLIError, match=r"torch\.compile failed, leave out --compile: no C\+\+ compiler$"
+        GPT2CLIError, match=r"torch\.compile failed, leave out compile: no C\+\+ compiler$"
     ):
         decoder.step([3])
 

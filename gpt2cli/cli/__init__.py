@@ -14,23 +14,35 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from gpt2cli import __version__
 from gpt2cli.cli import bench, diff, generate, info, inspect, models, repl, score, tokenize, train
-from gpt2cli.cli.terminal import complain
+from gpt2cli.cli.terminal import be_quiet, complain
+from gpt2cli.cli.usage import Command, Group, option_name, option_names, sentence
 from gpt2cli.errors import GPT2CLIError, UsageError
 
+# The commands in the order in which they are wanted, which is that of the README.
+_ORDER = (
+    *("generate", "repl", "score", "inspect", "diff", "tokenize"),
+    *("info", "models", "train", "bench"),
+)
 
-class _Group(TyperGroup):
+
+class _Group(Group):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
     def invoke(self, ctx: Any) -> Any:
         with _boundary(ctx.obj):
             return super().invoke(ctx)
 
 
 @contextmanager
-def _boundary(settings: dict[str, bool]) -> Iterator[None]:
-    """Turn exceptions into one line on stderr and an exit code; `--debug` lets them through."""
+def _boundary(settings: dict[str, Any]) -> Iterator[None]:
+    """Turn exceptions into one line on stderr and an exit code; `--debug` lets them through.
+
+    What the library calls settings is called by the options of the command that ran.
+    """
     try:
         yield
     except KeyboardInterrupt:
@@ -41,7 +53,8 @@ def _boundary(settings: dict[str, bool]) -> Iterator[None]:
     except GPT2CLIError as error:
         if settings.get("debug"):
             raise
-        complain(str(error))
+        context = settings.get("context")
+        complain(error.renamed(option_names(context) if context else {}))
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except OSError as error:
         if settings.get("debug"):
@@ -50,8 +63,10 @@ def _boundary(settings: dict[str, bool]) -> Iterator[None]:
         complain(f"{error.filename or 'cannot write the output'}: {error.strerror or error}")
         sys.exit(1)
     except Exception as error:
-        # Typer's own ways to leave carry an exit code, and Typer prints them better.
-        if settings.get("debug") or hasattr(error, "exit_code") or isinstance(error, typer.Abort):
+        if hasattr(error, "format_message"):
+            complain(sentence(error))
+            sys.exit(getattr(error, "exit_code", 2))
+        if settings.get("debug") or hasattr(error, "exit_code"):  # the latter is `typer.Exit`
             raise
         # What is left is a bug, or memory that ran out, which every library reports its own way.
         if isinstance(error, MemoryError) or "memory" in str(error):
@@ -70,10 +85,13 @@ def _abandon_stdout() -> None:
 
 app = typer.Typer(
     cls=_Group,
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": option_name,
+    },
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 closed pipe.",
 )
 
@@ -86,6 +104,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def gpt2(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
@@ -99,26 +118,31 @@ def gpt2(
       gpt2 generate "Hello, I'm a language model,"
       gpt2 info --all
     """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
-app.command()(generate.generate)
-app.command()(repl.repl)
-app.command()(info.info)
-app.command()(inspect.inspect)
-app.command()(diff.diff)
+app.command(cls=Command)(generate.generate)
+app.command(cls=Command)(repl.repl)
+app.command(cls=Command)(score.score)
+app.command(cls=Command)(inspect.inspect)
+app.command(cls=Command)(diff.diff)
+app.command(cls=Command)(tokenize.tokenize)
+app.command(cls=Command)(info.info)
 app.add_typer(models.app, name="models")
-app.command()(train.train)
-app.command()(tokenize.tokenize)
-app.command()(score.score)
-app.command()(bench.bench)
+app.command(cls=Command)(train.train)
+app.command(cls=Command)(bench.bench)
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    settings: dict[str, bool] = {}
+    settings: dict[str, Any] = {}
+    be_quiet(False)
     with _boundary(settings):
         try:
-            app(prog_name="gpt2", obj=settings)
+            code = app(prog_name="gpt2", obj=settings, standalone_mode=False)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
+        sys.exit(code or 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import typer
 from gpt2cli import __version__
 from gpt2cli.cli import options
 from gpt2cli.cli.progress import fetch, open_decoder, open_random
-from gpt2cli.cli.terminal import Output, complain, is_terminal, new_table, print_rich, visible
+from gpt2cli.cli.terminal import Output, is_watched, new_table, notice, print_rich, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +43,8 @@ def bench(
         int, typer.Option(metavar="N", help="Rounds; the medians count, after one that does not.")
     ] = 5,
     samples: Annotated[
-        int, typer.Option("--samples", "-s", help="Continuations, decoded as one batch.")
+        int,
+        typer.Option("--samples", "-s", metavar="N", help="Continuations, decoded as one batch."),
     ] = 1,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -52,9 +52,10 @@ def bench(
     threads: options.Threads = None,
     offline: options.Offline = False,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Measure how fast a model reads and decodes here, and what the memory would allow.
+    """Measure how fast a model is here, and how fast it could be.
 
     Decoding a token reads all weights and the KV cache, so the memory's bandwidth, measured
     too, divided by those bytes is the limit of the speed; on a machine that is busy with
@@ -92,7 +93,7 @@ def bench(
     capacity = plan.contexts[-1] + plan.tokens
     if random:
         runtime.check_random(source, placement, quantize, samples, capacity)
-        complain(_why_random(source))
+        notice(_why_random(source), asked=True)
     begun = time.perf_counter()
     open_any = open_random if random else open_decoder
     decoder = open_any(source, placement, config.vocab_size, samples, capacity, quantize)
@@ -137,7 +138,7 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 
     It is drawn only between measurements, for drawing takes time from what is measured.
     """
-    if not is_terminal(sys.stderr):
+    if not is_watched():
         yield lambda: None
         return
     from rich.console import Console

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 def diff(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="Text to read; - reads stdin. Piped text comes before it."),
+        typer.Argument(
+            metavar="TEXT", help="Text to read; - reads stdin. Piped text comes before it."
+        ),
     ] = None,
     models: options.TwoModels = None,
     as_json: options.Json = False,
@@ -36,9 +38,12 @@ def diff(
     device: options.Device = "auto",
     threads: options.Threads = None,
     offline: options.Offline = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Read a text with two models, A and B, and show where their predictions part.
+    """Read a text with two models and show where they disagree.
+
+    The models are A and B.
 
     For each token: its surprisal, -log2 p in bits, with A and with B; KL(A || B), the bits
     that A's predictions cost more when coded with B's probabilities; what each would have said, and

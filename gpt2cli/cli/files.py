@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -37,6 +39,22 @@ def read_argument(argument: str) -> str:
 def stdin_is_piped() -> bool:
     """Whether stdin is there and nobody types into it."""
     return sys.stdin is not None and not sys.stdin.isatty()
+
+
+def stdin_is_spare() -> bool:
+    """Whether stdin can be read beside an argument: not one that is being read by a loop.
+
+    `while read -r line; do gpt2 … "$line"; done < file` hands down the file, whose position
+    is no longer its beginning. From a pipe nothing can be told.
+    """
+    if not stdin_is_piped():
+        return False
+    try:
+        descriptor = sys.stdin.fileno()
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return not (is_file and os.lseek(descriptor, 0, os.SEEK_CUR))
+    except (OSError, ValueError):  # no descriptor, or none with a position
+        return True
 
 
 def read_stdin() -> str:
@@ -75,6 +93,8 @@ def open_bytes(file: str) -> Iterator[io.BufferedReader]:
             return
         with open(file, "rb") as stream:
             yield stream
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {file!r}; --text takes a text itself") from None
     except OSError as error:
         name = "stdin" if file == "-" else file
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
@@ -120,7 +140,7 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
     piped, origin = None, ""
     if file is not None:
         piped, origin = read_file(file), str(file)
-    elif argument == "-" or stdin_is_piped():
+    elif argument == "-" or (stdin_is_piped() if argument is None else stdin_is_spare()):
         piped, origin = read_stdin(), "stdin"
     own = None if argument in (None, "-") else read_argument(argument or "")
     if piped is None:
@@ -132,6 +152,39 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
     if own is None:
         return piped
     return f"{piped}\n{own}" if piped else own
+
+
+NamedText = tuple[str, Iterable[str]]
+"""A text in pieces, behind the name that it goes by."""
+
+
+def input_names(files: Sequence[str], text: str | None) -> list[str]:
+    """The files to read; "-", which is stdin, where there are none and no text either.
+
+    Raises `UsageError` for what cannot be read.
+    """
+    names = files or (["-"] if text is None and stdin_is_piped() else [])
+    for name in names:
+        check_readable(name)
+    return list(names)
+
+
+def named_texts(files: Sequence[str], text: str | None, keep_newline: bool) -> list[NamedText]:
+    """The texts of some files, then `text`."""
+    texts: list[NamedText] = []
+    for file in files:
+        name = "stdin" if file == "-" else os.fsencode(file).decode("utf-8", "replace")
+        texts.append((name, read_pieces(file, name, keep_newline)))
+    if text is not None:
+        texts.append(("text", [read_argument(text)]))
+    return texts
+
+
+def is_text(argument: str) -> bool:
+    """Whether an argument that may be a file's name is a text: no such file, nor like a name."""
+    if argument == "-" or os.path.lexists(argument):
+        return False
+    return not re.fullmatch(r"\S*[\\/]\S*|.*\.\w{1,8}", argument)
 
 
 def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
@@ -152,6 +205,18 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     except (ValueError, RuntimeError) as error:  # a NUL in the name, links in a circle
         raise UsageError(f"cannot write {path}: {error}") from None
+
+
+def append_to_file(path: Path, text: str) -> None:
+    """Put text at the end of a file at once, so that nothing that comes later can lose it.
+
+    Raises `GPT2CLIError` where it cannot be written.
+    """
+    try:
+        with open(path, "ab") as stream:
+            stream.write(text.encode("utf-8"))
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -7,16 +7,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import options
-from gpt2cli.cli.files import read_argument, read_text
+from gpt2cli.cli.files import (
+    append_to_file,
+    check_writable,
+    read_argument,
+    read_file,
+    read_text,
+)
 from gpt2cli.cli.progress import fetch, open_decoder, token_progress
 from gpt2cli.cli.sampling import show_stages
 from gpt2cli.cli.terminal import Output, complain, complain_of_dropped, notice
+from gpt2cli.cli.usage import is_typed
 from gpt2cli.config import SamplingConfig
 from gpt2cli.errors import UsageError
 
@@ -33,7 +41,9 @@ def generate(
     context: typer.Context,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="Text to continue; - reads stdin. Piped text comes before it."),
+        typer.Argument(
+            metavar="TEXT", help="Text to continue; - reads stdin. Piped text comes before it."
+        ),
     ] = None,
     model: options.Model = "124M",
     max_tokens: options.MaxTokens = 100,
@@ -75,7 +85,10 @@ def generate(
     min_tokens: options.MinTokens = 0,
     ignore_eos: options.IgnoreEos = False,
     samples: Annotated[
-        int, typer.Option("--samples", "-s", help="Continuations, generated as one batch.")
+        int,
+        options.setting(
+            "--samples", "-s", metavar="N", help="Continuations, generated as one batch."
+        ),
     ] = 1,
     echo: Annotated[
         bool | None,
@@ -89,13 +102,21 @@ def generate(
     ] = False,
     logprobs: options.Logprobs = None,
     file: options.File = None,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append", help="With --file: go on with it as it is, and write the text behind it."
+        ),
+    ] = False,
     keep_newline: options.KeepNewline = False,
     no_special: options.NoSpecial = False,
     overflow: Annotated[
         str,
-        typer.Option(
-            metavar="slide|error",
-            help="When the context is full: drop the oldest tokens, or refuse.",
+        options.setting(
+            "--overflow",
+            metavar="NAME",
+            autocompletion=options.one_of("slide", "error"),
+            help="When the context is full: slide drops the oldest tokens, error refuses.",
         ),
     ] = "slide",
     device: options.Device = "auto",
@@ -111,7 +132,11 @@ def generate(
     threads: options.Threads = None,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
+    prompt_option: Annotated[
+        str | None, typer.Option("--prompt", hidden=True, help="What other programs call it.")
+    ] = None,
 ) -> None:
     """Continue a prompt with GPT-2; without one, begin from nothing.
 
@@ -126,6 +151,11 @@ def generate(
       gpt2 generate -s 3 --seed 7 "The best thing about Mondays is"
       gpt2 generate "Is water wet? Answer:" --choice " yes" --choice " no"
       gpt2 generate -m 1558M --draft 124M --quantize int8 "In a shocking finding,"
+      gpt2 generate --file story.txt --append
+
+    \b
+    A loop that reads from a pipe would lose its other lines to the first command:
+      ls | while read -r p; do gpt2 generate -- "$p" < /dev/null; done
     """
     from gpt2cli.device import check_names, limit_threads, place
 
@@ -140,12 +170,16 @@ def generate(
     drafter = None if draft in (None, speculative.NGRAM) else sources.resolve(str(draft))
     base = SamplingConfig(temperature=0) if beams else source.generation
     _check_company(context, base)
+    if prompt_option is not None:
+        if prompt is not None:
+            raise UsageError("there are two prompts; leave out --prompt or the argument")
+        prompt = prompt_option
     config = options.configure(context, base, constraint=_constraint(context))
     most = speculative.MOST_TOKENS if draft_tokens is None else draft_tokens
     if draft is not None:
         speculative.check(config, most)
     biased = biases.parse([read_argument(text) for text in bias or ()])
-    text = read_text(prompt, file, keep_newline) or ""
+    text = _continued(file, prompt) if append else read_text(prompt, file, keep_newline) or ""
     output = Output()
     placement = place(device, dtype)
     runtime.check_quantize(quantize, placement)
@@ -159,9 +193,11 @@ def generate(
     ids = runtime.encode_prompt(tokenizer, text, special=not no_special)
     window = runtime.fit(ids, vocabulary, max_tokens, refuse=overflow == "error")
     complain_of_dropped(len(ids) - len(window))
+    choices = list(dict.fromkeys(map(read_argument, choice or []))) if as_json else []
+    rows, shared = _encoded(choices, text, tokenizer, vocabulary, special=not no_special)
     if compile_:
         notice("compiling the decoding step takes a minute or more", asked=verbose)
-    capacity = len(window) + max_tokens
+    capacity = max(len(window) + max_tokens, *map(len, rows), 0)
     if beams:
         runtime.check_memory(vocabulary, placement, quantize, beams, capacity, beams=True)
     source = fetch(source, offline)
@@ -192,6 +228,8 @@ def generate(
         events = speculative.generate(decoder, proposer, tokenizer, ids, config, tally, most)
     recorder = Recorder(samples, streamed=not beams)
     events = recorder.watch(events)
+    if append and file:
+        events = _appended(events, file)
     shown_prompt = text if (output.terminal if echo is None else echo) else ""
     at_the_end = as_json or no_stream or samples > 1 or beams is not None
     if at_the_end:
@@ -203,7 +241,8 @@ def generate(
     facts |= {"engine": runtime.engine_name(placement), "quantize": quantize}
     facts["draft"] = None if draft is None else {"name": draft, "tokens": most, **tally.facts()}
     if as_json:
-        _print_json(text, config, facts, recorder, output)
+        chances = {} if interrupted else _weighed(decoder, rows, shared, choices)
+        _print_json(text, config, facts, recorder, chances, output)
     elif at_the_end:
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
     if verbose:
@@ -234,16 +273,39 @@ def _check_company(context: typer.Context, base: SamplingConfig) -> None:
     """Refuse options that mean nothing without another, or with it."""
     given = context.params
     for name, other in _COMPANIONS.items():
-        if given[name] and given[other] is None and getattr(base, other, None) is None:
-            raise UsageError(f"--{name} needs --{other}".replace("_", "-"))
+        if is_typed(name, context) and given[other] is None and getattr(base, other, None) is None:
+            raise UsageError(f"{name} needs {other}", name, other)
     if given["overflow"] not in ("slide", "error"):
-        raise UsageError(f"overflow must be slide or error, not {given['overflow']!r}")
+        raise UsageError(f"overflow must be slide or error, not {given['overflow']!r}", "overflow")
     if given["logprobs"] is not None and not given["as_json"]:
         raise UsageError("--logprobs needs --json, which is where they appear")
+    others = [name for name in ("as_json", "explain_sampling") if given[name]]
+    others += ["samples"] if given["samples"] > 1 else []
+    if given["append"] and others:
+        raise UsageError(
+            f"append and {others[0]} cannot go together; leave one of them out", "append", others[0]
+        )
     if given["explain_sampling"] and given["beams"] is not None:
         raise UsageError("--beams samples nothing that --explain-sampling could explain")
     if given["explain_sampling"] and given["draft"] is not None:
         raise UsageError("--explain-sampling is about the first token, which no --draft proposes")
+
+
+def _continued(file: Path | None, prompt: str | None) -> str:
+    """All that a file holds, which is to be continued there. Raises `UsageError` if it cannot."""
+    if file is None or prompt is not None:
+        raise UsageError("--append needs a --file that is all of the prompt")
+    if file.exists() and not file.is_file():
+        raise UsageError(f"cannot append to {file}: it is no regular file")
+    check_writable(file)
+    return read_file(file)
+
+
+def _appended(events: Iterator[Event], file: Path) -> Iterator[Event]:
+    """Events whose text is in the file before it is shown."""
+    for event in events:
+        append_to_file(file, event.text)
+        yield event
 
 
 def _constraint(context: typer.Context) -> Constraint | None:
@@ -256,6 +318,31 @@ def _constraint(context: typer.Context) -> Constraint | None:
         choice=[read_argument(text) for text in given["choice"]] if given["choice"] else None,
         grammar=given["grammar"],
     )
+
+
+def _encoded(
+    choices: list[str], text: str, tokenizer: Tokenizer, vocabulary: Source, *, special: bool
+) -> tuple[list[list[int]], int]:
+    """`alternatives.encode`, where there are choices to be weighed."""
+    if not choices:
+        return [], 0
+    from gpt2cli import alternatives
+
+    context_length = vocabulary.config().context_length
+    return alternatives.encode(tokenizer, text, choices, context_length, special=special)
+
+
+def _weighed(
+    decoder: Decoder, rows: list[list[int]], shared: int, choices: list[str]
+) -> dict[str, dict[str, Any]]:
+    """How probable the model finds each choice, as `gpt2 score --choices` does."""
+    from gpt2cli import alternatives
+
+    found = alternatives.weigh(decoder, rows, shared, choices) if choices else []
+    return {
+        c.text: {"text": c.text, "log_probability": c.log_probability, "share": c.share}
+        for c in found
+    }
 
 
 def _searched(
@@ -308,6 +395,7 @@ def _print_json(
     config: GenerationConfig,
     facts: dict[str, Any],
     recorder: Recorder,
+    chances: dict[str, dict[str, Any]],
     output: Output,
 ) -> None:
     """An object a sample, with all that is needed to run it again."""
@@ -317,6 +405,8 @@ def _print_json(
             del record["logprobs"]
         if config.constraint is None:
             del record["matched"]
+        elif config.constraint.kind == "choice":
+            record["choice"] = chances.get(sample.text)
         output.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 

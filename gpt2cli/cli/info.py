@@ -19,19 +19,25 @@ if TYPE_CHECKING:
 
 
 def info(
-    model: options.Model = "124M",
+    model: options.AnyModel = "124M",
     show_all: Annotated[bool, typer.Option("--all", help="A table of all models.")] = False,
     fit: Annotated[
         bool, typer.Option("--fit", help="Which models fit this machine, in which precision.")
     ] = False,
     compare: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Set the model beside another, such as gpt3."),
+        typer.Option(
+            "--compare",
+            metavar="NAME",
+            autocompletion=options.complete_config,
+            help="Set the model beside another, such as gpt3.",
+        ),
     ] = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell a model's size, the memory it needs, and whether this machine has it.
+    """Tell a model's size, and whether this machine has the memory.
 
     Computed from the model's config: nothing is downloaded. MB is 10^6 bytes, GB 10^9.
 
@@ -186,7 +192,9 @@ def _all_table(models: dict[str, ModelConfig]) -> Table:
 def _fit_table(data: dict[str, Any]) -> Table:
     table = new_table("full context", *estimate.PRECISIONS)
     for name, verdicts in data["models"].items():
-        cells = (f"{_short(v['bytes'])} {'fits' if v['fits'] else '-'}" for v in verdicts.values())
+        cells = (
+            f"{_short(v['bytes'])} {'fits' if v['fits'] else 'too big'}" for v in verdicts.values()
+        )
         table.add_row(name, *cells)
     return table
 

@@ -19,16 +19,26 @@ SECTIONS = ("next", "lens", "contributions", "activations", "norms", "attention"
 OVERVIEW = SECTIONS[:4]
 
 
+def _complete_sections(incomplete: str) -> list[str]:
+    """The last of the names that commas divide."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in options.one_of(*SECTIONS, "all")(last)]
+
+
 def inspect(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="Text to read; - reads stdin. Piped text comes before it."),
+        typer.Argument(
+            metavar="TEXT", help="Text to read; - reads stdin. Piped text comes before it."
+        ),
     ] = None,
     model: options.Model = "124M",
     show: Annotated[
         str | None,
         typer.Option(
+            "--show",
             metavar="LIST",
+            autocompletion=_complete_sections,
             help=f"Sections, with commas between: {', '.join(SECTIONS)}, or all. "
             f"[default: {','.join(OVERVIEW)}; with --json, all]",
         ),
@@ -52,7 +62,7 @@ def inspect(
         bool, typer.Option("--all-heads", help="Attention of every head, of one layer or of all.")
     ] = False,
     top: Annotated[
-        int, typer.Option(min=1, metavar="K", help="List the K most probable tokens.")
+        int, typer.Option(min=1, metavar="N", help="List the N most probable tokens.")
     ] = 10,
     last: Annotated[
         int, typer.Option(min=1, metavar="N", help="Keep details of the last N tokens.")
@@ -71,6 +81,7 @@ def inspect(
     device: options.Device = "auto",
     threads: options.Threads = None,
     offline: options.Offline = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show what the model is doing when it has read a text.
@@ -156,7 +167,7 @@ def _layers(config: ModelConfig, layer: int | None, head: int | None, all_heads:
     """The layers whose attention is shown. Raises `UsageError` for any that are not there."""
     for name, value, count in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
         if value is not None and not 0 <= value < count:
-            raise UsageError(f"{name} must be 0 to {count - 1}, not {value}")
+            raise UsageError(f"{name} must be 0 to {count - 1}, not {value}", name)
     if layer is not None:
         return [layer]
     return list(range(config.n_layers)) if all_heads else [config.n_layers - 1]

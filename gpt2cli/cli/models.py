@@ -11,12 +11,20 @@ import typer
 from gpt2cli import hub, sources
 from gpt2cli.cli import options
 from gpt2cli.cli.progress import download_progress
-from gpt2cli.cli.terminal import Output, new_table, notice, print_rich, visible
+from gpt2cli.cli.terminal import Output, be_quiet, new_table, notice, print_rich, visible
+from gpt2cli.cli.usage import Command, Group
 from gpt2cli.config import shipped_specs
 from gpt2cli.errors import UsageError, WeightsError
 
-app = typer.Typer(rich_markup_mode=None)
-Name = Annotated[str, typer.Argument(help="Config name or alias, or hub repository (owner/name).")]
+app = typer.Typer(cls=Group, rich_markup_mode=None)
+
+_NAME = "Config name or alias, or hub repository (owner/name)."
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=options.complete_model, help=_NAME)
+]
+CachedName = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=options.complete_cached, help=_NAME)
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +37,13 @@ class _Row:
 
 
 @app.callback(invoke_without_command=True)
-def models(ctx: typer.Context, as_json: options.Json = False, debug: options.Debug = False) -> None:
-    """List the models that are shipped or cached, with their size on disk.
+def models(
+    ctx: typer.Context,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List the models that are here or can be fetched; pull, rm, path.
 
     \b
     Examples:
@@ -38,6 +51,8 @@ def models(ctx: typer.Context, as_json: options.Json = False, debug: options.Deb
       gpt2 models pull gpt2-medium
       gpt2 models rm distilbert/distilgpt2
     """
+    if quiet:
+        be_quiet()
     if ctx.invoked_subcommand:
         return
     rows = _rows()
@@ -91,8 +106,8 @@ def _hub_id(name: str) -> str:
     return source.repo_id
 
 
-@app.command()
-def pull(name: Name, debug: options.Debug = False) -> None:
+@app.command(cls=Command)
+def pull(name: Name, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     """Fetch a model, or its newest revision; prints its directory.
 
     \b
@@ -107,8 +122,8 @@ def pull(name: Name, debug: options.Debug = False) -> None:
     Output().write(f"{fetched.directory}\n")
 
 
-@app.command()
-def rm(name: Name, debug: options.Debug = False) -> None:
+@app.command(cls=Command)
+def rm(name: CachedName, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     """Delete a fetched model from the hub's cache, and what was made of its weights.
 
     \b
@@ -122,8 +137,8 @@ def rm(name: Name, debug: options.Debug = False) -> None:
     notice(f"removed {name}: {freed / 1e6:,.1f} MB freed")
 
 
-@app.command()
-def path(name: Name, debug: options.Debug = False) -> None:
+@app.command(cls=Command)
+def path(name: Name, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
     """Print the directory of a model that is bundled, fetched or local.
 
     \b

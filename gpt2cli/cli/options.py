@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpt2cli.cli.files import read_argument
-from gpt2cli.config import END_OF_TEXT, SamplingConfig, known_names
+from gpt2cli.cli.usage import environment_name
+from gpt2cli.config import END_OF_TEXT, SamplingConfig, known_names, shipped_specs
 
 if TYPE_CHECKING:
     from gpt2cli.constrain import Constraint
     from gpt2cli.generation import GenerationConfig
 
 
-def _complete_model(incomplete: str) -> list[str]:
-    return [name for name in known_names() if name.startswith(incomplete)]
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """Completion for an option that takes one of these."""
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
+
+
+def complete_config(incomplete: str) -> list[str]:
+    """Names and aliases of the shipped configs, with or without weights."""
+    return one_of(*known_names())(incomplete)
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """What can be run: shipped configs that have weights, and what is cached beside them."""
+    from gpt2cli import hub
+
+    specs = [spec for spec in shipped_specs() if spec.bundled or spec.repo_id]
+    names = [name for spec in specs for name in (spec.name, *spec.aliases)]
+    shipped = {spec.repo_id for spec in specs}
+    cached = [m.repo_id for m in hub.cached_models() if m.repo_id not in shipped]
+    return one_of(*names, *cached)(incomplete)
+
+
+def complete_cached(incomplete: str) -> list[str]:
+    """What was fetched from the hub."""
+    from gpt2cli import hub
+
+    return one_of(*(model.repo_id for model in hub.cached_models()))(incomplete)
 
 
 def _complete_draft(incomplete: str) -> list[str]:
-    return [*(["ngram"] if "ngram".startswith(incomplete) else []), *_complete_model(incomplete)]
+    return [*one_of("ngram")(incomplete), *complete_model(incomplete)]
+
+
+def setting(*names: str, **details: Any) -> Any:
+    """An option that finds its default in the environment: GPT2_TOP_K for --top-k."""
+    return typer.Option(*names, envvar=environment_name(names[0]), show_envvar=False, **details)
 
 
 def _remember_debug(ctx: typer.Context, wanted: bool) -> bool:
@@ -56,126 +87,179 @@ def configure(
 
 Model = Annotated[
     str,
-    typer.Option(
+    setting(
         "--model",
         "-m",
-        envvar="GPT2_MODEL",
         metavar="NAME",
-        autocompletion=_complete_model,
+        autocompletion=complete_model,
         help="Config name or alias (124M, medium, bard, …), YAML file, directory, "
         "or hub repository (owner/name).",
     ),
 ]
-MaxTokens = Annotated[
-    int,
-    typer.Option("--max-tokens", "-n", envvar="GPT2_MAX_TOKENS", help="Tokens to generate."),
+AnyModel = Annotated[
+    str,
+    setting(
+        "--model",
+        "-m",
+        metavar="NAME",
+        autocompletion=complete_config,
+        help="Config name or alias (124M, medium, gpt3, …), YAML file, directory, "
+        "or hub repository (owner/name) that was fetched.",
+    ),
 ]
+MaxTokens = Annotated[int, setting("--max-tokens", "-n", metavar="N", help="Tokens to generate.")]
 Temperature = Annotated[
     float | None,
-    typer.Option(
+    setting(
         "--temperature",
         "-t",
-        envvar="GPT2_TEMPERATURE",
+        metavar="N",
         help="0 is greedy; 1 the model's own distribution. [default: the model's, 0.8]",
     ),
 ]
 TopK = Annotated[
-    int | None, typer.Option("--top-k", "-k", help="Choose among the K most probable tokens.")
+    int | None,
+    setting("--top-k", "-k", metavar="N", help="Choose among the N most probable tokens."),
 ]
 TopP = Annotated[
     float | None,
-    typer.Option(
+    setting(
         "--top-p",
         "-p",
-        envvar="GPT2_TOP_P",
-        help="Choose among the most probable tokens that together reach P, the one that "
-        "crosses P included. [default: the model's, 0.95]",
+        metavar="N",
+        help="Choose among the most probable tokens that together reach N, the one that "
+        "crosses N included. [default: the model's, 0.95]",
     ),
 ]
 MinP = Annotated[
     float | None,
-    typer.Option(help="Leave out tokens less than P times as probable as the best."),
+    setting(
+        "--min-p", metavar="N", help="Leave out tokens less than N times as probable as the best."
+    ),
 ]
 RepetitionPenalty = Annotated[
     float | None,
-    typer.Option(help="Above 1: make tokens that already occurred less likely."),
+    setting(
+        "--repetition-penalty",
+        metavar="N",
+        help="Above 1: make tokens that already occurred less likely.",
+    ),
 ]
 FrequencyPenalty = Annotated[
     float | None,
-    typer.Option(help="Subtract this from a token's logit each time it was generated."),
+    setting(
+        "--frequency-penalty",
+        metavar="N",
+        help="Subtract this from a token's logit each time it was generated.",
+    ),
 ]
 PresencePenalty = Annotated[
-    float | None, typer.Option(help="Subtract this once from tokens that were generated.")
+    float | None,
+    setting(
+        "--presence-penalty",
+        metavar="N",
+        help="Subtract this once from tokens that were generated.",
+    ),
 ]
 NoRepeatNgram = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Let no sequence of N tokens come a second time."),
+    setting(
+        "--no-repeat-ngram", metavar="N", help="Let no sequence of N tokens come a second time."
+    ),
 ]
 DryMultiplier = Annotated[
     float | None,
-    typer.Option(
+    setting(
+        "--dry-multiplier",
+        metavar="N",
         help="Penalise tokens that would prolong a repeated sequence, the more the longer "
         "it is; 0.8 is usual.",
     ),
 ]
 DryBase = Annotated[
-    float | None, typer.Option(help="DRY grows by this factor a token. [default: 1.75]")
+    float | None,
+    setting("--dry-base", metavar="N", help="DRY grows by this factor per token. [default: 1.75]"),
 ]
 DryAllowedLength = Annotated[
-    int | None, typer.Option(help="Tokens that DRY lets repeat. [default: 2]")
+    int | None,
+    setting("--dry-allowed-length", metavar="N", help="Tokens that DRY lets repeat. [default: 2]"),
 ]
 DryBreaker = Annotated[
     list[str] | None,
     typer.Option(
-        help="Text that ends a sequence for DRY, as often as needed. "
-        "[default: newline, colon, quote, asterisk]"
+        "--dry-breaker",
+        metavar="TEXT",
+        help="Text that ends a sequence for DRY. May be given several times. "
+        "[default: newline, colon, quote, asterisk]",
     ),
 ]
 TypicalP = Annotated[
     float | None,
-    typer.Option(
-        help="Choose among the tokens nearest to the expected surprise that together reach P."
+    setting(
+        "--typical-p",
+        metavar="N",
+        help="Choose among the tokens nearest to the expected surprise that together reach N.",
     ),
 ]
 XtcProbability = Annotated[
     float | None,
-    typer.Option(help="How often XTC removes the top choices but the least of them."),
+    setting(
+        "--xtc-probability",
+        metavar="N",
+        help="How often XTC removes the top choices but the least of them.",
+    ),
 ]
 XtcThreshold = Annotated[
-    float | None, typer.Option(help="How probable a top choice of XTC is. [default: 0.1]")
+    float | None,
+    setting(
+        "--xtc-threshold", metavar="N", help="How probable a top choice of XTC is. [default: 0.1]"
+    ),
 ]
 MirostatTau = Annotated[
     float | None,
-    typer.Option(
+    setting(
+        "--mirostat-tau",
+        metavar="N",
         help="Mirostat 2: keep the surprise near this many bits, in place of top-k, "
-        "top-p and the like; 5 is usual."
+        "top-p and the like; 5 is usual.",
     ),
 ]
 MirostatEta = Annotated[
-    float | None, typer.Option(help="How fast mirostat corrects itself. [default: 0.1]")
+    float | None,
+    setting(
+        "--mirostat-eta", metavar="N", help="How fast mirostat corrects itself. [default: 0.1]"
+    ),
 ]
 Bias = Annotated[
     list[str] | None,
     typer.Option(
+        "--bias",
         metavar="TOKEN=AMOUNT",
         help="Add to a token's logit: ' London=2.5', or '#1234=-inf' to ban an id. May be "
         "given several times.",
     ),
 ]
-MinTokens = Annotated[int, typer.Option(metavar="N", help="Do not end before N tokens.")]
+MinTokens = Annotated[int, setting("--min-tokens", metavar="N", help="Do not end before N tokens.")]
 Beams = Annotated[
     int | None,
-    typer.Option(
+    setting(
+        "--beams",
         metavar="N",
         help="Search for the most probable text, keeping the N best beginnings; nothing is drawn.",
     ),
 ]
 LengthPenalty = Annotated[
-    float | None, typer.Option(help="Of beams: above 1 prefers longer texts. [default: 1]")
+    float | None,
+    setting(
+        "--length-penalty",
+        metavar="N",
+        help="Of beams: above 1 prefers longer texts. [default: 1]",
+    ),
 ]
 Logprobs = Annotated[
     int | None,
     typer.Option(
+        "--logprobs",
         metavar="N",
         help="With --json: log-probabilities of each token and of the N best in its place, by "
         "the model, before sampling changed any.",
@@ -201,67 +285,83 @@ Grammar = Annotated[
 ]
 Draft = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME|ngram",
+    setting(
+        "--draft",
+        metavar="NAME",
         autocompletion=_complete_draft,
-        help="Let a smaller model, or what the text repeats, propose tokens that the model "
-        "checks all at once: faster, and the same result.",
+        help="Let a smaller model, or with ngram what the text repeats, propose tokens that the "
+        "model checks all at once: faster, and the same result.",
     ),
 ]
 DraftTokens = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Tokens that a draft proposes at most. [default: 7]"),
+    setting(
+        "--draft-tokens", metavar="N", help="Tokens that a draft proposes at most. [default: 7]"
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Repeat a run. [default: drawn, and reported]")]
+Seed = Annotated[
+    int | None,
+    setting("--seed", metavar="N", help="Repeat a run. [default: drawn, and reported]"),
+]
 Stop = Annotated[
-    list[str] | None, typer.Option(help="End before this text. May be given several times.")
+    list[str] | None,
+    typer.Option(
+        "--stop", metavar="TEXT", help="End before this text. May be given several times."
+    ),
 ]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")]
-File = Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")]
+IgnoreEos = Annotated[bool, setting("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")]
+File = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file."),
+]
 TwoModels = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
         "-m",
         metavar="NAME[:PRECISION]",
-        autocompletion=_complete_model,
+        autocompletion=complete_model,
         help="Give it twice: a model as everywhere, and perhaps float32, bfloat16, float16, "
         "int8 or int4.",
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(envvar="GPT2_DEVICE", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps."),
+    setting(
+        "--device",
+        metavar="NAME",
+        autocompletion=one_of("auto", "cpu", "cuda", "mps"),
+        help="auto, cpu, cuda, cuda:N or mps.",
+    ),
 ]
 Dtype = Annotated[
     str,
-    typer.Option(
-        envvar="GPT2_DTYPE",
+    setting(
+        "--dtype",
         metavar="NAME",
+        autocompletion=one_of("auto", "float32", "bfloat16", "float16"),
         help="auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16 or float16.",
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(envvar="GPT2_THREADS", min=1, metavar="N", help="CPU threads (default: all)."),
+    setting("--threads", min=1, metavar="N", help="CPU threads. [default: all]"),
 ]
 Quantize = Annotated[
     str | None,
-    typer.Option(
-        envvar="GPT2_QUANTIZE",
-        metavar="int8|int4",
-        help="Code the weights in fewer bits: several times as fast on a CPU.",
+    setting(
+        "--quantize",
+        metavar="NAME",
+        autocompletion=one_of("int8", "int4"),
+        help="int8 or int4: weights in fewer bits, several times as fast on a CPU.",
     ),
 ]
-Offline = Annotated[
-    bool,
-    typer.Option("--offline", envvar="GPT2_OFFLINE", help="Use the network for nothing."),
-]
+Offline = Annotated[bool, setting("--offline", help="Use the network for nothing.")]
 KeepNewline = Annotated[
-    bool, typer.Option("--keep-newline", help="Keep the last newline of stdin or the file.")
+    bool, setting("--keep-newline", help="Keep the last newline of stdin or the file.")
 ]
 NoSpecial = Annotated[
-    bool, typer.Option("--no-special", help=f"Read {END_OF_TEXT} in the text as plain text.")
+    bool, setting("--no-special", help=f"Read {END_OF_TEXT} in the text as plain text.")
 ]
 Debug = Annotated[
     bool,
@@ -269,5 +369,8 @@ Debug = Annotated[
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Tell on stderr what ran, where and how fast.")
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Tell on stderr of errors alone: no notices, no bars.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

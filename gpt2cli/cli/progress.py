@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gpt2cli.cli.terminal import is_terminal, visible
+from gpt2cli.cli.terminal import is_terminal, is_watched, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -25,7 +25,7 @@ def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[i
 
     Without a bar where stdout is `written` to meanwhile, and is that terminal.
     """
-    if not is_terminal(sys.stderr) or (written and is_terminal(sys.stdout)):
+    if not is_watched() or (written and is_terminal(sys.stdout)):
         yield lambda _: None
         return
     from rich.console import Console
@@ -39,7 +39,7 @@ def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[i
 @contextmanager
 def line_progress() -> Iterator[Callable[[int], None]]:
     """A count of lines on stderr, if a person looks on and no lines appear there; then it goes."""
-    if not is_terminal(sys.stderr) or is_terminal(sys.stdout):
+    if not is_watched() or is_terminal(sys.stdout):
         yield lambda _: None
         return
     from rich.console import Console
@@ -58,7 +58,7 @@ def download_progress() -> Iterator[Progress | None]:
 
     Most runs fetch nothing, and then nothing is imported or drawn.
     """
-    if not is_terminal(sys.stderr):
+    if not is_watched():
         yield None
         return
     bars: RichProgress | None = None

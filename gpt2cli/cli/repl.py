@@ -56,15 +56,17 @@ def repl(
     threads: options.Threads = None,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write a text together with GPT-2: each line goes on with it, and the model after it.
+    """Write a text together with GPT-2, line by line.
 
-    A line begins a new line of the text, unless it begins with a space; an empty one lets
-    the model go on. /help lists the commands and the keys. Without a terminal each line of
-    stdin is one entry, each completion goes to stdout with a newline after it, what
-    commands say goes to stderr, and the first error ends the run. The first completion
-    draws with the seed, the second with the seed plus 1, and so on.
+    Each line goes on with the text, and the model after it. A line begins a new line of
+    the text, unless it begins with a space; an empty one lets the model go on. /help lists
+    the commands and the keys. Without a terminal each line of stdin is one entry, each
+    completion goes to stdout with a newline after it, what commands say goes to stderr, and
+    the first error ends the run. The first completion draws with the seed, the second with
+    the seed plus 1, and so on.
 
     \b
     Examples:

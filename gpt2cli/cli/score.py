@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpt2cli import __version__
-from gpt2cli.cli import options, score_lines, score_views
+from gpt2cli.cli import options, score_lines, score_top, score_views
 from gpt2cli.cli.files import (
-    check_readable,
+    NamedText,
     check_writable,
+    input_names,
+    named_texts,
     read_argument,
-    read_pieces,
-    stdin_is_piped,
 )
 from gpt2cli.cli.progress import fetch, open_decoder, token_progress
 from gpt2cli.cli.terminal import complain
@@ -31,30 +29,34 @@ if TYPE_CHECKING:
     from gpt2cli.scorer import Scorer
     from gpt2cli.sources import Source
 
-Named = tuple[str, Iterable[str]]
-"""A text in pieces, behind the name that it goes by."""
-
 
 def score(
     files: Annotated[
         list[str] | None, typer.Argument(help="Files to score; - is stdin.", metavar="FILE")
     ] = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="Score this text; with --choices, the context.")
+        str | None,
+        typer.Option(
+            "--text", metavar="TEXT", help="Score this text; with --choices, the context."
+        ),
     ] = None,
     model: options.Model = "124M",
     choices: Annotated[
         list[str] | None,
-        typer.Option("--choices", help="Rank this as a way to go on. Give several."),
+        typer.Option(
+            "--choices", metavar="TEXT", help="Rank this as a way to go on. Give several."
+        ),
     ] = None,
     lines: Annotated[
         bool, typer.Option("--lines", help="Score each line by itself, as JSON a line.")
     ] = False,
     below: Annotated[
-        float | None, typer.Option(help="With --lines: pass on lines of less perplexity.")
+        float | None,
+        typer.Option(metavar="N", help="With --lines: pass on lines of less perplexity."),
     ] = None,
     above: Annotated[
-        float | None, typer.Option(help="With --lines: pass on lines of more perplexity.")
+        float | None,
+        typer.Option(metavar="N", help="With --lines: pass on lines of more perplexity."),
     ] = None,
     field: Annotated[
         str | None,
@@ -76,8 +78,14 @@ def score(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write that as a page of HTML.")
     ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top", min=1, metavar="N", help="List the N most surprising tokens of each text."
+        ),
+    ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line and text.")
+        bool, typer.Option("--json", help="Print one JSON object per line and text.")
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a row for each token.")] = False,
     keep_newline: options.KeepNewline = False,
@@ -88,9 +96,12 @@ def score(
     threads: options.Threads = None,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Tell how probable a text is: perplexity, bits per byte, surprisal of each token.
+    """Tell how probable a text is, and each token of it.
+
+    Perplexity, bits per byte, the surprisal of each token.
 
     The first token has nothing before it and is not counted, unless --bos is given. A text
     longer than the context is read in windows, as transformers recommends; bits per byte
@@ -99,12 +110,17 @@ def score(
     \b
     Examples:
       gpt2 score essay.txt --heatmap
+      gpt2 score essay.txt --top 10
       gpt2 score --text "The capital of France is" --choices " Paris" --choices " Rome"
       gpt2 score --lines --below 200 < crawl.txt > clean.txt
     """
-    shapes = (bool(choices), lines, as_csv, heatmap or ranks)
+    shapes = (bool(choices), lines, as_csv, heatmap or ranks, top is not None and not as_json)
     if sum(shapes) > 1 or (as_json and (lines or as_csv or heatmap or ranks)):
-        raise UsageError("--choices, --lines, --csv, --heatmap and --json are different answers")
+        raise UsageError(
+            "--choices, --lines, --csv, --heatmap, --top and --json are different answers"
+        )
+    if choices and top is not None:
+        raise UsageError("--top lists tokens of whole texts; leave out --choices")
     if (lines or choices) and html:
         raise UsageError("--html shows whole texts; leave out --lines and --choices")
     if lines and text is not None:
@@ -115,12 +131,10 @@ def score(
         if limit is not None and not limit > 0:
             raise UsageError(f"--{name} takes a perplexity, which is above 0, not {limit}")
 
-    names = files or ([] if text is not None else ["-"] if stdin_is_piped() else [])
-    for name in names:
-        check_readable(name)
+    names = input_names(files or [], text)
     if html:
         check_writable(html, inputs=names)
-    texts = _texts(names, text, keep_newline)
+    texts = named_texts(names, text, keep_newline)
     if not (texts or choices):
         raise UsageError("there is no text; name a file, pipe one in, or give --text")
     if choices and len(texts) > 1:
@@ -143,23 +157,15 @@ def score(
             html, run.source.name, titles, found, run.scorer.tokenizer, by_rank=ranks
         )
     if as_json:
-        score_views.print_json(titles, found, run.facts)
+        score_views.print_json(titles, found, run.facts, run.scorer.tokenizer, top)
     elif as_csv:
         score_views.print_csv(titles, found, run.scorer.tokenizer)
+    elif top is not None:
+        score_top.print_top(titles, found, run.scorer.tokenizer, top)
     elif (heatmap or ranks) and html is None:
         score_views.print_heatmap(titles, found, run.scorer.tokenizer, by_rank=ranks)
     elif html is None:
         score_views.print_table(titles, found)
-
-
-def _texts(files: list[str], text: str | None, keep_newline: bool) -> list[Named]:
-    texts: list[Named] = []
-    for file in files:
-        name = "stdin" if file == "-" else os.fsencode(file).decode("utf-8", "replace")
-        texts.append((name, read_pieces(file, name, keep_newline)))
-    if text is not None:
-        texts.append(("text", [read_argument(text)]))
-    return texts
 
 
 @dataclass(frozen=True)
@@ -232,7 +238,7 @@ def _open(
     return Run(scorer, source, placement, quantize, offline)
 
 
-def _score(run: Run, texts: list[Named], verbose: bool, *, written: bool) -> Stretches:
+def _score(run: Run, texts: list[NamedText], verbose: bool, *, written: bool) -> Stretches:
     """All texts, as they are read. Raises `UsageError` at once for one with nothing to score."""
     scorer = run.scorer
     ids = [scorer.encode(pieces) for _, pieces in texts]

@@ -13,6 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2cli.cli import score_top
 from gpt2cli.cli.files import write_file
 from gpt2cli.cli.terminal import Output, new_table, palette, print_rich, visible
 
@@ -40,8 +41,14 @@ def figures(summary: Summary) -> dict[str, Any]:
     }
 
 
-def print_json(names: Sequence[str], found: Stretches, facts: dict[str, Any]) -> None:
-    """An object a text, with the surprisal and rank of each token."""
+def print_json(
+    names: Sequence[str],
+    found: Stretches,
+    facts: dict[str, Any],
+    tokenizer: Tokenizer,
+    top: int | None = None,
+) -> None:
+    """An object for each text, with the surprisal and rank of each token."""
     from gpt2cli import scoring
 
     output = Output()
@@ -50,10 +57,13 @@ def print_json(names: Sequence[str], found: Stretches, facts: dict[str, Any]) ->
             "name": name,
             **figures(score.summary),
             "token_ids": score.ids,
+            "token_texts": [tokenizer.decode([i]) for i in score.ids],
             "surprisal_bits": [None if math.isnan(b) else b for b in score.bits.tolist()],
             "ranks": [rank or None for rank in score.ranks.tolist()],
             **facts,
         }
+        if top is not None:
+            record["top"] = [token.as_dict(tokenizer) for token in score_top.find(score, top)]
         output.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 

@@ -212,10 +212,24 @@ def complain(message: str) -> None:
 def complain_of_dropped(count: int) -> None:
     """Say that a prompt has lost so many tokens, if it has."""
     if count:
-        complain(f"the prompt is too long: its first {count} tokens are dropped")
+        notice(f"the prompt is too long: its first {count} tokens are dropped", asked=True)
+
+
+_quiet = False
+
+
+def be_quiet(wanted: bool = True) -> None:
+    """Leave errors alone on stderr (`-q`): no notices and no bars."""
+    global _quiet
+    _quiet = wanted
+
+
+def is_watched() -> bool:
+    """Whether a person looks at stderr, and wants to be told how it goes."""
+    return not _quiet and is_terminal(sys.stderr)
 
 
 def notice(message: str, *, asked: bool = False) -> None:
     """One line on stderr for people: shown on a terminal, or when asked for (`-v`)."""
-    if asked or is_terminal(sys.stderr):
+    if is_watched() or (asked and not _quiet):
         complain(message)

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.files import read_file, read_stdin, read_text, stdin_is_piped
+from gpt2cli.cli.files import (
+    NamedText,
+    input_names,
+    is_text,
+    named_texts,
+    read_file,
+    read_stdin,
+    read_text,
+    stdin_is_piped,
+)
 from gpt2cli.cli.progress import fetch
 from gpt2cli.cli.terminal import Output, notice, print_rich, visible_token
 from gpt2cli.errors import UsageError
@@ -25,16 +34,28 @@ COLOURS = ("black on cyan", "black on green", "black on yellow", "black on magen
 
 
 def tokenize(
-    text: Annotated[
+    given: Annotated[
         list[str] | None,
-        typer.Argument(help="Text to cut up, or ids to decode; - reads stdin.", metavar="TEXT"),
+        typer.Argument(
+            metavar="FILE|TEXT",
+            help="Files to cut up, or a text; with --decode, ids. - reads stdin.",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT", help="Cut up this text.")
     ] = None,
     model: options.Model = "124M",
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="Read the text, or the ids, from a file.")
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="Read the text, or the ids, from a file."
+        ),
     ] = None,
     ids_only: Annotated[
         bool, typer.Option("--ids", help="Print the ids alone, with spaces between them.")
+    ] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Print the number of tokens alone, by file if several.")
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a list of objects with id, text and bytes.")
@@ -46,61 +67,84 @@ def tokenize(
     no_special: options.NoSpecial = False,
     offline: options.Offline = False,
     verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show the tokens of a text as the model sees them. Needs the vocabulary, not the weights.
 
     · is a space, ↵ a newline, ⇥ a tab, and \\xhh a byte of a character that spans tokens.
+    An argument is a file's name, as in gpt2 score; where there is no such file and it does
+    not look like a name, it is a text. --text and stdin are never names.
 
     \b
     Examples:
       gpt2 tokenize "Hello, I'm a language model,"
       gpt2 tokenize -m bard --ids < play.txt | gpt2 tokenize -m bard --decode
+      gpt2 tokenize --count *.txt
     """
+    shapes = {"--decode": decode, "--ids": ids_only, "--count": count, "--json": as_json}
     if decode:
-        _check_decode(ids_only, no_special)
-    elif ids_only and as_json:
-        raise UsageError("--ids and --json exclude each other")
-    elif len(text or []) > 1:
-        raise UsageError("give one text; put quotes around it")
+        shapes |= {"--json": False, "--no-special": no_special, "--text": text is not None}
+    if len(both := [name for name, there in shapes.items() if there]) > 1:
+        raise UsageError(f"{both[0]} and {both[1]} exclude each other")
 
     from gpt2cli import runtime, sources
 
     source = sources.resolve(model)
-    given = _read_ids(text or [], file) if decode else _read(text, file, keep_newline)
+    arguments = given or []
+    ids = _read_ids(arguments, file) if decode else []
+    texts = [] if decode else _texts(arguments, text, file, keep_newline, names_only=count)
     output = Output()
     source = fetch(source, offline, vocabulary_only=True)
     tokenizer = runtime.open_tokenizer(source)
-    ids = given if isinstance(given, list) else tokenizer.encode(given, special=not no_special)
+    if count:
+        counts = [
+            (name, len(tokenizer.encode_pieces(pieces, special=not no_special)))
+            for name, pieces in texts
+        ]
+        output.write(_counts(counts))
+        return
     if decode and not as_json:
         output.write_bytes(tokenizer.decode_bytes(ids))
         if output.terminal:
             output.end_line()
         return
-    pieces = [(i, tokenizer.decode_bytes([i])) for i in ids]
-    if as_json:
-        listed = [{"id": i, "text": p.decode("utf-8", "replace"), "bytes": [*p]} for i, p in pieces]
-        output.write(json.dumps(listed, ensure_ascii=False) + "\n")
-    elif ids_only:
-        output.write(" ".join(map(str, ids)) + "\n")
-    elif output.terminal:
-        _print_boxes(pieces, tokenizer)
+    rows = [tokenizer.encode("".join(pieces), special=not no_special) for _, pieces in texts]
+    for row in rows or [ids]:
+        pieces = [(i, tokenizer.decode_bytes([i])) for i in row]
+        if as_json:
+            listed = [
+                {"id": i, "text": p.decode("utf-8", "replace"), "bytes": [*p]} for i, p in pieces
+            ]
+            output.write(json.dumps(listed, ensure_ascii=False) + "\n")
+        elif ids_only:
+            output.write(" ".join(map(str, row)) + "\n")
+        elif output.terminal:
+            _print_boxes(pieces, tokenizer)
+        else:
+            output.write("".join(f"{i}\t{visible_token(piece)}\n" for i, piece in pieces))
+        notice(_count(pieces), asked=verbose)
+
+
+def _texts(
+    arguments: list[str],
+    text: str | None,
+    file: Path | None,
+    keep_newline: bool,
+    *,
+    names_only: bool,
+) -> list[NamedText]:
+    """Files and a text, as in `gpt2 score`; or an argument that is a text itself."""
+    no_names = not arguments or (len(arguments) == 1 and is_text(arguments[0]))
+    if text is None and no_names and not names_only:
+        own = read_text(arguments[0] if arguments else None, file, keep_newline)
+        texts: list[NamedText] = [] if own is None else [("text", [own])]
     else:
-        output.write("".join(f"{i}\t{visible_token(piece)}\n" for i, piece in pieces))
-    notice(_count(pieces), asked=verbose)
-
-
-def _check_decode(ids_only: bool, no_special: bool) -> None:
-    for name, given in (("--ids", ids_only), ("--no-special", no_special)):
-        if given:
-            raise UsageError(f"--decode and {name} exclude each other")
-
-
-def _read(text: list[str] | None, file: Path | None, keep_newline: bool) -> str:
-    found = read_text(text[0] if text else None, file, keep_newline)
-    if found is None:
-        raise UsageError("there is no text; give one as an argument, in a pipe or with --file")
-    return found
+        names = [*arguments, *([str(file)] if file else [])]
+        texts = named_texts(input_names(names, text), text, keep_newline)
+    if not texts:
+        raise UsageError("there is no text; name a file, pipe one in, or give --text")
+    return texts
 
 
 def _read_ids(words: list[str], file: Path | None) -> list[int]:
@@ -117,6 +161,15 @@ def _read_ids(words: list[str], file: Path | None) -> list[int]:
             raise UsageError(f"{word[:40]!r} is not a token id; those are numbers such as 15496")
     # 20 digits are past any vocabulary, and thousands are past what int() reads.
     return [int((word.lstrip("0") or "0")[:20]) for word in ids if word]
+
+
+def _counts(counts: list[tuple[str, int]]) -> str:
+    """A number; or one for each name and their total, as wc prints them."""
+    if len(counts) == 1:
+        return f"{counts[0][1]}\n"
+    total = sum(number for _, number in counts)
+    width = len(str(total))
+    return "".join(f"{number:{width}} {name}\n" for name, number in [*counts, ("total", total)])
 
 
 def _print_boxes(pieces: list[tuple[int, bytes]], tokenizer: Tokenizer) -> None:

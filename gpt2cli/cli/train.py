@@ -14,7 +14,7 @@ import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.files import read_file
-from gpt2cli.cli.terminal import Output, complain, notice
+from gpt2cli.cli.terminal import Output, complain, is_watched, notice
 from gpt2cli.config import Spec, did_you_mean, find_spec, known_names, load_spec
 from gpt2cli.errors import UsageError
 
@@ -24,27 +24,51 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        str, typer.Option("--config", "-c", help="YAML file, or the name of a shipped config.")
+        str,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="NAME",
+            autocompletion=options.complete_config,
+            help="YAML file, or the name of a shipped config.",
+        ),
     ],
-    data: Annotated[Path, typer.Option("--data", "-d", help="UTF-8 text to learn from.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the model.")],
+    data: Annotated[
+        Path, typer.Option("--data", "-d", metavar="FILE", help="UTF-8 text to learn from.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")
+    ],
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an interrupted run exactly.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps. [default: config]")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Sequences a step. [default: config]")
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Optimiser steps. [default: the config's]")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak. [default: config]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Repeat a run. [default: config]")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Sequences per step. [default: the config's]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Peak. [default: the config's]")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Repeat a run. [default: the config's]")
+    ] = None,
     save_dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="Precision on disk: float32, bfloat16 or float16.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=options.one_of("float32", "bfloat16", "float16"),
+            help="Precision on disk: float32, bfloat16 or float16.",
+        ),
     ] = "float32",
     device: options.Device = "auto",
     dtype: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="auto (bfloat16 on GPUs that have it), float32 or bfloat16."
+            metavar="NAME",
+            autocompletion=options.one_of("auto", "float32", "bfloat16"),
+            help="auto (bfloat16 on GPUs that have it), float32 or bfloat16.",
         ),
     ] = "auto",
     threads: options.Threads = None,
@@ -54,9 +78,12 @@ def train(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Report each validation, terminal or not.")
     ] = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Train a GPT-2 from scratch: its vocabulary first, then its weights.
+    """Train a GPT-2 of your own from a text file.
+
+    Its vocabulary comes first, then its weights.
 
     The last part of the text is held out to measure bits per byte; the best model so far
     is what DIR holds. Ctrl-C saves and stops; --resume goes on from there. The directory
@@ -158,7 +185,7 @@ def _follow(run: Trainer, reports: Iterator[Report], as_json: bool, verbose: boo
         TextColumn("{task.fields[speed]:,.0f} tokens/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not is_watched()) as bars:
         task = bars.add_task(
             "", total=run.settings.steps, completed=run.step, loss=0.0, bits="-", speed=0.0
         )
@@ -169,7 +196,7 @@ def _follow(run: Trainer, reports: Iterator[Report], as_json: bool, verbose: boo
                 output.write(json.dumps(asdict(report)) + "\n")
             if report.bits_per_byte is not None:
                 bars.update(task, bits=f"{report.bits_per_byte:.3f}")
-                if verbose or console.is_terminal:
+                if verbose or is_watched():
                     bars.console.print(_line(report))
 
 

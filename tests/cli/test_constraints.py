@@ -29,6 +29,27 @@ def test_choices_for_several_samples_as_json(here: Gpt2) -> None:
     assert records[0]["constraint"] == {"choice": ["yes", "no way"]}
 
 
+def test_the_choice_that_was_made_has_the_probability_that_score_gives_it(
+    here: Gpt2, tmp_path: Path
+) -> None:
+    choices = [" yes, my lord", " no way", " aye"]
+    made = [word for choice in choices for word in ("--choice", choice)]
+    weighed = [word for choice in choices for word in ("--choices", choice)]
+    for more in (["-s", "3"], ["-n", "20", "-t", "0"]):
+        done = here(*BARD, *made, "--json", *more)
+        scored = here("score", "-m", "bard", "--text", "ROMEO:", *weighed, "--json").stdout
+        expected = {r["text"]: r for r in map(json.loads, scored.splitlines())}
+        assert done.returncode == 0
+        for record in map(json.loads, done.stdout.splitlines()):
+            own = expected[record["text"]]
+            assert record["choice"] == {
+                name: pytest.approx(own[name], rel=1e-3) if name != "text" else own[name]
+                for name in ("text", "log_probability", "share")
+            }
+    cut = json.loads(here(*BARD, "--choice", "yes, my lord", "-n", "1", "--json").stdout)
+    assert (cut["matched"], cut["choice"]) == (False, None)
+
+
 def test_a_schema_and_a_grammar_from_files(here: Gpt2, tmp_path: Path) -> None:
     schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
     schema.write_text('{"type": "array", "items": {"type": "boolean"}, "maxItems": 4}')
@@ -44,7 +65,7 @@ def test_a_text_cut_off_is_a_failure(here: Gpt2) -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["matched"] is False
     assert b"the text does not match the constraint" in done.stderr
-    assert b"raise --max-tokens" in done.stderr
+    assert b"--max-tokens (5) came first; raise it" in done.stderr
 
 
 def test_without_a_constraint_nothing_is_said_about_it(here: Gpt2) -> None:

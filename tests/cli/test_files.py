@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,9 +101,40 @@ def test_lines_arrive_whole(data: bytes, most: int) -> None:
 
 def test_what_cannot_be_read_is_refused_and_a_fifo_left_alone(tmp_path: Path) -> None:
     for missing in (tmp_path / "none", tmp_path):
-        with pytest.raises(UsageError, match="cannot read"):
+        with pytest.raises(UsageError, match=r"cannot read|there is no file"):
             files.check_readable(str(missing))
     os.mkfifo(tmp_path / "fifo")
     files.check_readable(str(tmp_path / "fifo"))  # to open it would wait for a writer
     (tmp_path / "text").touch()
     files.check_readable(str(tmp_path / "text"))
+
+
+def test_an_argument_is_a_text_where_it_can_be_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "king").touch()
+    (tmp_path / "lost link").symlink_to("nowhere")
+    for name in ("king", "lost link", "esay.txt", "my essay.md", "texts/king", "-"):
+        assert not files.is_text(name)
+    for text in ("queen", "Hello, world.", "and / or", "a\nb.c\nd", "", "x" * 5000, "a\x00b"):
+        assert files.is_text(text)
+
+
+def test_a_file_that_others_have_begun_to_read_is_left_to_them(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(b"first\nsecond\n")
+    script = "from gpt2cli.cli.files import read_text; print([read_text(a, None, False)])"
+    for prepare, argument, expected in (
+        ("", "'own'", "['first\\nsecond\\nown']"),  # from the beginning: as a pipe
+        ("os.read(0, 6); ", "'own'", "['own']"),
+        ("os.read(0, 6); ", "'-'", "['second']"),
+        ("os.read(0, 6); ", "None", "['second']"),
+    ):
+        with (tmp_path / "lines").open("rb") as stdin:
+            done = subprocess.run(
+                [sys.executable, "-c", f"import os; {prepare}a = {argument}; {script}"],
+                stdin=stdin,
+                capture_output=True,
+                check=True,
+            )
+        assert done.stdout.decode().strip() == expected

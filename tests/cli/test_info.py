@@ -44,7 +44,10 @@ def test_what_fits(gpt2: Gpt2) -> None:
     assert data["models"]["bard"]["fp32"]["fits"]
     assert not data["models"]["gpt3-175B"]["fp32"]["fits"]
     assert data["machine"]["memory_available"] > 0
-    assert b"gpt3-175B" in gpt2("info", "--fit").stdout
+    table = gpt2("info", "--fit").stdout.decode()
+    row = next(line for line in table.splitlines() if line.startswith("gpt3-175B"))
+    assert row.count("too big") == len(data["models"]["gpt3-175B"])
+    assert " - " not in table
 
 
 def test_beside_gpt3(gpt2: Gpt2) -> None:

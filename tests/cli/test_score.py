@@ -47,7 +47,36 @@ def test_json_holds_the_figures_and_every_token(gpt2: Gpt2) -> None:
     assert found["perplexity"] == pytest.approx(2**mean, rel=1e-3)
     assert found["bytes"] == len(TEXT.encode()) - len("ROMEO")
     assert found["bits_per_byte"] == pytest.approx(sum(expected) / found["bytes"], rel=1e-3)
+    texts = Tokenizer.load(BUNDLED_DIR / "bard").decode
+    assert found["token_texts"] == [texts([i]) for i in found["token_ids"]]
     assert {"model", "device", "dtype", "version", "stride", "ranks"} <= found.keys()
+
+
+def test_top_lists_the_most_surprising_tokens_of_each_text(
+    here: Gpt2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, short = tmp_path / "long", tmp_path / "short"
+    long.write_text("My lord, the king is dead. " * 60 + "xyz qqq")  # more than a window
+    short.write_text("My [b]lord[/b]")
+    names = (str(long), str(short))
+    records = [json.loads(r) for r in here("score", *BARD, "--json", *names).stdout.splitlines()]
+    done = here("score", *BARD, "--json", "--top", "4", *names)
+    for record, full in zip(map(json.loads, done.stdout.splitlines()), records, strict=True):
+        bits = full["surprisal_bits"]
+        order = sorted(range(1, len(bits)), key=lambda i: -bits[i])[:4]
+        assert [token["position"] for token in record["top"]] == order
+        for token in record["top"]:
+            at = token["position"]
+            assert (token["bits"], token["rank"]) == (bits[at], full["ranks"][at])
+            assert (token["id"], token["text"]) == (full["token_ids"][at], full["token_texts"][at])
+    monkeypatch.setenv("COLUMNS", "200")
+    table = here("score", *BARD, "--top", "4", *names).stdout.decode().splitlines()
+    assert table[0].split() == ["text", "token", "bits", "rank", "position"]
+    expected = [t for record in map(json.loads, done.stdout.splitlines()) for t in record["top"]]
+    assert [int(row.split()[-1].replace(",", "")) for row in table[1:]] == [
+        token["position"] for token in expected
+    ]
+    assert [row.split()[0] for row in table[1:]] == [names[0]] * 4 + [names[1]] * 4
 
 
 def test_with_bos_the_first_token_counts_too(gpt2: Gpt2) -> None:
@@ -270,12 +299,15 @@ def test_a_page_is_one_that_a_browser_shows(gpt2: Gpt2, tmp_path: Path) -> None:
         (["--text", "a", "--lines", "--csv"], "are different answers"),
         (["--text", "a", "--below", "5"], "go with --lines"),
         (["--lines", "--below", "nan"], "a perplexity, which is above 0, not nan"),
-        (["--text", "a", "--stride", "256"], "stride must be from 1 to 255"),
-        (["--text", "a", "--stride", "0"], "stride must be from 1 to 255"),
-        (["--text", "a"], "text is a single token; --bos counts the first one too"),
+        (["--text", "a", "--stride", "256"], "--stride must be from 1 to 255"),
+        (["--text", "a", "--stride", "0"], "--stride must be from 1 to 255"),
+        (["--text", "a"], "only --bos scores a single token, which is all of text"),
         (["--text", ""], "text is empty"),
-        (["missing.txt"], "cannot read missing.txt"),
-        (["--lines", "missing.txt"], "cannot read missing.txt"),
+        (["missing.txt"], "there is no file 'missing.txt'; --text takes a text itself"),
+        (["--lines", "missing.txt"], "there is no file 'missing.txt'"),
+        (["/"], "cannot read /"),
+        (["--text", "a", "--top", "3", "--csv"], "are different answers"),
+        (["--text", "a", "--choices", "b", "--top", "3", "--json"], "leave out --choices"),
         (["--text", "a", "--choices", ""], "a choice must not be empty"),
         (["--text", "a", "--choices", "b" * 2000], "a choice is longer than the model's context"),
         (["--text", "a", "--html", "x", "--lines"], "--html shows whole texts"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Gpt2, on_terminal, says
+from conftest import REPOSITORY, Gpt2, on_terminal, says
 
 from gpt2cli.tokenizer import Tokenizer
 
@@ -114,3 +114,69 @@ def test_beams_search_behind_a_bar_that_goes(letters: Path) -> None:
     assert "tokens" in screen
     cleared = "\x1b[2K"  # what the bar leaves behind
     assert screen.rpartition(cleared)[2].endswith("abcdef\n")
+
+
+# A shell's loop, and a text that is continued where it is.
+
+
+@pytest.mark.parametrize("command", ["generate -n 1 -t 0 --no-echo", "tokenize --ids"])
+def test_a_loop_over_the_lines_of_a_file_keeps_its_lines(
+    letters: Path, tmp_path: Path, command: str
+) -> None:
+    count = 20 if command.startswith("generate") else 3
+    (tmp_path / "prompts").write_text("".join(f"prompt {i}\n" for i in range(count)))
+    loop = (
+        f'while IFS= read -r p; do {sys.executable} -m gpt2cli {command} -m "$0" -- "$p" '
+        f"|| exit; echo; done < prompts"
+    )
+    done = subprocess.run(
+        ["sh", "-c", loop, str(letters)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        check=True,
+    )
+    assert len(done.stdout.split(b"\n")) - 1 in (count, 2 * count)  # --ids ends a line itself
+
+
+def test_a_file_is_continued_in_place_and_ends_as_the_text_does(
+    here: Gpt2, letters: Path, tmp_path: Path
+) -> None:
+    story = tmp_path / "story.txt"
+    story.write_bytes(b"a\n")
+    arguments = ("generate", "-m", str(letters), "-t", "0", "-n", "3", "--file", str(story))
+    seen = Tokenizer.load(letters).encode("a\n")
+    first = here(*arguments, "--append").stdout
+    assert story.read_bytes() == b"a\n" + first
+    assert first == bytes(range(ord("a") + len(seen), ord("a") + len(seen) + 3))
+    second = here(*arguments, "--append").stdout
+    assert story.read_bytes() == b"a\n" + first + second
+    story.write_bytes(b"")
+    assert here(*arguments, "--append").returncode == 0
+    assert story.read_bytes() == b"bcd"
+    for wrong in (["--json"], ["-s", "2"], ["--explain-sampling"], ["a prompt"]):
+        refused = here(*arguments, "--append", *wrong)
+        assert refused.returncode == 2
+        assert b"--append" in refused.stderr
+    assert story.read_bytes() == b"bcd"
+    device = here("generate", "-m", str(letters), "--append", "--file", "/dev/null")
+    assert b"it is no regular file" in device.stderr
+
+
+def test_what_was_written_before_ctrl_c_is_in_the_file(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    story = tmp_path / "story.txt"
+    story.write_text("Once")
+    command = [sys.executable, "-m", "gpt2cli", "generate", "-m", str(tiny_directory), "--append"]
+    process = subprocess.Popen(
+        [*command, "-f", str(story), "-n", "1000000", "--ignore-eos"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    shown = process.stdout.read(100)
+    process.send_signal(signal.SIGINT)
+    shown += process.stdout.read()
+    assert process.wait(30) == 130
+    assert story.read_bytes() == b"Once" + shown

@@ -68,6 +68,40 @@ def test_the_text_is_a_file_an_argument_or_stdin_as_everywhere(gpt2: Gpt2, tmp_p
     assert ids("a king", stdin=b"two\n") == expected_ids("two\na king")
 
 
+def test_files_go_by_name_as_in_score_and_a_text_of_that_name_by_an_option(
+    here: Gpt2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "king.txt").write_bytes(b"a king\n")
+    (tmp_path / "queen").write_bytes(b"a queen")
+
+    def ids(*arguments: str) -> list[list[int]]:
+        lines = here("tokenize", *BARD, "--ids", *arguments, stdin=b"not read").stdout.splitlines()
+        return [[int(word) for word in line.split()] for line in lines]
+
+    assert ids("king.txt") == [expected_ids("a king")]
+    assert ids("king.txt", "--keep-newline") == [expected_ids("a king\n")]
+    assert ids("king.txt", "queen") == [expected_ids("a king"), expected_ids("a queen")]
+    assert ids("--text", "king.txt") == [expected_ids("king.txt")]
+
+
+def test_count_is_a_number_and_a_table_for_several_files(here: Gpt2, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a king\n")
+    (tmp_path / "b").write_text("a king and a queen and a king " * 9)
+    one, many = (len(expected_ids(t)) for t in ("a king", "a king and a queen and a king " * 9))
+    names = [str(tmp_path / name) for name in "ab"]
+    assert here("tokenize", *BARD, "--count", names[0]).stdout == f"{one}\n".encode()
+    assert here("tokenize", *BARD, "--count", stdin=b"a king\n").stdout == f"{one}\n".encode()
+    assert here("tokenize", *BARD, "--count", "--text", "a king").stdout == f"{one}\n".encode()
+    lines = here("tokenize", *BARD, "--count", *names).stdout.decode().splitlines()
+    assert [line.split() for line in lines] == [
+        [str(one), names[0]],
+        [str(many), names[1]],
+        [str(one + many), "total"],
+    ]
+    assert len({line.index(line.split()[1]) for line in lines}) == 1  # the numbers are aligned
+
+
 def test_decoding_gives_the_bytes_back_even_of_half_a_character(gpt2: Gpt2) -> None:
     ids = expected_ids("🙂 a\n")
     spaced = " ".join(map(str, ids))
@@ -93,7 +127,12 @@ def test_decoding_gives_the_bytes_back_even_of_half_a_character(gpt2: Gpt2) -> N
         (["--decode", "½"], b"", 2, "is not a token id"),
         (["--decode", "--ids", "5"], b"", 2, "--decode and --ids exclude each other"),
         (["--ids", "--json", "x"], b"", 2, "--ids and --json exclude each other"),
-        (["two", "words"], b"", 2, "put quotes around it"),
+        (["two", "words"], b"", 2, "there is no file 'two'; --text takes a text itself"),
+        (["esay.txt"], b"", 2, "there is no file 'esay.txt'; --text takes a text itself"),
+        (["texts/esay"], b"", 2, "there is no file 'texts/esay'"),
+        (["--count", "a text"], b"", 2, "there is no file 'a text'"),
+        (["--count", "--ids", "--text", "a"], b"", 2, "--ids and --count exclude each other"),
+        (["--decode", "--text", "5"], b"", 2, "--decode and --text exclude each other"),
         ([], b"", 2, "stdin is empty"),
         ([], b"a\xff", 2, "stdin is not valid UTF-8 text (at byte 1)"),
         (["-m", "gpt2-medum", "x"], b"", 2, "did you mean 'gpt2-medium'?"),

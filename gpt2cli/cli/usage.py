@@ -1,0 +1,212 @@
+"""How the command line is read: names that other programs use, and wrong usage in one sentence.
+
+Typer brings a click of its own from 0.26 on and uses the installed one before, so their
+classes are known here by what they can do alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from gpt2cli.cli.terminal import be_quiet, notice
+from gpt2cli.config import did_you_mean, nearest
+from gpt2cli.errors import UsageError
+
+# What other programs call an option; understood, but neither shown nor completed.
+OPTION_ALIASES = {
+    "max-new-tokens": "max-tokens",  # transformers
+    "n-predict": "max-tokens",  # llama.cpp
+    "predict": "max-tokens",
+    "temp": "temperature",
+    "repeat-penalty": "repetition-penalty",
+    "num-beams": "beams",  # transformers
+    "num-samples": "samples",
+}
+# What other programs call a command, and what people try first; only said, not done.
+_COMMAND_HINTS = {
+    "chat": "repl",
+    "complete": "generate",
+    "run": "generate",
+    "perplexity": "score",
+    "download": "models pull",
+    "pull": "models pull",
+    "rm": "models rm",
+    "list": "models",
+    "ls": "models",
+    "help": "--help",
+    "version": "--version",
+    "-V": "--version",
+}
+_SUBCOMMAND_HINTS = {
+    "download": "pull",
+    "fetch": "pull",
+    "get": "pull",
+    "delete": "rm",
+    "remove": "rm",
+    "where": "path",
+    "list": "",
+    "ls": "",
+}
+
+
+def option_name(name: str) -> str:
+    """Our name of an option for one that another program has, both without their dashes."""
+    return OPTION_ALIASES.get(name, name)
+
+
+def environment_name(option: str) -> str:
+    """Where an option finds its default: GPT2_TOP_K for --top-k."""
+    return "GPT2_" + option.lstrip("-").replace("-", "_").upper()
+
+
+class Command(TyperCommand):
+    """A command that tells the boundary its context, and knows what all commands have in common."""
+
+    allow_extra_args = True  # which it then refuses, in other words
+
+    def __init__(self, *args: Any, **details: Any) -> None:
+        super().__init__(*args, **details)
+        for param in self.params:
+            if param.envvar:
+                self.epilog = (
+                    f"Defaults can be set in the environment: {param.envvar} for {param.opts[0]}, "
+                    "and so on for what chooses model, machine, sampling and length."
+                )
+                break
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it. Raises `UsageError` for arguments too many, and for -q together with -v."""
+        ctx.obj["context"] = ctx
+        if ctx.args:
+            texts = any(param.metavar == "TEXT" for param in self.params)
+            hint = "; put quotes around a text of several words" if texts else ""
+            raise UsageError(f"an argument is one too many, {ctx.args[0]!r}{hint}")
+        if ctx.params.get("quiet"):
+            if ctx.params.get("verbose"):
+                raise UsageError("--quiet and --verbose exclude each other")
+            be_quiet()
+        _tell_of_misspelt(ctx)
+        return super().invoke(ctx)
+
+
+class Group(TyperGroup):
+    """A group that names the command which was probably meant."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command. Raises `UsageError` if there is none of that name."""
+        if args and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            hints = _SUBCOMMAND_HINTS if ctx.parent else _COMMAND_HINTS
+            meant = [hints[args[0]]] if args[0] in hints else nearest(args[0], self.commands)
+            names = " or ".join(repr(f"{ctx.command_path} {name}".rstrip()) for name in meant)
+            hint = f"; did you mean {names}?" if names else _lists_them(ctx)
+            raise UsageError(f"there is no command {args[0]!r}{hint}")
+        return super().resolve_command(ctx, args)
+
+
+def _lists_them(ctx: Any) -> str:
+    return f"; {ctx.command_path} --help lists them"
+
+
+def _path(ctx: Any) -> str:
+    """The command without the program before it: generate, models pull, or nothing."""
+    return str(ctx.command_path).partition(" ")[2]
+
+
+def option_names(ctx: Any) -> Mapping[str, str]:
+    """What a user calls each setting: --top-k, or GPT2_TOP_K if it is from there."""
+    options = [param for param in ctx.command.params if param.param_type_name == "option"]
+    return {param.name.rstrip("_"): _name_of(param, ctx) for param in options}
+
+
+def _name_of(param: Any, ctx: Any) -> str:
+    source = ctx.get_parameter_source(param.name)
+    if param.param_type_name != "option":
+        return str(param.metavar or param.name.upper())
+    if source is not None and source.name == "ENVIRONMENT":
+        return str(param.envvar)
+    return next((name for name in param.opts if name.startswith("--")), str(param.opts[0]))
+
+
+def is_typed(name: str, ctx: Any) -> bool:
+    """Whether a parameter stands on the command line, and is no default from elsewhere."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def sentence(error: Any) -> str:
+    """What is wrong, in the words of all other errors, for an exception of click."""
+    ctx, param = getattr(error, "ctx", None), getattr(error, "param", None)
+    if hasattr(error, "possibilities"):
+        return _no_such_option(error.option_name, ctx)
+    if hasattr(error, "option_name"):
+        needs = "needs a value" if "requires" in error.message else "takes no value"
+        return f"{error.option_name} {needs}"
+    if hasattr(error, "param_type") and param is not None:
+        metavar = f" {param.metavar}" if param.param_type_name == "option" else ""
+        return f"{_path(ctx)} needs {_name_of(param, ctx)}{metavar}"
+    if param is not None:
+        return f"{_name_of(param, ctx)} must be {_wanted(error)}"
+    message = str(error.format_message())
+    return message[:1].lower() + message[1:].rstrip(".")
+
+
+def _no_such_option(name: str, ctx: Any) -> str:
+    shown = (param for param in ctx.command.get_params(ctx) if not getattr(param, "hidden", False))
+    choices = [name for param in shown for name in (*param.opts, *param.secondary_opts)]
+    likely = _COMMAND_HINTS.get(name, name) if ctx.parent is None else name
+    hint = did_you_mean(likely, choices)
+    if not hint and hasattr(ctx.command, "commands"):
+        hint = "; the options of a command come after it"
+    return f"{_path(ctx) or 'gpt2'} has no option {name!r}{hint or _lists_them(ctx)}"
+
+
+def _wanted(error: Any) -> str:
+    """What a value had to be, and what it is."""
+    message, param = str(error.message), error.param
+    # Typer keeps the bounds with the parameter, click with its type.
+    bounds = getattr(param, "type", None) if getattr(param, "min", None) is None else param
+    least = getattr(bounds, "min", None)
+    value = _value(error)
+    if "greater" in message or "range" in message:
+        wanted, value = f"at least {least}", value.strip("'")
+    elif "integer" in message:
+        wanted = "a whole number"
+    elif "number" in message or "float" in message:
+        wanted = "a number"
+    elif "bool" in message:
+        wanted = "true or false"
+    else:
+        return f"something else: {message[:1].lower()}{message[1:].rstrip('.')}"
+    return f"{wanted}, not {value}" if value else wanted
+
+
+def _value(error: Any) -> str:
+    """What was given: click tells it in its message, Typer's own in the cause."""
+    if hasattr(error.__cause__, "errors"):
+        return repr(error.__cause__.errors()[0]["input"])
+    found = re.match(r"(?:Value )?(.+) is not ", str(error.message))
+    return found[1] if found else ""
+
+
+def _tell_of_misspelt(ctx: Any) -> None:
+    """A word on each variable that is nearly one of ours; others may have a GPT2_… of theirs."""
+    known = set(_variables(ctx.find_root().command))
+    for name in sorted(os.environ):
+        if name.startswith("GPT2_") and name not in known:
+            bare = {variable.removeprefix("GPT2_"): variable for variable in known}
+            if near := nearest(name.removeprefix("GPT2_"), bare, cutoff=0.85):
+                notice(f"{name} sets nothing; did you mean {bare[near[0]]}?", asked=True)
+
+
+def _variables(command: Any) -> Iterator[str]:
+    """The variables that this command and those below it look at."""
+    for param in command.params:
+        if isinstance(param.envvar, str):
+            yield param.envvar
+    for below in getattr(command, "commands", {}).values():
+        yield from _variables(below)
