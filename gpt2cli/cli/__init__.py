@@ -17,7 +17,7 @@ import typer
 
 from gpt2cli import __version__
 from gpt2cli.cli import bench, diff, generate, info, inspect, models, repl, score, tokenize, train
-from gpt2cli.cli.terminal import be_quiet, complain
+from gpt2cli.cli.terminal import be_quiet, complain, use_colour
 from gpt2cli.cli.usage import Command, Group, option_name, option_names, sentence
 from gpt2cli.errors import GPT2CLIError, UsageError
 
@@ -139,6 +139,7 @@ def main() -> None:
     """Run the command line and leave with its exit code."""
     settings: dict[str, Any] = {}
     be_quiet(False)
+    use_colour("auto")
     with _boundary(settings):
         try:
             code = app(prog_name="gpt2", obj=settings, standalone_mode=False)

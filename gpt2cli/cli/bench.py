@@ -53,6 +53,7 @@ def bench(
     offline: options.Offline = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Measure how fast a model is here, and how fast it could be.

@@ -39,6 +39,7 @@ def diff(
     threads: options.Threads = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Read a text with two models and show where they disagree.

@@ -192,6 +192,8 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
 
     Raises `UsageError`.
     """
+    if "\0" in str(path):
+        raise UsageError(f"cannot write {path}: a name cannot hold the character NUL")
     try:
         if path.is_dir():
             raise UsageError(f"cannot write {path}: it is a directory")
@@ -203,7 +205,7 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
             raise UsageError(f"cannot write {path}: it is read, too")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    except (ValueError, RuntimeError) as error:  # a NUL in the name, links in a circle
+    except (ValueError, RuntimeError) as error:  # links in a circle
         raise UsageError(f"cannot write {path}: {error}") from None
 
 

@@ -133,6 +133,7 @@ def generate(
     offline: options.Offline = False,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
     prompt_option: Annotated[
         str | None, typer.Option("--prompt", hidden=True, help="What other programs call it.")
@@ -377,7 +378,7 @@ def _exhaust(events: Iterator[Event]) -> bool:
 def _stream(events: Iterator[Event], output: Output, prompt: str) -> bool:
     """Show the text as it comes; True if Ctrl-C came first."""
     try:
-        output.write(prompt)
+        output.write_given(prompt)
         for event in events:
             output.write(event.text)
         interrupted = False

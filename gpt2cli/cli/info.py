@@ -35,6 +35,7 @@ def info(
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Tell a model's size, and whether this machine has the memory.

@@ -82,6 +82,7 @@ def inspect(
     threads: options.Threads = None,
     offline: options.Offline = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Show what the model is doing when it has read a text.

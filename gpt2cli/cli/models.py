@@ -41,6 +41,7 @@ def models(
     ctx: typer.Context,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """List the models that are here or can be fetched; pull, rm, path.

@@ -373,4 +373,13 @@ Verbose = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Tell on stderr of errors alone: no notices, no bars.")
 ]
+Color = Annotated[
+    str,
+    setting(
+        "--color",
+        metavar="WHEN",
+        autocompletion=one_of("auto", "always", "never"),
+        help="auto (on terminals that have colours, unless NO_COLOR is set), always or never.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

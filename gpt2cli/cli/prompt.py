@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import WordCompleter
+from prompt_toolkit.completion import (
+    CompleteEvent,
+    Completer,
+    Completion,
+    PathCompleter,
+    WordCompleter,
+)
+from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -18,20 +25,69 @@ from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
 
-def make_prompt(commands: Sequence[str], status: Callable[[], str]) -> PromptSession[str]:
-    """A prompt whose Enter sends; `status` is shown below while it waits."""
+def make_prompt(
+    commands: Sequence[str], status: Callable[[], str], *, colour: bool = False
+) -> PromptSession[str]:
+    """A prompt whose Enter sends; `status` is shown below while it waits.
+
+    `commands` are what Tab completes. With `colour`, what is typed differs from what is written.
+    """
     return PromptSession(
         "> ",
         multiline=True,
         prompt_continuation="  ",
         key_bindings=_keys(),
         history=open_history(),
-        completer=WordCompleter(list(commands), sentence=True),
+        completer=_Commands(commands),
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
         bottom_toolbar=status,
-        style=Style([("bottom-toolbar", "noreverse fg:ansibrightblack")]),
+        style=Style(
+            [
+                ("", "fg:ansicyan" if colour else ""),
+                ("bottom-toolbar", "noreverse fg:ansibrightblack"),
+            ]
+        ),
+        enable_suspend=True,
     )
+
+
+class _Commands(Completer):
+    """Commands with what they can be given, and the names of files after /save."""
+
+    def __init__(self, commands: Sequence[str]) -> None:
+        self._commands = WordCompleter(list(commands), sentence=True)
+        self._files = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+        """What may be meant, of what stands before the cursor."""
+        command, space, name = document.text_before_cursor.partition(" ")
+        if space and command in ("/save", "/save!"):
+            return self._files.get_completions(Document(name), event)
+        return self._commands.get_completions(document, event)
+
+
+@contextmanager
+def unseen_keys() -> Iterator[None]:
+    """Have the terminal not show what is typed meanwhile, and keep it, even after Ctrl-C."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except (OSError, ValueError, termios.error):
+        yield
+        return
+    hidden = termios.tcgetattr(descriptor)
+    hidden[3] = hidden[3] & ~termios.ECHO | termios.NOFLSH
+    try:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, hidden)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def _keys() -> KeyBindings:

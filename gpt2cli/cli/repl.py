@@ -15,7 +15,7 @@ import typer
 from gpt2cli.cli import options
 from gpt2cli.cli.files import check_writable, decode_utf8, without_newline, write_file
 from gpt2cli.cli.progress import fetch, open_decoder
-from gpt2cli.cli.terminal import Output, complain, is_terminal, notice, visible
+from gpt2cli.cli.terminal import Output, complain, is_terminal, notice, palette, visible
 from gpt2cli.config import did_you_mean
 from gpt2cli.errors import GPT2CLIError, UsageError
 
@@ -57,6 +57,7 @@ def repl(
     offline: options.Offline = False,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Write a text together with GPT-2, line by line.
@@ -113,9 +114,14 @@ class Repl:
 
     def run(self) -> None:
         """Ask and answer on a terminal until Ctrl-D."""
-        from gpt2cli.cli.prompt import make_prompt
+        from gpt2cli import settings
+        from gpt2cli.cli.prompt import make_prompt, unseen_keys
 
-        prompt = make_prompt([f"/{name}" for name in COMMANDS], self.status)
+        shown = settings.show(self.session.config).items()
+        ready = [f"/set {name}" for name, _ in shown]
+        ready += [f"/set {name} {v}" for name, value in shown for v in _switch_values(value)]
+        commands = [f"/{name}" for name in COMMANDS]
+        prompt = make_prompt([*commands, *ready], self.status, colour=palette() != "none")
         while True:
             try:
                 line = prompt.prompt()
@@ -125,7 +131,8 @@ class Repl:
             except EOFError:
                 return
             try:
-                self.enter(line)
+                with unseen_keys():
+                    self.enter(line)
             except KeyboardInterrupt:
                 self._output.write("\n")  # the terminal itself has just written ^C
             except EOFError:
@@ -222,13 +229,20 @@ class Repl:
         else:
             self.say(_columns(settings.show(self.session.config)))
 
-    def _save(self, argument: str) -> None:
+    def _save(self, argument: str, over: bool = False) -> None:
         if not argument:
             raise UsageError("/save needs the name of a file")
         path, text = Path(os.path.expanduser(argument)), self.session.text
         check_writable(path)
+        if path.is_file() and not over:
+            raise UsageError(f"{path} exists; /save! {path} writes over it")
+        if not text:
+            raise UsageError("there is no text to save yet")
         write_file(path, text.encode())
         self.say(f"{len(text):,} characters saved to {path}")
+
+    def _save_over(self, argument: str) -> None:
+        self._save(argument, over=True)
 
     def _tokens(self, _: str) -> None:
         session = self.session
@@ -254,7 +268,8 @@ COMMANDS: dict[str, tuple[Action, str, str]] = {
     "retry": (Repl._retry, "", "make the last completion again, with the next seed"),
     "undo": (Repl._undo, "", "take back the last line and its completion"),
     "set": (Repl._set, "[NAME VALUE]", 'show all settings, or change one: /set stop "\\n"'),
-    "save": (Repl._save, "FILE", "write the text so far to a file"),
+    "save": (Repl._save, "FILE", "write the text so far to a new file"),
+    "save!": (Repl._save_over, "FILE", "the same, over one that is there"),
     "tokens": (Repl._tokens, "", "show the tokens that the model looks back on"),
     "reset": (Repl._reset, "", "begin with an empty text"),
     "clear": (Repl._reset, "", "the same as /reset"),
@@ -282,6 +297,10 @@ def entries(stream: BinaryIO) -> Iterator[str]:
             parts = []
     if parts:
         yield "\n".join(parts)
+
+
+def _switch_values(value: str) -> tuple[str, ...]:
+    return ("on", "off") if value in ("on", "off") else ()
 
 
 def _columns(rows: dict[str, str]) -> str:

@@ -97,6 +97,7 @@ def score(
     offline: options.Offline = False,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Tell how probable a text is, and each token of it.

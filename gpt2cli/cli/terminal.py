@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
 
-from gpt2cli.errors import GPT2CLIError
+from gpt2cli.errors import GPT2CLIError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,13 +99,18 @@ class Output:
             self.write("\n")
 
 
-Colour = Literal["auto", "always", "never"]
+COLOUR = ("auto", "always", "never")
 Palette = Literal["none", "few", "many"]
-_colour: Colour = "auto"
+_colour = "auto"
 
 
-def use_colour(when: Colour) -> None:
-    """Whether to write colours: `auto` is on terminals that have some and do not say NO_COLOR."""
+def use_colour(when: str) -> None:
+    """Whether to write colours: `auto` is on terminals that have some, unless NO_COLOR is set.
+
+    Raises `UsageError` for what is none of `COLOUR`.
+    """
+    if when not in COLOUR:
+        raise UsageError(f"color must be auto, always or never, not {when!r}", "color")
     global _colour
     _colour = when
 
@@ -164,7 +169,8 @@ def print_rich(*parts: Any, wrap: bool = True) -> None:
     with console.capture() as text:
         for part in parts:
             narrow = isinstance(part, Table) and _least_width(part) > console.width
-            console.print(_paragraphs(part) if narrow else part, soft_wrap=not wrap)
+            shown = _paragraphs(part, console.width) if narrow else part
+            console.print(shown, soft_wrap=not wrap)
     written = text.get()
     Output().write_as_is(_TRAILING.sub("", written) if wrap else written)
 
@@ -182,8 +188,9 @@ def _least_width(table: Table) -> int:
     return sum(width(column) + 2 for column in table.columns) - 2
 
 
-def _paragraphs(table: Table) -> Text:
+def _paragraphs(table: Table, columns: int) -> Text:
     """The same, row by row: the first cell, and below it each other behind its heading."""
+    from rich.cells import cell_len
     from rich.text import Text
 
     first, *others = table.columns
@@ -194,8 +201,9 @@ def _paragraphs(table: Table) -> Text:
         shown.append(f"{str(name) or first.header}\n", style="bold")
         for heading, cell in zip(headings, cells, strict=True):
             if heading and str(cell):
-                after = f"{heading:{width}}  " if len(heading) <= LONG else f"{heading}\n    "
-                shown.append(f"  {after}{cell}\n")
+                line = f"  {heading:{width}}  {cell}"
+                broken = len(heading) > LONG or cell_len(line) > columns
+                shown.append(f"  {heading}\n    {cell}\n" if broken else line + "\n")
     shown.rstrip()
     return shown
 

@@ -68,6 +68,7 @@ def tokenize(
     offline: options.Offline = False,
     verbose: options.Verbose = False,
     quiet: options.Quiet = False,
+    color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
     """Show the tokens of a text as the model sees them. Needs the vocabulary, not the weights.

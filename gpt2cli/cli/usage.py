@@ -13,7 +13,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from gpt2cli.cli.terminal import be_quiet, notice
+from gpt2cli.cli.terminal import be_quiet, notice, use_colour
 from gpt2cli.config import did_you_mean, nearest
 from gpt2cli.errors import UsageError
 
@@ -80,7 +80,7 @@ class Command(TyperCommand):
                 break
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it. Raises `UsageError` for arguments too many, and for -q together with -v."""
+        """Run it. Raises `UsageError` for arguments too many, -q together with -v, odd colours."""
         ctx.obj["context"] = ctx
         if ctx.args:
             texts = any(param.metavar == "TEXT" for param in self.params)
@@ -90,6 +90,8 @@ class Command(TyperCommand):
             if ctx.params.get("verbose"):
                 raise UsageError("--quiet and --verbose exclude each other")
             be_quiet()
+        if when := ctx.params.get("color"):
+            use_colour(when)
         _tell_of_misspelt(ctx)
         return super().invoke(ctx)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Gpt2
-from prompt_toolkit.application import create_app_session
+from prompt_toolkit.application import Application, create_app_session
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
@@ -84,6 +84,19 @@ def test_commands_act_and_speak_on_stderr_alone(
     assert all(f"/{name}" in errors for name in COMMANDS)
 
 
+def test_a_file_that_is_there_is_saved_over_only_when_asked(gpt2: Gpt2, tmp_path: Path) -> None:
+    file = tmp_path / "keep.txt"
+    file.write_text("precious")
+    done = gpt2(*REPL, stdin=f"ROMEO:\n/save {file}\n/reset\n".encode())
+    assert done.returncode == 2
+    assert f"{file} exists; /save! {file} writes over it" in done.stderr.decode()
+    assert file.read_text() == "precious"
+    assert gpt2(*REPL, stdin=f"/save! {file}\n".encode()).returncode == 2  # with nothing
+    assert file.read_text() == "precious"
+    assert gpt2(*REPL, stdin=f"ROMEO:\n/save! {file}\n".encode()).returncode == 0
+    assert file.read_text().startswith("ROMEO:")
+
+
 def test_retry_draws_anew_and_two_slashes_are_one(gpt2: Gpt2, generated: Generated) -> None:
     done = gpt2(*REPL, stdin=b"//quit\n/retry\n/reset\nROMEO:\n")
     expected = [generated(["/quit"], 1), generated(["/quit"], 2)]
@@ -102,7 +115,8 @@ def test_retry_draws_anew_and_two_slashes_are_one(gpt2: Gpt2, generated: Generat
         (b"/save", "/save needs the name of a file"),
         (b"/save /", "cannot write /: it is a directory"),
         (b"/save /no/such/place", "cannot write /no/such/place: /no/such is no directory"),
-        (b"/save a\0b", "embedded null byte"),
+        (b"/save a\0b", "a name cannot hold the character NUL"),
+        (b"/save text", "there is no text to save yet"),
         (b"/save " + b"x" * 300, "File name too long"),
         (b"", "there is no text yet to go on with"),
         (b"\xff", "line 1 of stdin is not valid UTF-8 text (at byte 0)"),
@@ -127,7 +141,7 @@ def test_no_lines_are_no_error_and_a_closed_stdin_is(gpt2: Gpt2) -> None:
 def test_wrong_options_are_refused_before_a_line_is_read(gpt2: Gpt2) -> None:
     done = gpt2("repl", "-m", "bard", "--top-p", "2", stdin=b"x\n")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"top_p must be above 0" in done.stderr
+    assert b"--top-p must be above 0" in done.stderr
 
 
 @pytest.fixture
@@ -196,7 +210,9 @@ def typed(keys: str) -> str:
     """What the prompt returns for these keys."""
     with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
         pipe.send_text(keys)
-        return make_prompt(["/retry", "/reset", "/undo"], lambda: "status").prompt()
+        commands = ["/retry", "/reset", "/undo", "/save", "/set", "/set temperature"]
+        commands += ["/set ignore_eos on", "/set ignore_eos off"]
+        return make_prompt(commands, lambda: "status").prompt()
 
 
 @pytest.fixture
@@ -214,11 +230,24 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("\x1b[200~one\ntwo\n\x1b[201~\r", "one\ntwo\n"),  # pasted
         ("wrong\x03right\r", "right"),
         ("/un\t\r", "/undo"),
+        ("/set temp\t\r", "/set temperature"),
+        ("/set ignore_eos o\tn\r", "/set ignore_eos on"),
         ("\r", ""),
     ],
 )
 def test_keys(state: Path, keys: str, text: str) -> None:
     assert typed(keys) == text
+
+
+def test_ctrl_z_suspends(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def suspend(self: Application[str], suspend_group: bool = True) -> None:
+        asked.append(suspend_group)
+
+    monkeypatch.setattr(Application, "suspend_to_background", suspend)
+    assert typed("a\x1ab\r") == "ab"
+    assert len(asked) == 1
 
 
 def test_ctrl_c_and_ctrl_d_on_an_empty_line(state: Path) -> None:
@@ -295,6 +324,23 @@ def test_ctrl_c_stops_a_completion_and_ctrl_d_leaves(tmp_path: Path) -> None:
         terminal.answer(b"\x04", b"")
         assert terminal.process.wait(30) == 0
         assert b"Traceback" not in terminal.screen
+    finally:
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.master)
+
+
+def test_what_is_typed_during_a_completion_is_seen_at_the_next_prompt(tmp_path: Path) -> None:
+    arguments = ("-n", "1000000", "--ignore-eos", "--seed", "1")
+    terminal = Terminal("repl", "-m", "bard", *arguments, state=tmp_path)
+    try:
+        terminal.answer(b"ROMEO:\r", b",")
+        os.write(terminal.master, b"typed too soon")
+        time.sleep(0.3)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait_for(terminal.ready)
+        assert b"too soon" not in terminal.screen[: terminal.seen]
+        terminal.wait_for(b"too soon")
     finally:
         terminal.process.kill()
         terminal.process.wait()

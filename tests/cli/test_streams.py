@@ -74,7 +74,9 @@ def test_a_closed_stdout_is_one_line(tiny_directory: Path) -> None:
 
 
 def test_a_terminal_shows_the_prompt_too_and_the_seed(letters: Path) -> None:
-    code, screen = on_terminal("generate", "a", "-m", str(letters), "-n", "5", "-k", "1")
+    code, screen = on_terminal(
+        "generate", "a", "-m", str(letters), "-n", "5", "-k", "1", "--color", "never"
+    )
     assert code == 0
     assert screen.startswith("abcdef\n")
     assert "--seed " in screen
@@ -85,7 +87,9 @@ def test_a_terminal_never_gets_raw_control_characters(
 ) -> None:
     escape, *rest = Tokenizer.load(tiny_directory).encode("\x1b]0;owned\x07")
     model = says(tmp_path / "model", [escape, *rest], tiny_directory)
-    code, screen = on_terminal("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
+    code, screen = on_terminal(
+        "generate", "a", "-m", str(model), "-n", "10", "-t", "0", "--color", "never"
+    )
     assert code == 0
     assert "\x1b" not in screen
     assert "\x07" not in screen

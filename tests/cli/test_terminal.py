@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 
-from gpt2cli.cli import terminal as terminal_module
 from gpt2cli.cli.terminal import (
     Output,
     complain,
@@ -156,7 +155,7 @@ def colour(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., bytes]]:
         do: Callable[[], object],
         *,
         terminal: bool = True,
-        when: terminal_module.Colour = "auto",
+        when: str = "auto",
         **env: str,
     ) -> bytes:
         stream = Stream(terminal, encoding="utf-8")
@@ -210,7 +209,7 @@ def test_a_table_that_does_not_fit_becomes_paragraphs(
     cells=st.lists(
         st.tuples(st.text("ab ", max_size=9), st.integers(0, 10**9)), min_size=1, max_size=4
     ),
-    columns=st.integers(12, 60),
+    columns=st.integers(20, 60),
 )
 def test_no_number_is_ever_broken(cells: list[tuple[str, int]], columns: int) -> None:
     made = new_table("a name", "a number", "again")
@@ -247,7 +246,7 @@ def test_no_line_of_a_table_ends_in_blanks(colour: Callable[..., bytes]) -> None
 )
 def test_colours_are_for_terminals_that_have_them_unless_asked_for(
     terminal: bool,
-    when: terminal_module.Colour,
+    when: str,
     env: dict[str, str],
     expected: str,
     colour: Callable[..., bytes],
