@@ -127,7 +127,7 @@ def test_no_lines_are_no_error_and_a_closed_stdin_is(gpt2: Gpt2) -> None:
 def test_wrong_options_are_refused_before_a_line_is_read(gpt2: Gpt2) -> None:
     done = gpt2("repl", "-m", "bard", "--top-p", "2", stdin=b"x\n")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"top_p must be above 0" in done.stderr
+    assert b"--top-p must be above 0" in done.stderr
 
 
 @pytest.fixture
