@@ -45,5 +45,5 @@ def test_its_vocabulary_is_what_training_on_that_text_gives(
 ) -> None:
     train, _ = training.split_text(shakespeare, 0.1)
     training.train_vocabulary(train, 1024, tmp_path)
-    for name in layout.VOCABULARIES[0]:
+    for name in layout.VOCABULARY:
         assert (tmp_path / name).read_bytes() == (BARD / name).read_bytes()
