@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, cast
 
 from gpt2cli import hub, layout
 from gpt2cli.checkpoint import atomic
+from gpt2cli.config import read_hub_config, shown
 from gpt2cli.errors import DownloadError, GPT2CLIError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 256 * 1024
 _SMALL = 64 * 2**20  # bytes; no file but weights needs as many
+_LARGE = 50 * 10**9  # bytes of weights; huggingface_hub fetches no larger file over HTTP
+_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _ETAG = re.compile(r"[0-9A-Za-z_-]{1,128}")  # a hash, as a rule: it becomes a file's name
 _NO_NETWORK_NEEDED = "use --model bard, which is bundled and needs no network"
 
@@ -49,7 +52,8 @@ def download(
     Only the files that a GPT-2 needs are fetched, or those of its vocabulary. A download that
     was interrupted, in whatever way, resumes; until it is complete, an older snapshot stays
     the current one.
-    Raises `UsageError` for what the hub does not have, `WeightsError` for what is no GPT-2,
+    Raises `UsageError` for what the hub does not have, `WeightsError` for what is no GPT-2 and
+    `ConfigError` for one that cannot be run, before its weights are fetched, and
     `DownloadError` when the hub cannot be reached or refuses.
     """
     from huggingface_hub import constants
@@ -76,33 +80,50 @@ def _download(
     for name in hub.required_files(names, repo_id, vocabulary_only=vocabulary_only):
         if not (snapshot / name).is_file():
             _link(_fetch(repo_id, commit, name, progress), snapshot / name)
+        if name != layout.CONFIG:
+            continue
         # Known before gigabytes of something else are paid for.
-        if name == layout.CONFIG and (kind := hub.model_type(snapshot)) not in (None, "gpt2"):
-            raise WeightsError(f"{repo_id} is a {kind!r} model; gpt2cli runs GPT-2 alone")
+        if (kind := hub.model_type(snapshot)) not in (None, "gpt2"):
+            raise WeightsError(f"{repo_id} is a {shown(kind)} model; gpt2cli runs GPT-2 alone")
+        if not vocabulary_only:
+            read_hub_config(snapshot / name)
     if revision != commit:
         _write_ref(hub.model_directory(repo_id) / "refs" / revision, commit)
     return snapshot
 
 
 def _listing(repo_id: str, revision: str) -> tuple[str, set[str]]:
-    """The commit that a revision stands for now, and the names of its files."""
+    """The commit that a revision stands for now, and the plain names among its files."""
     from huggingface_hub import HfApi, constants, errors
 
+    with _understood():
+        try:
+            timeout = constants.HF_HUB_ETAG_TIMEOUT
+            info = HfApi().model_info(repo_id, revision=revision, timeout=timeout)
+        except errors.HFValidationError:
+            raise UsageError(
+                f"{repo_id!r} cannot name a model; names look like owner/name"
+            ) from None
+        names = {str(sibling.rfilename) for sibling in info.siblings or ()}
+    if not hub.COMMIT.fullmatch(str(info.sha)):
+        raise _not_a_hub()
+    return str(info.sha), {name for name in names if _NAME.fullmatch(name)}
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Say of an answer over which huggingface_hub stumbles that it is no hub's."""
     try:
-        timeout = constants.HF_HUB_ETAG_TIMEOUT
-        info = HfApi().model_info(repo_id, revision=revision, timeout=timeout)
-    except errors.HFValidationError:
-        raise UsageError(f"{repo_id!r} cannot name a model; names look like owner/name") from None
-    except errors.HfHubHTTPError:  # some are ValueErrors as well
+        yield
+    except (_http_error(), OSError):  # some are ValueErrors as well
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _not_a_hub() from error
-    if not hub.COMMIT.fullmatch(str(info.sha)):
-        raise _not_a_hub()
-    return str(info.sha), {str(sibling.rfilename) for sibling in info.siblings or ()}
 
 
 def _write_ref(path: Path, commit: str) -> None:
+    if path.is_file() and path.read_bytes() == commit.encode():
+        return  # also where the cache cannot be written
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary:
         temporary.write_text(commit, encoding="utf-8")
@@ -121,16 +142,12 @@ def _fetch(repo_id: str, commit: str, name: str, progress: Progress | None) -> P
 
     folder = hub.model_directory(repo_id)
     url = hf_hub_url(repo_id, name, revision=commit)
-    try:
+    with _understood():
         metadata = get_hf_file_metadata(url)
-    except (_http_error(), OSError):  # some are ValueErrors as well
-        raise
-    except (ValueError, TypeError, AttributeError) as error:
-        raise _not_a_hub() from error
     etag, size = metadata.etag or "", metadata.size or 0
     if not _ETAG.fullmatch(etag) or size < 0:
         raise _not_a_hub()
-    if size > _SMALL and not name.endswith(".safetensors"):
+    if size > (_LARGE if name.endswith(".safetensors") else _SMALL):
         raise DownloadError(f"{name} of {repo_id} has {size / 1e6:,.0f} MB, which no GPT-2 needs")
     blob = folder / "blobs" / etag
     partial = blob.with_name(f"{etag}.incomplete")
@@ -203,7 +220,9 @@ def _fill(partial: Path, url: str, size: int, name: str, report: Callable[[int],
             report(before := sink.tell())
             _check_space(partial, size - before)
             try:
-                return http_get(url, sink, resume_size=before, headers=headers, expected_size=total)
+                with _understood():
+                    http_get(url, sink, resume_size=before, headers=headers, expected_size=total)
+                return
             except HfHubHTTPError as error:
                 if error.response.status_code != 416 or started_over:
                     raise

@@ -19,7 +19,7 @@ from pathlib import Path
 from gpt2cli import layout
 from gpt2cli.errors import WeightsError
 
-_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
+_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -78,7 +78,7 @@ def _weight_files(names: Collection[str]) -> list[str]:
         return []
     total = totals.pop()
     shards = [f"model-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
-    return [layout.INDEX, *shards] if set(shards) <= set(names) else []
+    return [layout.INDEX, *shards] if shards and set(shards) <= set(names) else []
 
 
 def cache_directory() -> Path:
@@ -102,15 +102,20 @@ def cached_snapshot(
     snapshot without weights.
     """
     folder = model_directory(repo_id)
-    try:
-        is_commit = COMMIT.fullmatch(revision)
-        commit = revision if is_commit else (folder / "refs" / revision).read_text("utf-8").strip()
-    except (OSError, ValueError):
-        return None
+    is_commit = COMMIT.fullmatch(revision)
+    commit = revision if is_commit else _read(folder / "refs" / revision).strip()
     snapshot = folder / "snapshots" / commit
     if not COMMIT.fullmatch(commit):
         return None
     return snapshot if _is_complete(snapshot, vocabulary_only=vocabulary_only) else None
+
+
+def _read(path: Path) -> str:
+    """The text of a file of the cache; none when it cannot be read."""
+    try:  # os.path asks, as Path.is_file raises for a name that is too long
+        return path.read_text("utf-8") if os.path.isfile(path) else ""  # a FIFO would wait
+    except (OSError, ValueError):
+        return ""
 
 
 def _is_complete(snapshot: Path, *, vocabulary_only: bool = False) -> bool:
@@ -144,8 +149,8 @@ def _newest(snapshots: Path) -> Path | None:
 def model_type(snapshot: Path) -> str | None:
     """What config.json says that a snapshot is; None when it does not say."""
     try:
-        config = json.loads((snapshot / layout.CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = json.loads(_read(snapshot / layout.CONFIG))
+    except (ValueError, RecursionError):
         return None
     kind = config.get("model_type") if isinstance(config, dict) else None
     return kind if isinstance(kind, str) else None
@@ -165,6 +170,8 @@ def remove(repo_id: str) -> int:
     folder = model_directory(repo_id)
     if not os.path.isdir(folder):  # Path.is_dir raises for a name that is too long
         raise WeightsError(f"{repo_id} is not in the cache ({folder.parent})")
+    if folder.is_symlink():
+        raise WeightsError(f"{folder} is a link; remove it and {folder.resolve()} yourself")
     size = _size(folder)
     try:
         shutil.rmtree(folder)

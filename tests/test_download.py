@@ -27,7 +27,8 @@ REPO = "owner/tiny"
 WEIGHTS = random.Random(0).randbytes(2_000_000)
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 TEXTS = {
-    "config.json": b'{"model_type": "gpt2"}',
+    "config.json": b'{"model_type": "gpt2", "vocab_size": 8, "n_positions": 8, "n_embd": 8, '
+    b'"n_head": 2, "n_layer": 1}',
     "vocab.json": b"{}",
     "merges.txt": b"#version: 0.2\n",
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hub_server import HubServer
-from test_download import FILES, REPO, WEIGHTS, Machine, machine, server
+from test_download import FILES, REPO, TEXTS, WEIGHTS, Machine, machine, server
 
 __all__ = ["machine", "server"]  # fixtures
 
@@ -133,3 +133,91 @@ def test_a_fifo_in_the_cache_is_not_waited_for(machine: Machine) -> None:
     again = machine.download()
     assert again.error is None
     assert {name: (again.path / name).read_bytes() for name in FILES} == FILES
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (b"[" * 100_000, "is not valid JSON"),
+        (
+            TEXTS["config.json"].replace(b'"n_layer": 1', b'"n_layer": 1' + b"0" * 400),
+            "n_layers must",
+        ),
+        (TEXTS["config.json"][:-1] + b', "n_inner": 5}', "n_inner is 5"),
+    ],
+    ids=["deep", "huge", "other"],
+)
+def test_a_config_that_cannot_be_run_is_refused_before_the_weights(
+    config: bytes, message: str, server: HubServer, machine: Machine
+) -> None:
+    server.add_repo(REPO, FILES | {"config.json": config})
+    result = machine.download()
+    assert result.error == "ConfigError"
+    assert message in result.message
+    assert len(result.message) < 400
+    assert server.fetched() == ["config.json"]
+
+
+def test_the_vocabulary_alone_may_be_that_of_a_gpt2_that_cannot_be_run(
+    server: HubServer, machine: Machine
+) -> None:
+    config = TEXTS["config.json"][:-1] + b', "n_inner": 5}'
+    server.add_repo(REPO, FILES | {"config.json": config})
+    assert machine.download(vocabulary_only=True).error is None
+
+
+def test_a_long_word_for_a_kind_of_model_is_cut(server: HubServer, machine: Machine) -> None:
+    config = json.dumps({"model_type": "x" * 10**6}).encode()
+    server.add_repo(REPO, FILES | {"config.json": config})
+    result = machine.download()
+    assert result.error == "WeightsError"
+    assert len(result.message) < 200
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b]0;owned\x07.bin", "x" * 10**6 + ".bin", "\ud800.bin", "../x.bin", "a\u202e.bin"]
+)
+def test_a_name_that_is_not_plain_is_never_shown(
+    name: str, server: HubServer, machine: Machine
+) -> None:
+    siblings = [{"rfilename": each} for each in (*TEXTS, name)]
+    server.listing = json.dumps({"id": REPO, "sha": "a" * 40, "siblings": siblings}).encode()
+    result = machine.download()
+    assert result.message == (
+        f"{REPO} is not a GPT-2 checkpoint: it has no weights "
+        "(model.safetensors, or all of its shards)"
+    )
+
+
+def test_weights_larger_than_any_are_refused(server: HubServer, machine: Machine) -> None:
+    machine.download(vocabulary_only=True)
+    server.headers = {"X-Linked-Size": str(60 * 10**9)}
+    result = machine.download()
+    assert result.error == "DownloadError"
+    assert result.message == ("model.safetensors of owner/tiny has 60,000 MB, which no GPT-2 needs")
+
+
+def test_a_range_that_is_none_is_one_sentence(server: HubServer, machine: Machine) -> None:
+    server.headers = {"Content-Range": "bytes 0-x/y"}
+    result = machine.download()
+    assert result.error == "DownloadError"
+    assert "did not answer as a hub does" in result.message
+
+
+def test_a_fifo_for_a_branch_is_not_waited_for(machine: Machine) -> None:
+    ref = machine.folder / "refs" / "main"
+    commit = machine.download().path.name
+    ref.unlink()
+    os.mkfifo(ref)
+    again = machine.download()
+    assert again.error is None
+    assert ref.read_text() == commit
+
+
+def test_what_is_up_to_date_is_not_written_again(machine: Machine) -> None:
+    """As a cache that many share may be read-only."""
+    machine.download()
+    ref = machine.folder / "refs" / "main"
+    before = ref.stat().st_ino
+    machine.download()
+    assert ref.stat().st_ino == before

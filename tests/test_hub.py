@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,10 @@ def test_tokenizer_json_goes_before_vocab_and_merges_and_what_adds_to_either_is_
         ([], "no config.json, no vocabulary"),
         (
             [*TEXTS, "model.safetensors.index.json", "model-00001-of-00002.safetensors"],
+            "no weights",
+        ),
+        (
+            [*TEXTS, "model.safetensors.index.json", "model-00000-of-00000.safetensors"],
             "no weights",
         ),
     ],
@@ -158,6 +163,35 @@ def test_remove_frees_what_was_counted(cache: Path) -> None:
     assert [path.name for path in cache.iterdir()] == ["models--gpt2"]
     with pytest.raises(WeightsError, match="owner/tiny is not in the cache"):
         hub.remove(REPO)
+
+
+def test_a_config_nested_without_end_is_no_gpt2(cache: Path) -> None:
+    put(cache, REPO, FILES | {"config.json": b"[" * 100_000})
+    assert hub.cached_models() == []
+
+
+def test_a_link_is_not_followed_to_delete(cache: Path, tmp_path_factory: Any) -> None:
+    put(cache, REPO, FILES)
+    elsewhere = (cache / "models--owner--tiny").rename(tmp_path_factory.mktemp("disk") / "tiny")
+    (cache / "models--owner--tiny").symlink_to(elsewhere)
+    assert [model.repo_id for model in hub.cached_models()] == [REPO]
+    with pytest.raises(WeightsError, match=f"is a link; remove it and {elsewhere} yourself"):
+        hub.remove(REPO)
+    assert (elsewhere / "snapshots").is_dir()
+
+
+def test_no_fifo_is_waited_for(cache: Path) -> None:
+    snapshot = put(cache, REPO, FILES)
+    point(snapshot)
+    for path in (snapshot / "config.json", snapshot.parent.parent / "refs" / "main"):
+        path.unlink()
+        os.mkfifo(path)
+    code = "from gpt2cli import hub; print(hub.cached_snapshot('owner/tiny'), hub.cached_models())"
+    env = {**os.environ, "HF_HUB_CACHE": str(cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("None []\n", "")
 
 
 def test_looking_into_the_cache_is_cheap() -> None:
