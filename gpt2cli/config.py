@@ -28,12 +28,13 @@ CONFIG_DIR = next(d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 # Far beyond any GPT-2, and near enough that nothing takes long which counts so far.
 _LARGEST = {
-    "vocab_size": 10**8,
+    "vocab_size": 10**7,  # training a vocabulary takes 45 bytes for each at once
     "context_length": 10**8,
     "emb_dim": 10**6,
     "n_heads": 10**6,
     "n_layers": 10**4,
 }
+_LONGEST = 2**16  # bytes of YAML: a model takes some hundred, and numbers can be as long
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxlist, _short.maxdict = 2, 3, 3
 _short.maxstring, _short.maxlong, _short.maxother = 60, 30, 60
@@ -213,7 +214,8 @@ def build(kind: type[_T], values: Mapping[str, object], source: str) -> _T:
     known = {f.name: f for f in fields(kind)}
     for key in values:
         if key not in known:
-            raise ConfigError(f"{source}: unknown key {key!r}{did_you_mean(str(key), known)}")
+            hint = did_you_mean(str(key), known)
+            raise ConfigError(f"{source}: unknown key {shown(key)}{hint}")
     missing = [n for n, f in known.items() if n not in values and _has_no_default(f)]
     if missing:
         raise ConfigError(f"{source}: missing {', '.join(missing)}")
@@ -253,8 +255,12 @@ def load_spec(path: Path) -> Spec:
     import yaml
 
     try:
+        with path.open("rb") as file:
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise ConfigError(f"{path} is too long to describe a model ({_LONGEST:,} bytes do)")
         # The C loader is several times faster, and absent from some builds of PyYAML.
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_text(encoding="utf-8"))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text.decode("utf-8"))
         node = loader.get_single_node()
         _check_nodes(node, path)
         data = None if node is None else loader.construct_document(node)
@@ -262,7 +268,7 @@ def load_spec(path: Path) -> Spec:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, RecursionError, OverflowError) as error:
         detail = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {detail}") from None
     if not isinstance(data, dict):
@@ -294,10 +300,13 @@ def _check_nodes(root: Any, path: Path) -> None:
         elif node.id == "mapping":
             keys: set[str] = set()
             for key, value in node.value:
-                if key.id == "scalar" and key.value in keys:
-                    line = key.start_mark.line + 1
-                    raise ConfigError(f"{path}: {key.value} is given twice (line {line})")
-                keys.add(str(key.value) if key.id == "scalar" else "")
+                if key.id == "scalar":
+                    if key.value in keys:
+                        line = key.start_mark.line + 1
+                        raise ConfigError(
+                            f"{path}: key {shown(key.value)} is given twice (line {line})"
+                        )
+                    keys.add(key.value)
                 rest += [key, value]
 
 

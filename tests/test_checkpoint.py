@@ -271,3 +271,39 @@ def test_many_problems_are_counted(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
     with pytest.raises(WeightsError, match=r"; and 4 more$"):
         checkpoint.read(directory)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_a_head_is_compared_to_its_last_number(
+    directory: Path, dtype: torch.dtype, last: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_COMPARED", 100)
+    embedding = load_file(directory / "model.safetensors")["transformer.wte.weight"].to(dtype)
+    rewrite(directory, {"transformer.wte.weight": embedding, "lm_head.weight": embedding.clone()})
+    head = embedding.clone()
+    head[-1, -1] += last
+    rewrite(directory, {"lm_head.weight": head})
+    if last:
+        with pytest.raises(WeightsError, match="a head of its own"):
+            checkpoint.read(directory)
+    else:
+        checkpoint.read(directory)
+
+
+def test_a_head_of_another_precision_and_one_without_numbers_are_the_embedding_too(
+    directory: Path,
+) -> None:
+    embedding = load_file(directory / "model.safetensors")["transformer.wte.weight"].bfloat16()
+    rewrite(directory, {"transformer.wte.weight": embedding, "lm_head.weight": embedding.float()})
+    checkpoint.read(directory)
+    embedding[0, 0] = torch.nan
+    rewrite(directory, {"transformer.wte.weight": embedding, "lm_head.weight": embedding.clone()})
+    checkpoint.read(directory)
+
+
+def test_a_head_without_dimensions_is_a_wrong_shape(directory: Path) -> None:
+    scalar = torch.tensor(1.0)
+    rewrite(directory, {"transformer.wte.weight": scalar, "lm_head.weight": scalar.clone()})
+    with pytest.raises(WeightsError, match=r"wte.weight is \(\) instead of \(300, 24\)"):
+        checkpoint.read(directory)

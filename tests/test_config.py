@@ -230,7 +230,7 @@ def test_a_mistake_is_reported_with_the_file_and_the_key(
         (b"- emb_dim\n- 4", "must hold keys such as emb_dim: 768"),
         (b"", "must hold keys such as emb_dim: 768"),
         (b"just text", "must hold keys such as emb_dim: 768"),
-        (b"a: " + b"[" * 100_000, "is not valid YAML"),
+        (b"a: " + b"[" * 60_000, "is not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_yaml_of_keys_is_named_on_one_line(
@@ -572,8 +572,8 @@ def test_aliases_of_aliases_are_refused_at_once(tmp_path: Path, place: str) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{GIVEN}n_layers: 5\n", "n_layers is given twice \\(line 6\\)"),
-        (f"{GIVEN}generation:\n  top_k: 1\n  top_k: 2\n", "top_k is given twice \\(line 8\\)"),
+        (f"{GIVEN}n_layers: 5\n", r"key 'n_layers' is given twice \(line 6\)"),
+        (f"{GIVEN}generation:\n  top_k: 1\n  top_k: 2\n", r"key 'top_k' is given twice \(line 8\)"),
     ],
 )
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -621,3 +621,21 @@ def test_the_nearest_names_are_those_most_alike(word: str, near: list[str]) -> N
     names = ["--help", "--stop", "--temperature", "--top-p", "--max-tokens", "--min-tokens"]
     assert sorted(nearest(word, [*names, "--top-k", "--draft-tokens"])) == near
     assert nearest(word, []) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{GIVEN}aliases: [{'x, ' * 30_000}]", "is too long to describe a model"),
+        (f"{GIVEN}n_layers: 1{':59' * 300_000}", "is too long to describe a model"),
+        (f"{GIVEN}x: 1{':59' * 300}.5", "is not valid YAML"),
+        (f"{GIVEN}? {'k' * 10_000}\n: 1", "unknown key 'kkk"),
+        (f"{GIVEN}? {'k' * 10_000}\n: 1\n? {'k' * 10_000}\n: 2", "is given twice"),
+    ],
+    ids=["list", "base 60", "float of base 60", "key", "key twice"],
+)
+def test_a_long_file_number_or_key_is_one_sentence(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        spec_of(tmp_path, text)
+    assert message in str(error.value)
+    assert len(str(error.value)) < 300
