@@ -14,6 +14,12 @@ NDArray = np.ndarray[Any, Any]  # NumPy's own
 _NUMPY_CONFORMS = hasattr(np, "cumulative_sum")
 
 
+def are_numbers(array: Array) -> Any:
+    """Whether all are finite, as one value where the array is."""
+    xp = array_namespace(array)
+    return xp.all(xp.isfinite(array))
+
+
 def array_namespace(array: Any) -> Any:
     """The module that has the standard's functions for this array.
 

@@ -6,7 +6,6 @@ mapping. Nothing here opens a pickle, which could run code of a stranger's choos
 
 from __future__ import annotations
 
-import glob
 import json
 import mmap
 import os
@@ -129,7 +128,11 @@ def weight_files(directory: Path) -> list[Path]:
         for name in names:
             if not isinstance(name, str) or not _SHARD.fullmatch(name):
                 raise WeightsError(f"{index} names {shown(name)}, which is no file beside it")
-        return [directory / name for name in sorted(set(names))]
+        files = [directory / name for name in sorted(set(names))]
+        for path in files:
+            if not path.is_file():  # to open a FIFO would wait for who writes into it
+                raise WeightsError(f"{directory} has no file {path.name}; fetch the model again")
+        return files
     raise WeightsError(_no_weights(directory))
 
 
@@ -348,16 +351,17 @@ def discard_leftovers(directory: Path, name: str | None = None) -> int:
     Those of other machines, and of numbers that have a process again, go after a day. Returns
     the bytes freed.
     """
-    pattern = "*" if name is None else glob.escape(name)
-    ours = re.compile(re.escape(platform.node()) + r"\.(\d+)\.tmp")
+    pattern = ".+" if name is None else re.escape(name)
+    temporary = re.compile(rf"\.{pattern}\.(?:.*\.)?\d+\.tmp")
+    ours = re.compile(rf"\.{re.escape(platform.node())}\.(\d+)\.tmp$")
     freed = 0
-    for path in directory.glob(f".{pattern}.*.tmp"):
+    for path in directory.glob(".*.tmp"):
+        if not temporary.fullmatch(path.name):
+            continue
         try:
-            stat = path.lstat()
-            own = ours.search(path.name)
-            if (
-                own and not _is_running(int(own[1]))
-            ) or stat.st_mtime < time.time() - LEFTOVER_SECONDS:
+            stat, own = path.lstat(), ours.search(path.name)
+            is_old = stat.st_mtime < time.time() - LEFTOVER_SECONDS
+            if is_old or (own and not _is_running(int(own[1]))):
                 path.unlink()
                 freed += stat.st_size
         except OSError:  # another process was faster

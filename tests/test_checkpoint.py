@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,18 @@ def test_an_index_that_is_none_is_damaged(directory: Path, text: str) -> None:
     (directory / "model.safetensors.index.json").write_text(text)
     with pytest.raises(WeightsError, match="is damaged; fetch the model again"):
         checkpoint.read(directory)
+
+
+def test_a_shard_that_is_missing_or_no_file_is_named(directory: Path) -> None:
+    shutil.move(directory / "model.safetensors", directory / "a.safetensors")
+    index = json.dumps(
+        {"weight_map": {"wte.weight": "a.safetensors", "wpe.weight": "b.safetensors"}}
+    )
+    (directory / "model.safetensors.index.json").write_text(index)
+    for make in (lambda _: None, os.mkfifo):
+        make(directory / "b.safetensors")
+        with pytest.raises(WeightsError, match=r"has no file b.safetensors; fetch the model"):
+            checkpoint.read(directory)
 
 
 def test_many_problems_are_counted(directory: Path) -> None:

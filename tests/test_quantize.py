@@ -93,7 +93,9 @@ def test_the_file_is_a_safetensors_file(directory: Path, cache: Path) -> None:
         assert same({name: opened.get_tensor(name) for name in codes}, codes)
 
 
-@pytest.mark.parametrize("damage", ["one bit", "the end", "the header", "everything"])
+@pytest.mark.parametrize(
+    "damage", ["one bit", "a highest bit", "the end", "the header", "everything"]
+)
 def test_a_damaged_file_is_made_again(directory: Path, cache: Path, damage: str) -> None:
     codes, _ = open_coded(directory)
     codes = {name: array.copy() for name, array in codes.items()}
@@ -101,6 +103,8 @@ def test_a_damaged_file_is_made_again(directory: Path, cache: Path, damage: str)
     data = bytearray(path.read_bytes())
     if damage == "one bit":
         data[-5] ^= 1
+    elif damage == "a highest bit":  # of a word in the second page
+        data[8 + int.from_bytes(data[:8], "little") + 4096 + 7] ^= 128
     elif damage == "the header":
         data[20] ^= 1
     path.write_bytes({"the end": data[:-1], "everything": b""}.get(damage, data))
@@ -242,6 +246,25 @@ def test_a_fifo_in_the_place_of_the_file_is_replaced(directory: Path, cache: Pat
     assert not open_coded(directory)[1]
 
 
+def test_pruning_leaves_a_fifo_alone(directory: Path, cache: Path) -> None:
+    cache.mkdir(parents=True)
+    os.mkfifo(quantize.cache_path(directory, "int8"))
+    assert quantize.prune() == 0
+
+
+def test_revisions_that_share_a_shard_have_files_of_their_own(
+    directory: Path, tiny_config: ModelConfig
+) -> None:
+    as_shards(random_model(tiny_config), directory)
+    other = Path(shutil.copytree(directory, directory.parent / "other"))
+    shared = "model-00001-of-00002.safetensors"
+    (other / shared).unlink()
+    (other / shared).symlink_to(directory / shared)
+    open_coded(directory), open_coded(other)
+    assert not open_coded(directory)[1]
+    assert not open_coded(other)[1]
+
+
 def test_what_a_killed_process_left_is_removed(directory: Path, cache: Path) -> None:
     killed = subprocess.Popen(["true"])
     killed.wait()
@@ -253,10 +276,12 @@ def test_what_a_killed_process_left_is_removed(directory: Path, cache: Path) -> 
     elsewhere = path.with_name(f".{path.name}.another-host.{killed.pid}.tmp")
     others = path.with_name(f".another.{machine}.{killed.pid}.tmp")
     old = path.with_name(f".{path.name}.{os.getppid()}.tmp")  # as older versions named them
-    for file in (left, running, elsewhere, others, old):
+    foreign = path.with_name(f".{path.name}.draft.tmp")  # of another program
+    for file in (left, running, elsewhere, others, old, foreign):
         file.write_bytes(b"half of it")
     os.utime(old, (0, 0))
+    os.utime(foreign, (0, 0))
     open_coded(directory)
-    assert set(cache.iterdir()) == {path, running, elsewhere, others}
+    assert set(cache.iterdir()) == {path, running, elsewhere, others, foreign}
     assert quantize.prune() == len(b"half of it")
-    assert set(cache.iterdir()) == {path, running, elsewhere}
+    assert set(cache.iterdir()) == {path, running, elsewhere, foreign}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gpt2cli import checkpoint, engine
-from gpt2cli.arrays import NDArray
+from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.checkpoint import StoredTensor
 from gpt2cli.config import ModelConfig
 from gpt2cli.errors import WeightsError
@@ -29,6 +29,8 @@ HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in
 LAYOUT = 2  # to be raised with every change to how engine.cpp arranges its codes
 ALIGNMENT = 64  # a cache line
 PAGE = 4096  # bytes
+UNKNOWN = "0" * 64  # as long as a checksum
+SECTOR = 512  # bytes; disks lose and exchange no less
 SAMPLED = 16  # pages of a file of weights
 
 
@@ -44,7 +46,12 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 def encode(
     config: ModelConfig, weights: Mapping[str, NDArray], precision: str
 ) -> dict[str, NDArray]:
-    """Code fp32 arrays in memory: a row of bytes for each matrix."""
+    """Code fp32 arrays in memory: a row of bytes for each matrix.
+
+    Raises `WeightsError` for any parameter that is no numbers, those that stay in fp32 too:
+    products of bytes would hide it.
+    """
+    _check_vectors(config, weights.__getitem__)
     return {
         name: _encode(name, weights[name], shape, precision)
         for name, shape in shapes(config).items()
@@ -83,7 +90,7 @@ def open_coded(
     written. A disk that is full or read-only costs only time. Raises `WeightsError` for
     weights that are no numbers.
     """
-    sizes = {name: _bytes(name, shape, precision) for name, shape in shapes(config).items()}
+    sizes = _sizes(config, precision)
     path = cache_path(directory, precision)
     if (coded := _read(path, known, sizes)) is not None and identity(directory) == known:
         return coded
@@ -102,10 +109,17 @@ def open_coded(
     return dict(_encode_all(config, tensors, precision, sum(sizes.values()), progress))
 
 
+def are_kept(directory: Path, precision: str) -> bool:
+    """Whether the next run will find the codes of a checkpoint."""
+    sizes = _sizes(checkpoint.read(directory)[0], precision)
+    return _read(cache_path(directory, precision), identity(directory), sizes) is not None
+
+
 def cache_path(directory: Path, precision: str) -> Path:
     """Where the codes of a checkpoint are kept."""
-    weights = checkpoint.weight_files(directory)[0].resolve()
-    name = hashlib.sha256(os.fsencode(weights)).hexdigest()[:16]
+    # Revisions may share some files of weights.
+    weights = [os.fsencode(path.resolve()) for path in checkpoint.weight_files(directory)]
+    name = hashlib.sha256(b"\0".join(weights)).hexdigest()[:16]
     return _folder() / f"{name}-{precision}.safetensors"
 
 
@@ -113,6 +127,8 @@ def prune() -> int:
     """Delete the codes of checkpoints that are gone; returns the bytes freed."""
     freed = checkpoint.discard_leftovers(_folder())
     for path in _folder().glob("*.safetensors"):
+        if not path.is_file():  # to open a FIFO would wait for who writes into it
+            continue
         try:
             with path.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -138,6 +154,7 @@ def _encode_all(
     progress: Progress | None,
 ) -> Iterator[tuple[str, NDArray]]:
     """One matrix after the other, so that little of a large model is in memory at a time."""
+    _check_vectors(config, lambda name: tensors[name].to_numpy())
     done = 0
     for name, shape in shapes(config).items():
         codes = _encode(name, tensors[name].to_numpy(), shape, precision)
@@ -152,11 +169,7 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
     """One fp32 matrix as codes, by all threads."""
     library = engine.library()
     weight = np.ascontiguousarray(weight, dtype=np.float32)
-    if not np.isfinite(weight).all():
-        raise WeightsError(
-            f"{checkpoint.hub_name(name)} holds NaN or infinity: the weights are damaged; "
-            "fetch or train the model again"
-        )
+    _check_numbers(name, weight)
     codes = np.zeros(_bytes(name, shape, precision), dtype=np.uint8)
     rows, columns = (1, shape[0]) if name == HEAD else (shape[1], 1)
     threads = engine.thread_count()
@@ -178,6 +191,22 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
     return codes
 
 
+def _check_vectors(config: ModelConfig, weight: Callable[[str], NDArray]) -> None:
+    """Check all parameters that are not coded."""
+    coded = shapes(config)
+    for name in checkpoint.parameter_shapes(config):
+        if name not in coded:
+            _check_numbers(name, weight(name))
+
+
+def _check_numbers(name: str, weight: NDArray) -> None:
+    if not are_numbers(weight):
+        raise WeightsError(
+            f"{checkpoint.hub_name(name)} holds NaN or infinity: the weights are damaged; "
+            "fetch or train the model again"
+        )
+
+
 def _bits(name: str, precision: str) -> int:
     """The head keeps 8 bits: it decides between words."""
     return 8 if name == HEAD else engine.BITS[precision]
@@ -189,9 +218,14 @@ def _bytes(name: str, shape: tuple[int, int], precision: str) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _header(known: Mapping[str, str], sizes: Mapping[str, int], checksum: int) -> bytes:
+def _sizes(config: ModelConfig, precision: str) -> dict[str, int]:
+    """The bytes of each matrix."""
+    return {name: _bytes(name, shape, precision) for name, shape in shapes(config).items()}
+
+
+def _header(known: Mapping[str, str], sizes: Mapping[str, int], checksum: str) -> bytes:
     """The first bytes of a safetensors file that holds the codes of these weights."""
-    metadata = {**known, "layout": str(LAYOUT), "checksum": f"{checksum:016x}"}
+    metadata = {**known, "layout": str(LAYOUT), "checksum": checksum}
     header: dict[str, object] = {"__metadata__": metadata}
     end = 0
     for name, size in sizes.items():
@@ -202,17 +236,14 @@ def _header(known: Mapping[str, str], sizes: Mapping[str, int], checksum: int) -
     return len(text).to_bytes(8, "little") + text
 
 
-def _checksum(data: NDArray) -> int:
-    """Sums of the pages' 64-bit words, each times its place: as fast as memory is read."""
-    words = data.view(np.uint64)
-    whole = len(words) // (PAGE // 8) * (PAGE // 8)
-    sums = words[:whole].reshape(-1, PAGE // 8).sum(axis=1, dtype=np.uint64)
-    return _in_order([*sums.tolist(), int(words[whole:].sum(dtype=np.uint64))])
-
-
-def _in_order(numbers: Sequence[int]) -> int:
-    """A sum that tells whether two have changed places, modulo 2⁶⁴."""
-    return sum(place * number for place, number in enumerate(numbers, start=1)) % 2**64
+def _checksum(pieces: Iterable[NDArray]) -> str:
+    """A hash of what the 64-bit words of each sector sum up to: as fast as memory is read."""
+    digest = hashlib.sha256()
+    for codes in pieces:
+        words = codes.view(np.uint64)
+        sums = np.add.reduceat(words, np.arange(0, len(words), SECTOR // 8))
+        digest.update(sums.data)
+    return digest.hexdigest()
 
 
 def _write(
@@ -221,20 +252,22 @@ def _write(
     sizes: Mapping[str, int],
     pieces: Iterator[tuple[str, NDArray]],
 ) -> None:
-    checksums = []
-    file.write(_header(known, sizes, 0))
-    for _, codes in pieces:
-        file.write(codes.data)
-        checksums.append(_checksum(codes))
+    def written() -> Iterator[NDArray]:
+        for _, codes in pieces:
+            file.write(codes.data)
+            yield codes
+
+    file.write(_header(known, sizes, UNKNOWN))
+    checksum = _checksum(written())
     file.seek(0)
-    file.write(_header(known, sizes, _in_order(checksums)))
+    file.write(_header(known, sizes, checksum))
 
 
 def _read(
     path: Path, known: Mapping[str, str], sizes: Mapping[str, int]
 ) -> dict[str, NDArray] | None:
     """The codes in a file, or None if it is not there, of other weights, or damaged."""
-    start = len(_header(known, sizes, 0))
+    start = len(_header(known, sizes, UNKNOWN))
     try:
         if not path.is_file():  # to open a FIFO would wait for who writes into it
             return None
@@ -247,5 +280,5 @@ def _read(
     coded = {
         name: data[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)
     }
-    checksum = _in_order([_checksum(codes) for codes in coded.values()])
-    return coded if data[:start].tobytes() == _header(known, sizes, checksum) else None
+    good = data[:start].tobytes() == _header(known, sizes, _checksum(coded.values()))
+    return coded if good else None
