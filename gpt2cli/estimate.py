@@ -121,6 +121,14 @@ def search_bytes(config: ModelConfig, precision: str, tokens: int, beams: int) -
     return moved + beams * config.vocab_size * (4 * _FP32 + 2 * 8 + 3)
 
 
+def sampling_bytes(config: ModelConfig, samples: int) -> int:
+    """Bytes that choosing the next tokens takes beside the logits.
+
+    To be sorted and summed, each of B · V is copied into up to six numbers of 8 bytes.
+    """
+    return samples * config.vocab_size * 6 * 8
+
+
 def training_bytes(config: ModelConfig, batch_size: int = 1) -> int:
     """Bytes to train in fp32 with AdamW on sequences of the whole context.
 

@@ -53,8 +53,8 @@ class NumpyDecoder:
         ids = np.array(rows)
         logits = self._read(ids)
         if len(ids) < self._batch_size:  # one prompt for the whole batch is read once
-            self._keys[:, 1:, :, : self.length] = self._keys[:, :1, :, : self.length]
-            self._values[:, 1:, :, : self.length] = self._values[:, :1, :, : self.length]
+            for cache in (self._keys, self._values):
+                cache[:, 1:, :, : self.length] = cache[:, :1, :, : self.length].copy()
             logits = np.repeat(logits, self._batch_size, axis=0)
         return logits
 

@@ -230,12 +230,13 @@ def _cpu_decoder(
 
 def why_quantized_again(source: Source, quantize: str) -> str | None:
     """Why the next run has to quantize the weights once more; None if they were kept."""
-    from gpt2cli.engine.quantize import cache_path
+    from gpt2cli.engine.quantize import are_kept, cache_path
 
-    path = cache_path(directory_of(source), quantize)
-    if path.is_file():
+    directory = directory_of(source)
+    if are_kept(directory, quantize):
         return None
-    return f"the {quantize} weights could not be kept in {path.parent}; each run makes them again"
+    folder = cache_path(directory, quantize).parent
+    return f"the {quantize} weights could not be kept in {folder}; each run makes them again"
 
 
 def _torch_decoder(
@@ -300,5 +301,7 @@ def _memory(
     needed = estimate.inference_bytes(source.config(), precision, cells, rows)
     if beams:
         needed += estimate.search_bytes(source.config(), precision, cells, rows)
+    else:
+        needed += estimate.sampling_bytes(source.config(), rows)
     on_gpu = placement.device.startswith("cuda")
     return needed, machine.detect().memory_available if on_gpu else machine.memory()[1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import Gpt2
 
-from gpt2cli import engine, runtime, sources
+from gpt2cli import engine, estimate, runtime, sources
 from gpt2cli.device import Placement
 from gpt2cli.errors import UsageError
 
@@ -49,14 +50,31 @@ def test_more_beams_than_memory_are_refused_before_weights_are_read(tmp_path: Pa
 
 
 @pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+@pytest.mark.parametrize("command", ["generate -n 1 A", "score --text ROMEO:", "repl"])
 def test_verbose_says_why_weights_are_quantized_on_every_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Gpt2
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Gpt2
 ) -> None:
-    arguments = ("generate", "-m", "bard", "-n", "1", "--quantize", "int4", "-v", "A")
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "kept"))
+    arguments = (*command.split(), "-m", "bard", "--quantize", "int4", "-v")
+    cache = tmp_path / "gpt2cli"
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
     assert b"could not be kept" not in here(*arguments).stderr
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "file"))
+    (file,) = cache.iterdir()
+    file.write_bytes(b"of other weights")
+    monkeypatch.setattr("gpt2cli.checkpoint.atomic", _full)
     done = here(*arguments)
     assert done.returncode == 0
     assert b"the int4 weights could not be kept in" in done.stderr
+
+
+def _full(_: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_samples_are_counted_with_what_choosing_their_tokens_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bard = sources.resolve("bard")
+    without = estimate.inference_bytes(bard.config(), "fp32", 32, 1000)
+    monkeypatch.setattr("gpt2cli.machine.memory", lambda: (without, without))
+    with pytest.raises(UsageError, match=r"1000 samples of up to 32 tokens need 0\.4 GB"):
+        runtime.check_memory(bard, CPU, None, 1000, 32)

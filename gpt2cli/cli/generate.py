@@ -206,7 +206,7 @@ def generate(
 
     begun = time.perf_counter()
     decoder = open_decoder(
-        source, placement, tokenizer.size, beams or samples, capacity, quantize, compile_
+        source, placement, tokenizer.size, beams or samples, capacity, quantize, compile_, verbose
     )
     proposer: speculative.Draft | None = speculative.NgramDraft() if draft else None
     if drafter:
@@ -248,8 +248,6 @@ def generate(
         _print_samples([shown_prompt + sample.text for sample in recorder.samples], output)
     if verbose:
         complain(_summary(runtime.describe(source, placement, quantize), facts, recorder))
-        if quantize and (reason := runtime.why_quantized_again(source, quantize)):
-            complain(reason)
     if seed is None and config.sampling.temperature > 0:
         notice(f"seed {config.seed} (--seed {config.seed} repeats this)", asked=verbose)
     if interrupted:

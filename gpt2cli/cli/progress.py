@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gpt2cli.cli.terminal import is_terminal, is_watched, visible
+from gpt2cli.cli.terminal import complain, is_terminal, is_watched, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -98,14 +98,21 @@ def open_decoder(
     capacity: int,
     quantize: str | None = None,
     compiled: bool = False,
+    verbose: bool = False,
 ) -> Decoder:
-    """`runtime.open_decoder` behind a bar: the first run codes weights."""
+    """`runtime.open_decoder` behind a bar: the first run codes weights.
+
+    `verbose` tells why the next one will as well, if it will.
+    """
     from gpt2cli import runtime
 
     with download_progress() as progress:
-        return runtime.open_decoder(
+        decoder = runtime.open_decoder(
             source, placement, size, samples, capacity, quantize, progress, compiled
         )
+    if verbose and quantize and (reason := runtime.why_quantized_again(source, quantize)):
+        complain(reason)
+    return decoder
 
 
 def open_random(

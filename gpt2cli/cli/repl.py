@@ -90,7 +90,9 @@ def repl(
     source = fetch(source, offline)
     tokenizer = runtime.open_tokenizer(source)
     capacity = source.config().context_length
-    decoder = open_decoder(source, placement, tokenizer.size, 1, capacity, quantize)
+    decoder = open_decoder(
+        source, placement, tokenizer.size, 1, capacity, quantize, verbose=verbose
+    )
     loop = Repl(Session(decoder, tokenizer, config), output, source.name, verbose)
     facts = f"{runtime.describe(source, placement, quantize)}, seed {config.seed}"
     if loop.interactive:

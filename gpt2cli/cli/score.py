@@ -200,11 +200,13 @@ class Run:
 
         return runtime.describe(self.source, self.placement, self.quantize)
 
-    def open(self, batch_size: int, tokens: int) -> Decoder:
+    def open(self, batch_size: int, tokens: int, verbose: bool) -> Decoder:
         """The model itself, with room for so many windows of so many tokens."""
         source = fetch(self.source, self.offline)
         size = self.scorer.tokenizer.size
-        return open_decoder(source, self.placement, size, batch_size, tokens, self.quantize)
+        return open_decoder(
+            source, self.placement, size, batch_size, tokens, self.quantize, verbose=verbose
+        )
 
 
 def _open(
@@ -247,7 +249,7 @@ def _score(run: Run, texts: list[NamedText], verbose: bool, *, written: bool) ->
         scorer.check(row, name)
     tokens = scorer.capacity(ids)
     batch_size = scorer.batch_size(tokens, scorer.windows(ids))
-    decoder = run.open(batch_size, tokens)
+    decoder = run.open(batch_size, tokens, verbose)
 
     def read() -> Stretches:
         total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
@@ -270,7 +272,8 @@ def _rank(run: Run, context: str, choices: list[str], as_json: bool, verbose: bo
     rows, shared = run.scorer.encode_choices(context, choices)
     tokens = run.scorer.capacity(rows)
     batch_size = run.scorer.batch_size(tokens, len(rows))
-    found = alternatives.weigh(run.open(batch_size, tokens), rows, shared, choices, batch_size)
+    decoder = run.open(batch_size, tokens, verbose)
+    found = alternatives.weigh(decoder, rows, shared, choices, batch_size)
     if as_json:
         score_views.print_choices_json(context, found, run.facts)
     else:

@@ -34,7 +34,7 @@ def score_lines(
     filtering = below is not None or above is not None
     key = "text" if field is None else field
     batch_size = scorer.batch_size(TYPICAL_LINE)
-    decoder = run.open(batch_size, scorer.config.context_length)
+    decoder = run.open(batch_size, scorer.config.context_length, verbose)
     with line_progress() as advance:
         for chunk in _groups(files, scoring.GROUP):
             records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
@@ -68,12 +68,17 @@ def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
     if field is None:
         return {"text": text}
     try:
-        record = json.loads(text)
+        record = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         raise UsageError(f"line {number} is not JSON; --field is for JSON objects") from None
     if not isinstance(record, dict) or not isinstance(record.get(field), str):
         raise UsageError(f"line {number} has no text in a field {field!r}")
     return record
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities are what Python reads, and JSON has not."""
+    raise ValueError(constant)
 
 
 def _line_out(

@@ -97,7 +97,7 @@ class EngineDecoder:
         logits = self._read(np.array(rows, dtype=np.int32))
         if len(logits) < self._batch_size:  # one prompt for the whole batch is read once
             for part in self._held():
-                part[:, 1:] = part[:, :1]
+                part[:, 1:] = part[:, :1].copy()  # else NumPy copies all, lest they overlap
             logits = np.repeat(logits, self._batch_size, axis=0)
         return logits
 

@@ -197,7 +197,7 @@ def test_an_odd_field_or_file_name_is_no_error(gpt2: Gpt2, tmp_path: Path) -> No
         assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("line", [b"no", b'{"a":' + b"[" * 100_000])
+@pytest.mark.parametrize("line", [b"no", b'{"a":' + b"[" * 100_000, b'{"a": "b", "c": NaN}'])
 def test_a_line_that_is_no_json_is_named(gpt2: Gpt2, line: bytes) -> None:
     done = gpt2("score", *BARD, "--lines", "--field", "a", stdin=line)
     assert (done.returncode, done.stdout) == (2, b"")
