@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from array_api_compat import device
 
-from gpt2cli.arrays import Array, array_namespace
+from gpt2cli.arrays import Array, are_numbers, array_namespace
+from gpt2cli.errors import not_numbers
 from gpt2cli.generation import (
     Decoder,
     Event,
@@ -68,6 +69,8 @@ def search(
     logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
     for length in range(1, config.max_tokens + 1):
         advance(1)
+        if not are_numbers(logits):
+            raise not_numbers("the model", decoder.length)
         longer, parents = [], []
         for rank, (row, token_id, score) in enumerate(_best(logits, running, 2 * width)):
             beam = Beam((*running[row].ids, token_id), score)

@@ -7,39 +7,23 @@ A model's vocabulary may be padded beyond the tokenizer's; those ids stand for n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from gpt2cli.arrays import Array, array_namespace
-from gpt2cli.errors import WeightsError
+from gpt2cli.arrays import Array, are_numbers, array_namespace
+from gpt2cli.errors import not_numbers
 from gpt2cli.generation import Decoder, Rows
-
-
-def not_numbers(name: str, tokens: int) -> WeightsError:
-    """What to raise where the logits of so many tokens, read at once or not, are no numbers."""
-    return WeightsError(
-        f"the weights of {name} give no numbers (NaN or infinity instead) within the first "
-        f"{tokens} tokens; they are damaged: fetch or train the model again"
-    )
-
-
-def are_numbers(logits: Array) -> Any:
-    """Whether all are finite, as one value where the array is."""
-    xp = array_namespace(logits)
-    return xp.all(xp.isfinite(logits))
 
 
 class CheckedDecoder:
     """Another decoder's logits, cut to the first `size` ids. `name` is the model's.
 
-    Its methods raise `WeightsError` where a logit is not finite. On a GPU that is known of a
-    step only when the next one begins, since to ask at once would be to wait twice per token.
+    Its methods raise `WeightsError` where a logit is not finite. Of a step on a GPU that is not
+    asked, which would be to wait twice per token: such a row comes back as NaN throughout.
     """
 
     def __init__(self, decoder: Decoder, size: int, name: str = "the model") -> None:
         self._decoder, self._size, self._name = decoder, size, name
-        self._unknown: tuple[Any, int] | None = None  # whether a step's logits are numbers
 
     @property
     def context_length(self) -> int:
@@ -57,13 +41,11 @@ class CheckedDecoder:
 
     def step(self, ids: Sequence[int]) -> Array:
         """Read one more id per row. (B,) → (B, V)"""
-        if self._unknown is not None:
-            self._demand(*self._unknown)
         logits = self._decoder.step(ids)[:, : self._size]
         if isinstance(logits, np.ndarray):
             return self._checked(logits)
-        self._unknown = are_numbers(logits), self.length
-        return logits
+        # 0 times a sum is 0, unless something in it is no number.
+        return logits + 0 * array_namespace(logits).sum(logits, axis=-1, keepdims=True)
 
     def extend(self, rows: Rows) -> Array:
         """Read T more ids of each of the first B rows. → (B, T, V)"""
@@ -78,10 +60,6 @@ class CheckedDecoder:
         self._decoder.reorder(rows)
 
     def _checked(self, logits: Array) -> Array:
-        self._unknown = None
-        self._demand(are_numbers(logits), self.length)
+        if not are_numbers(logits):
+            raise not_numbers(self._name, self.length)
         return logits
-
-    def _demand(self, numbers: Any, tokens: int) -> None:
-        if not bool(numbers):
-            raise not_numbers(self._name, tokens)

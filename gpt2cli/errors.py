@@ -57,3 +57,11 @@ class DownloadError(WeightsError):
 
 class TokenizerError(GPT2CLIError):
     """A vocabulary that cannot be read, or text that cannot be encoded with it."""
+
+
+def not_numbers(name: str, tokens: int) -> WeightsError:
+    """What to raise where the logits of so many tokens, read at once or not, are no numbers."""
+    return WeightsError(
+        f"the weights of {name} give no numbers (NaN or infinity instead) within the first "
+        f"{tokens} tokens; they are damaged: fetch or train the model again"
+    )

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
+from gpt2cli.arrays import are_numbers
 from gpt2cli.config import SamplingConfig
 from gpt2cli.constrain import Constraint, Matchers
-from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.errors import GPT2CLIError, UsageError, not_numbers
 from gpt2cli.sampler import Sampler, Stage
 from gpt2cli.sampling import generators, log_probabilities
 from gpt2cli.tokenizer import StreamDecoder, Tokenizer
@@ -212,6 +213,8 @@ def generate(
         ids: list[int] = choose(logits, rows).tolist()
         for i in sorted(active):
             if ids[i] == tokenizer.size:
+                if not are_numbers(logits[i]):
+                    raise not_numbers("the model", decoder.length)
                 raise GPT2CLIError("no token is left to choose; the options ban them all")
             may_stop = count > config.min_tokens
             event = event_of(i, ids[i], texts[i], eos, may_stop, last=count == config.max_tokens)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from gpt2cli import insight
-from gpt2cli.arrays import NDArray
-from gpt2cli.checked import are_numbers, not_numbers
+from gpt2cli.arrays import NDArray, are_numbers
+from gpt2cli.errors import not_numbers
 from gpt2cli.insight import Contributions, NormStatistics, Trace
 from gpt2cli.model import GPT2
 from gpt2cli.tokenizer import Tokenizer
@@ -101,7 +101,8 @@ def inspect(
     """
     trace = insight.trace(model, ids, window)
     logits = insight.lens(model, trace.stream[-1, -1])[: tokenizer.size]
-    if not bool(are_numbers(logits)):
+    norms = insight.norm_statistics(model, trace)
+    if not (are_numbers(logits) and are_numbers(norms.variance_in)):
         raise not_numbers("the model", len(ids))
     best = logits.topk(min(top, len(logits))).indices.tolist()
     target = _choice(tokenizer, logits, best[0] if token is None else token)
@@ -117,7 +118,7 @@ def inspect(
         lens=_lens(model, tokenizer, trace, target.id),
         contributions=insight.contributions(model, trace, target.id),
         activations=_activations(trace),
-        norms=insight.norm_statistics(model, trace),
+        norms=norms,
         attention=attention[..., first:],
         attention_before=attention[..., :first].sum(-1),
     )

@@ -112,13 +112,12 @@ class Sampler:
     ) -> tuple[Array, Array]:
         """Tokens, and the logits that they were drawn from."""
         self._draw_uniforms(logits)
-        given = logits
         # −∞ − (−∞) is meant, and so is the overflow next to a temperature of 0.
         with np.errstate(all="ignore"):
             for _, rule in self._rules:
                 logits = rule(logits, texts)
             if self._config.temperature == 0:
-                return _best(logits, banned=logits is not given), logits
+                return _best(logits), logits
             if proposal is None:
                 return sampling.draw(logits, self._uniforms[0]), logits
             xp, draft = array_namespace(logits), proposal.logits
@@ -244,12 +243,11 @@ def _with_value(keep: Callable[[Array, Any], Array], value: float) -> Rule:
     return lambda logits, _: keep(logits, value)
 
 
-def _best(logits: Array, *, banned: bool) -> Array:
-    ids = sampling.greedy(logits)
-    if not banned:
-        return ids
-    xp = array_namespace(logits)
-    return xp.where(xp.any(logits > -xp.inf, axis=-1), ids, logits.shape[1])
+def _best(logits: Array) -> Array:
+    """The most probable token of each row, or V where all are −∞ or NaN. (B, V) → (B,)"""
+    xp, ids = array_namespace(logits), sampling.greedy(logits)
+    best = xp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
+    return xp.where(best > -xp.inf, ids, logits.shape[1])
 
 
 def _probabilities(logits: Array) -> np.ndarray[Any, Any]:

@@ -7,16 +7,19 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Gpt2, MakeDecoder, decoders, error_of, random_model
+from conftest import BYTES, Gpt2, decoders, error_of, random_model
 
-from gpt2cli import checkpoint, comparison, engine, scoring
+from gpt2cli import beam, checkpoint, comparison, engine, generation, scoring
 from gpt2cli.checked import CheckedDecoder
-from gpt2cli.config import ModelConfig
+from gpt2cli.config import ModelConfig, SamplingConfig
+from gpt2cli.engine import quantize
 from gpt2cli.errors import WeightsError
+from gpt2cli.generation import GenerationConfig
 from gpt2cli.tokenizer import Tokenizer
 
 IDS = [5, 17, 280, 3, 99]
@@ -104,30 +107,46 @@ def test_damage_is_found_where_it_is_first_seen(
     assert not recwarn.list
 
 
-def test_a_gpu_is_asked_about_a_step_before_the_next(make: MakeDecoder) -> None:
-    class Remote:
-        """A decoder whose arrays are PyTorch's, as on a GPU; its third token is damaged."""
+class Remote:
+    """A decoder whose arrays are PyTorch's, as on a GPU; after its third token one is damaged."""
 
-        context_length, length = 8, 0
+    context_length, length = 8, 0
 
-        def prefill(self, rows: list[list[int]]) -> torch.Tensor:
-            self.length = len(rows[0])
-            return self.logits()
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
 
-        def step(self, ids: list[int]) -> torch.Tensor:
-            self.length += 1
-            return self.logits()
+    def prefill(self, rows: list[list[int]]) -> torch.Tensor:
+        self.length = len(rows[0])
+        return self.logits()
 
-        def logits(self) -> torch.Tensor:
-            return torch.full((1, 4), math.nan if self.length == 3 else 1.0)
+    def step(self, ids: list[int]) -> torch.Tensor:
+        self.length += 1
+        return self.logits()
 
-    decoder = CheckedDecoder(Remote(), 4)  # type: ignore[arg-type]
-    decoder.prefill([[1, 2]])
-    decoder.step([3])
+    def reorder(self, rows: list[int]) -> None:
+        pass
+
+    def logits(self) -> torch.Tensor:
+        logits = torch.arange(257.0).repeat(self._rows, 1).flip(-1)
+        if self.length == 3:
+            logits[-1, 99] = math.inf
+        return logits
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(temperature=0), SamplingConfig(top_k=5)])
+def test_damage_that_a_gpu_sees_is_told_at_the_token_it_is_seen_at(
+    sampling: SamplingConfig,
+) -> None:
+    """The last one: no other step follows that could ask."""
+    decoder: Any = CheckedDecoder(Remote(2), BYTES.size)
+    config = GenerationConfig(sampling, max_tokens=2, samples=2)
+    events = generation.generate(decoder, BYTES, [1, 2], config)
+    assert [next(events).sample for _ in range(3)] == [0, 1, 0]
     with pytest.raises(WeightsError, match="first 3 tokens"):
-        decoder.step([3])
+        next(events)  # the second token of the second sample
+    searched = GenerationConfig(SamplingConfig(temperature=0), max_tokens=2, beams=2)
     with pytest.raises(WeightsError, match="first 3 tokens"):
-        decoder.prefill([[1, 2, 3]])
+        list(beam.generate(decoder, BYTES, [1, 2], searched))
 
 
 COMMANDS = [
@@ -169,12 +188,25 @@ def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, here: G
 
 
 @pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+@pytest.mark.parametrize(
+    ("parameter", "theirs"),
+    [
+        ("blocks.1.feed_forward.up.weight", "h.1.mlp.c_fc.weight"),
+        ("blocks.1.feed_forward.up.bias", "h.1.mlp.c_fc.bias"),
+        ("position_embedding.weight", "wpe.weight"),
+        ("final_norm.scale", "ln_f.weight"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_damaged_weights_are_not_quantized(
-    tiny_directory: Path, tmp_path: Path, here: Gpt2
+    parameter: str, theirs: str, value: float, tiny_directory: Path, tmp_path: Path, here: Gpt2
 ) -> None:
-    name = "blocks.1.feed_forward.up.weight"
-    broken = damage(tiny_directory, tmp_path / "broken", name, 5, math.nan)
+    broken = damage(tiny_directory, tmp_path / "broken", parameter, 5, value)
     for precision in ("int8", "int4"):
         done = here("generate", "-m", str(broken), "--quantize", precision, "The")
         assert done.returncode == 1
-        assert "h.1.mlp.c_fc.weight holds NaN or infinity" in error_of(done)
+        assert f"{theirs} holds NaN or infinity" in error_of(done)
+    config, tensors = checkpoint.read(broken)
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+    with pytest.raises(WeightsError, match=f"{theirs} holds NaN"):
+        quantize.encode(config, weights, "int8")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gpt2cli.checked import not_numbers
 from gpt2cli.cli import pages
 from gpt2cli.cli.terminal import visible, visible_token
+from gpt2cli.errors import not_numbers
 
 
 def render(model: str, prompt: str, data: dict[str, Any]) -> bytes:
