@@ -31,7 +31,8 @@ class Piece:
 class Scale:
     """Classes of a number, and where each next one begins.
 
-    Each has a label, a colour (#rrggbb), and a style for terminals with 16 colours.
+    Each has a label, a colour (#rrggbb), and a style for 16 colours, whose
+    emphasis grows too, for eyes that do not tell red from green.
     """
 
     name: str
@@ -50,14 +51,26 @@ SURPRISAL = Scale(
     (1, 2, 4, 8, 16),
     ("below 1", "1–2", "2–4", "4–8", "8–16", "16 or more"),
     ("#f7f7f7", "#fff2cc", "#fedf8c", "#fdb863", "#f2814d", "#d7536a"),
-    ("", "black on white", "black on cyan", "black on yellow", "white on magenta", "white on red"),
+    (
+        "",
+        "black on white",
+        "black on cyan",
+        "black on yellow",
+        "bold white on magenta",
+        "bold underline white on red",
+    ),
 )
 RANK = Scale(
     "rank",
     (11, 101, 1001),
     ("top 10", "top 100", "top 1000", "beyond"),
     ("#b7e1a8", "#fbe89a", "#f4a6a0", "#c9b3e6"),
-    ("black on green", "black on yellow", "white on red", "white on magenta"),
+    (
+        "black on green",
+        "black on yellow",
+        "bold white on red",
+        "bold underline white on magenta",
+    ),
 )
 
 

@@ -22,6 +22,12 @@ def show(config: GenerationConfig) -> dict[str, str]:
     return {name: _shown(value) for name, value in (sampling | others).items()}
 
 
+def fixed_values() -> dict[str, tuple[str, ...]]:
+    """Every setting and the words it can be; numbers and texts are no words."""
+    kinds = _names(SamplingConfig) | _names(GenerationConfig)
+    return {name: _words(kind) for name, kind in kinds.items()}
+
+
 def change(config: GenerationConfig, name: str, text: str) -> GenerationConfig:
     """`config` with one setting replaced; "off" switches off what can be absent.
 
@@ -46,6 +52,12 @@ def _names(kind: type[GenerationConfig] | type[SamplingConfig]) -> dict[str, str
     """Settings of a session and their types. It has one sample, streamed as it is drawn."""
     types = {f.name: str(f.type) for f in fields(kind) if f.name not in _NOT_IN_A_SESSION}
     return {name: type_ for name, type_ in types.items() if _bare(type_) in _PARSERS}
+
+
+def _words(kind: str) -> tuple[str, ...]:
+    if kind == "bool":
+        return ("on", OFF)
+    return (OFF,) if kind != _bare(kind) or kind.startswith("tuple") else ()
 
 
 def _bare(kind: str) -> str:

@@ -18,7 +18,7 @@ from gpt2cli.cli.terminal import new_table, visible_token
 from gpt2cli.inspection import Inspection
 
 LISTED = 12  # contributions that are named one by one
-MARGINS = 20, 24  # columns of labels left and right of a large map
+WIDE = 80  # columns that have room for whole labels beside a large map
 SMALL_CELLS = 24  # tokens of a small one
 _MOMENTS = ("mean", "variance")
 SHADES = " ░▒▓█"
@@ -160,14 +160,15 @@ class _Map:
             self.data,
             slice(None) if self.head is None else slice(self.head, self.head + 1),
         )
-        left, right = MARGINS
+        room = 14 if options.max_width >= WIDE else 5
+        left, right = room + 6, room + 10
         weights, before = _newest(
             data.attention[self.layer, which].mean(0),
             data.attention_before[self.layer, which].mean(0),
             max(4, (options.max_width - left - right) // 2),
         )
         N, T = len(weights), data.first + len(data.texts)
-        first, names = T - N, [label(text) for text in data.texts[-N:]]
+        first, names = T - N, [label(text, room) for text in data.texts[-N:]]
         title = f"layer {self.layer}, "
         title += "the mean of its heads" if self.head is None else f"head {self.head}"
         if first:

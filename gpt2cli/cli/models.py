@@ -11,7 +11,7 @@ import typer
 from gpt2cli import hub, sources
 from gpt2cli.cli import options
 from gpt2cli.cli.progress import download_progress
-from gpt2cli.cli.terminal import Output, be_quiet, new_table, notice, print_rich, visible
+from gpt2cli.cli.terminal import Output, new_table, notice, print_rich, visible
 from gpt2cli.cli.usage import Command, Group
 from gpt2cli.config import shipped_specs
 from gpt2cli.errors import UsageError, WeightsError
@@ -52,8 +52,6 @@ def models(
       gpt2 models pull gpt2-medium
       gpt2 models rm distilbert/distilgpt2
     """
-    if quiet:
-        be_quiet()
     if ctx.invoked_subcommand:
         return
     rows = _rows()

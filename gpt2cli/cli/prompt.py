@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import (
@@ -14,23 +16,29 @@ from prompt_toolkit.completion import (
     Completer,
     Completion,
     PathCompleter,
-    WordCompleter,
 )
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
+if TYPE_CHECKING:
+    from gpt2cli.cli.terminal import Palette
+
 
 def make_prompt(
-    commands: Sequence[str], status: Callable[[], str], *, colour: bool = False
+    words: Mapping[str, Sequence[str]],
+    status: Callable[[], str],
+    colours: Palette | None = None,
 ) -> PromptSession[str]:
     """A prompt whose Enter sends; `status` is shown below while it waits.
 
-    `commands` are what Tab completes. With `colour`, what is typed differs from what is written.
+    `words` are what Tab completes, by what stands before: "" or "/set". What is typed has a
+    colour of its own, if there are `colours`.
     """
     return PromptSession(
         "> ",
@@ -38,38 +46,41 @@ def make_prompt(
         prompt_continuation="  ",
         key_bindings=_keys(),
         history=open_history(),
-        completer=_Commands(commands),
+        completer=_Words(words),
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
         bottom_toolbar=status,
-        style=Style(
-            [
-                ("", "fg:ansicyan" if colour else ""),
-                ("bottom-toolbar", "noreverse fg:ansibrightblack"),
-            ]
-        ),
+        style=Style([("", "fg:ansicyan"), ("bottom-toolbar", "noreverse fg:ansibrightblack")]),
+        color_depth=ColorDepth.DEPTH_4_BIT if colours else ColorDepth.DEPTH_1_BIT,
         enable_suspend=True,
     )
 
 
-class _Commands(Completer):
-    """Commands with what they can be given, and the names of files after /save."""
+class _Words(Completer):
+    """Words by what stands before them, and the names of files after /save."""
 
-    def __init__(self, commands: Sequence[str]) -> None:
-        self._commands = WordCompleter(list(commands), sentence=True)
+    def __init__(self, words: Mapping[str, Sequence[str]]) -> None:
+        self._words = words
         self._files = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
         """What may be meant, of what stands before the cursor."""
-        command, space, name = document.text_before_cursor.partition(" ")
+        text = document.text_before_cursor
+        command, space, name = text.partition(" ")
         if space and command in ("/save", "/save!"):
             return self._files.get_completions(Document(name), event)
-        return self._commands.get_completions(document, event)
+        before, _, word = text.rpartition(" ")
+        found = (known for known in self._words.get(before, ()) if known.startswith(word))
+        return [Completion(known, -len(word)) for known in found]
 
 
 @contextmanager
 def unseen_keys() -> Iterator[None]:
-    """Have the terminal not show what is typed meanwhile, and keep it, even after Ctrl-C."""
+    """Have the terminal keep what is typed meanwhile for the next prompt, and not show it.
+
+    A shell, or whoever comes next, finds the terminal as it was: also after Ctrl-Z and when
+    killed, short of SIGKILL.
+    """
     try:
         import termios
     except ImportError:  # Windows
@@ -78,16 +89,35 @@ def unseen_keys() -> Iterator[None]:
     try:
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
-    except (OSError, ValueError, termios.error):
+    except (OSError, ValueError, termios.error):  # no terminal
         yield
         return
+
     hidden = termios.tcgetattr(descriptor)
-    hidden[3] = hidden[3] & ~termios.ECHO | termios.NOFLSH
+    hidden[0] &= ~termios.ICRNL  # Enter reaches the prompt as it is
+    # Not in lines, which lose Ctrl-D; and Ctrl-C shall flush nothing.
+    hidden[3] = hidden[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH
+
+    def show(wanted: list[Any]) -> None:
+        with suppress(termios.error):  # a terminal that was closed
+            termios.tcsetattr(descriptor, termios.TCSANOW, wanted)
+
+    def leave(number: int, frame: object) -> None:
+        show(before)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, leave)  # here it goes on after Ctrl-Z, in the foreground again
+        show(hidden)
+
+    handled = [signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP]
+    old = {number: signal.signal(number, leave) for number in handled}
+    show(hidden)
     try:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, hidden)
         yield
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        show(before)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _keys() -> KeyBindings:

@@ -119,11 +119,10 @@ class Repl:
         from gpt2cli import settings
         from gpt2cli.cli.prompt import make_prompt, unseen_keys
 
-        shown = settings.show(self.session.config).items()
-        ready = [f"/set {name}" for name, _ in shown]
-        ready += [f"/set {name} {v}" for name, value in shown for v in _switch_values(value)]
-        commands = [f"/{name}" for name in COMMANDS]
-        prompt = make_prompt([*commands, *ready], self.status, colour=palette() != "none")
+        values = settings.fixed_values()
+        words = {"": [f"/{name}" for name in COMMANDS], "/set": list(values)}
+        words |= {f"/set {name}": list(fixed) for name, fixed in values.items()}
+        prompt = make_prompt(words, self.status, palette())
         while True:
             try:
                 line = prompt.prompt()
@@ -136,7 +135,7 @@ class Repl:
                 with unseen_keys():
                     self.enter(line)
             except KeyboardInterrupt:
-                self._output.write("\n")  # the terminal itself has just written ^C
+                self._output.end_line()
             except EOFError:
                 return
             except GPT2CLIError as error:
@@ -299,10 +298,6 @@ def entries(stream: BinaryIO) -> Iterator[str]:
             parts = []
     if parts:
         yield "\n".join(parts)
-
-
-def _switch_values(value: str) -> tuple[str, ...]:
-    return ("on", "off") if value in ("on", "off") else ()
 
 
 def _columns(rows: dict[str, str]) -> str:

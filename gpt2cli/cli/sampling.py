@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gpt2cli.tokenizer import Tokenizer
 
 
-IN_TABLE = 3  # tokens that fit a line
+IN_TABLE = ("best, in %", "second", "third")  # tokens that fit a line
 
 
 def show_stages(
@@ -28,13 +28,13 @@ def show_stages(
             record = {"rule": stage.rule, "candidates": stage.candidates, "top": top}
             output.write(json.dumps(record, ensure_ascii=False) + "\n")
         return
-    from rich.text import Text
-
-    table = new_table("rule", "candidates", "the most probable, before → after, in %")
-    table.columns[2].justify = "left"
+    table = new_table("rule", "candidates", *IN_TABLE)
+    for column in table.columns[2:]:
+        column.justify = "left"
     for n, stage in enumerate(stages):
-        cells = [_cell(i, b, a, tokenizer, first=n == 0) for i, b, a in stage.top[:IN_TABLE]]
-        table.add_row(stage.rule, f"{stage.candidates:,}", Text("   ".join(cells)))
+        best = stage.top[: len(IN_TABLE)]
+        cells = (_cell(i, b, a, tokenizer, first=n == 0) for i, b, a in best)
+        table.add_row(stage.rule, f"{stage.candidates:,}", *cells)
     print_rich(table)
 
 

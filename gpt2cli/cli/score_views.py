@@ -194,27 +194,27 @@ def _line(summary: Summary) -> str:
     )
 
 
-def _coloured(text: str, scale: Scale, place: int | None, colours: Palette) -> Text:
+def _coloured(text: str, scale: Scale, place: int | None, colours: Palette | None) -> Text:
     """A piece of text as its class is shown: without colours by {1}, {2}, … after it."""
     from rich.text import Text
 
-    if not place and (place is None or colours == "none"):
+    if place is None:
         return Text(text)
-    if colours == "none":
-        written = text.rstrip()
-        return Text(f"{written}{{{place}}}{text[len(written) :]}")
-    return Text(
-        text, style=scale.few[place] if colours == "few" else f"#222222 on {scale.colours[place]}"
-    )
+    if colours:
+        few = colours == "standard"
+        return Text(text, style=scale.few[place] if few else f"#222222 on {scale.colours[place]}")
+    written = text.rstrip()
+    mark = f"{{{place}}}" if place else ""
+    return Text(f"{written}{mark}{text[len(written) :]}")
 
 
-def _legend(scale: Scale, colours: Palette) -> Text:
+def _legend(scale: Scale, colours: Palette | None) -> Text:
     from rich.text import Text
 
     legend = Text(f"{scale.name}:")
     for i, label in enumerate(scale.labels):
-        if colours == "none":
-            legend.append(", " if i else " ").append_text(_coloured(label, scale, i, colours))
-        else:
+        if colours:
             legend.append(" ").append_text(_coloured(f" {label} ", scale, i, colours))
+        else:
+            legend.append(", " if i else " ").append_text(_coloured(label, scale, i, colours))
     return legend

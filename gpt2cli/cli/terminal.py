@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TextIO
 from gpt2cli.errors import GPT2CLIError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.table import Column, Table
-    from rich.text import Text
 
 LONG = 20  # characters of a heading that has a line of its own
 PIPE_WIDTH = 120  # columns, where no terminal says how many there are
@@ -82,7 +82,7 @@ class Output:
 
     def write_given(self, text: str) -> None:
         """Write what a person gave, in a colour of its own where there are colours."""
-        if text and self.terminal and palette() != "none":
+        if text and self.terminal and palette():
             self.write_as_is(f"\x1b[36m{visible(text)}\x1b[0m")
             self._at_line_start = text.endswith("\n")
         else:
@@ -100,7 +100,7 @@ class Output:
 
 
 COLOUR = ("auto", "always", "never")
-Palette = Literal["none", "few", "many"]
+Palette = Literal["standard", "256", "truecolor"]
 _colour = "auto"
 
 
@@ -115,28 +115,44 @@ def use_colour(when: str) -> None:
     _colour = when
 
 
+def palette() -> Palette | None:
+    """The colours that stdout gets, if any, in Rich's words: `standard` are the 16 of old ones.
+
+    Decided here and not by Rich, whose import would delay the first token.
+    """
+    if _colour == "never" or (_colour == "auto" and os.environ.get("NO_COLOR")):
+        return None
+    forced = _colour == "always" or any(os.environ.get(n, "0") not in ("", "0") for n in _SWITCHES)
+    term = os.environ.get("TERM", "windows" if "WT_SESSION" in os.environ else "")
+    bare = term in ("", "dumb", "unknown")
+    if not forced and (bare or not is_terminal(sys.stdout)):
+        return None
+    if os.environ.get("COLORTERM") in ("truecolor", "24bit"):
+        return "truecolor"
+    return "256" if bare or term.endswith(("256color", "kitty", "direct")) else "standard"
+
+
+_SWITCHES = ("FORCE_COLOR", "CLICOLOR_FORCE")
+
+
 def make_console() -> Console:
-    """Rich on stdout, where nothing is taken for markup, with the colours that are wanted."""
+    """Rich on stdout, where nothing is taken for markup, with the colours of `palette`."""
     from rich.console import Console
 
-    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    console = Console(**plain)
-    if _colour == "never":
-        console = Console(color_system=None, **plain)
-    if _colour == "always":
-        system: Any = "truecolor" if console.color_system == "truecolor" else "256"
-        console = Console(force_terminal=True, color_system=system, no_color=False, **plain)
-    # Rich takes every dumb terminal for one of 80 columns.
-    console.width, console.height = shutil.get_terminal_size((PIPE_WIDTH, 25))
+    colours = palette()
+    # Rich takes every dumb terminal for one of 80 columns, and a pipe too.
+    width, height = shutil.get_terminal_size((PIPE_WIDTH, 25))
+    console = Console(
+        color_system=colours,
+        force_terminal=colours is not None,
+        no_color=False,
+        legacy_windows=False,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.width, console.height = width, height
     return console
-
-
-def palette() -> Palette:
-    """What stdout gets: no colours, the 16 of old terminals, or enough for shades."""
-    console = make_console()
-    if console.color_system is None or console.no_color:
-        return "none"
-    return "few" if console.color_system in ("standard", "windows") else "many"
 
 
 def new_table(*headings: str, text: int = 1) -> Table:
@@ -188,24 +204,30 @@ def _least_width(table: Table) -> int:
     return sum(width(column) + 2 for column in table.columns) - 2
 
 
-def _paragraphs(table: Table, columns: int) -> Text:
+def _paragraphs(table: Table, columns: int) -> Group:
     """The same, row by row: the first cell, and below it each other behind its heading."""
     from rich.cells import cell_len
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.text import Text
 
-    first, *others = table.columns
-    headings = [" ".join(str(column.header).split()) for column in others]
-    width = max((len(heading) for heading in headings if len(heading) <= LONG), default=0)
-    shown = Text()
+    first, *others = (" ".join(str(column.header).split()) for column in table.columns)
+    width = max((len(heading) for heading in others if len(heading) <= LONG), default=0)
+    shown: list[Text | Padding] = []
     for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
-        shown.append(f"{str(name) or first.header}\n", style="bold")
-        for heading, cell in zip(headings, cells, strict=True):
-            if heading and str(cell):
-                line = f"  {heading:{width}}  {cell}"
-                broken = len(heading) > LONG or cell_len(line) > columns
-                shown.append(f"  {heading}\n    {cell}\n" if broken else line + "\n")
-    shown.rstrip()
-    return shown
+        # A number says nothing without its heading.
+        title = f"{first} {name}" if table.columns[0].no_wrap else str(name) or first
+        shown.append(Text(title, style="bold"))
+        for heading, cell in zip(others, cells, strict=True):
+            if not (heading and str(cell)):
+                continue
+            line = f"{heading:{width}}  {cell}"
+            if len(heading) <= LONG and 2 + cell_len(line) <= columns:
+                shown.append(Padding(Text(line), (0, 0, 0, 2)))
+            else:
+                shown.append(Padding(Text(heading), (0, 0, 0, 2)))
+                shown.append(Padding(Text(str(cell)), (0, 0, 0, 4)))
+    return Group(*shown)
 
 
 def complain(message: str) -> None:

@@ -22,7 +22,7 @@ from gpt2cli.cli.files import (
     stdin_is_piped,
 )
 from gpt2cli.cli.progress import fetch
-from gpt2cli.cli.terminal import Output, notice, print_rich, visible_token
+from gpt2cli.cli.terminal import Output, make_console, notice, print_rich, visible_token
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -175,9 +175,7 @@ def _counts(counts: list[tuple[str, int]]) -> str:
 
 def _print_boxes(pieces: list[tuple[int, bytes]], tokenizer: Tokenizer) -> None:
     """Coloured pieces above their ids, in as many rows of boxes as the terminal needs."""
-    from rich.console import Console
-
-    width = Console().width
+    width = make_console().width
     cells = []
     for n, (i, piece) in enumerate(pieces):
         style = "white on red" if i == tokenizer.end_of_text else COLOURS[n % len(COLOURS)]

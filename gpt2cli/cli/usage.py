@@ -81,23 +81,24 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run it. Raises `UsageError` for arguments too many, -q together with -v, odd colours."""
-        ctx.obj["context"] = ctx
+        _heed(ctx)
         if ctx.args:
             texts = any(param.metavar == "TEXT" for param in self.params)
             hint = "; put quotes around a text of several words" if texts else ""
             raise UsageError(f"an argument is one too many, {ctx.args[0]!r}{hint}")
-        if ctx.params.get("quiet"):
-            if ctx.params.get("verbose"):
-                raise UsageError("--quiet and --verbose exclude each other")
-            be_quiet()
-        if when := ctx.params.get("color"):
-            use_colour(when)
+        if ctx.params.get("quiet") and ctx.params.get("verbose"):
+            raise UsageError("--quiet and --verbose exclude each other")
         _tell_of_misspelt(ctx)
         return super().invoke(ctx)
 
 
 class Group(TyperGroup):
     """A group that names the command which was probably meant."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it, or the command below it. Raises `UsageError` for odd colours."""
+        _heed(ctx)
+        return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command. Raises `UsageError` if there is none of that name."""
@@ -108,6 +109,15 @@ class Group(TyperGroup):
             hint = f"; did you mean {names}?" if names else _lists_them(ctx)
             raise UsageError(f"there is no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
+
+
+def _heed(ctx: Any) -> None:
+    """Tell the boundary the context, and do what options say that all commands have in common."""
+    ctx.obj["context"] = ctx
+    if ctx.params.get("quiet"):
+        be_quiet()
+    if when := ctx.params.get("color"):
+        use_colour(when)
 
 
 def _lists_them(ctx: Any) -> str:

@@ -19,10 +19,16 @@ def test_a_bias_bans_and_min_tokens_waits(gpt2: Gpt2, letters: Path) -> None:
     assert gpt2(*arguments, "--stop", "c", "--stop", "e", "--min-tokens", "2").stdout == b"bcd"
 
 
-def test_sampling_can_be_explained(gpt2: Gpt2, letters: Path) -> None:
+def test_sampling_can_be_explained(
+    gpt2: Gpt2, letters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ("generate", "a", "-m", str(letters), "--explain-sampling", "--top-k", "3")
     lines = gpt2(*arguments).stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == ["rule", "the", "temperature", "top-k", "top-p"]
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = gpt2(*arguments).stdout.decode().splitlines()
+    assert all(len(line) <= 40 for line in narrow)
+    assert sum(line.count("'b'") for line in narrow) == 4  # whole in each rule
     records = [json.loads(line) for line in gpt2(*arguments, "--json").stdout.splitlines()]
     assert [record["candidates"] for record in records] == [300, 300, 3, 1]
     assert records[-1]["top"][0]["token"] == "b"

@@ -9,8 +9,10 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from gpt2cli import runtime, sources
-from gpt2cli.cli.prompt import make_prompt, open_history
+from gpt2cli.cli.prompt import make_prompt, open_history, unseen_keys
 from gpt2cli.cli.repl import COMMANDS, entries
 from gpt2cli.device import Placement
 from gpt2cli.errors import UsageError
@@ -210,9 +212,9 @@ def typed(keys: str) -> str:
     """What the prompt returns for these keys."""
     with create_pipe_input() as pipe, create_app_session(input=pipe, output=DummyOutput()):
         pipe.send_text(keys)
-        commands = ["/retry", "/reset", "/undo", "/save", "/set", "/set temperature"]
-        commands += ["/set ignore_eos on", "/set ignore_eos off"]
-        return make_prompt(commands, lambda: "status").prompt()
+        words = {"": ["/retry", "/reset", "/undo", "/save", "/set"]}
+        words |= {"/set": ["temperature", "ignore_eos"], "/set ignore_eos": ["on", "off"]}
+        return make_prompt(words, lambda: "status").prompt()
 
 
 @pytest.fixture
@@ -248,6 +250,12 @@ def test_ctrl_z_suspends(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Application, "suspend_to_background", suspend)
     assert typed("a\x1ab\r") == "ab"
     assert len(asked) == 1
+
+
+def test_tab_completes_the_names_of_files(state: Path, tmp_path: Path) -> None:
+    (tmp_path / "scene one.txt").touch()
+    assert typed(f"/save {tmp_path}/sc\t\r") == f"/save {tmp_path}/scene one.txt"
+    assert typed(f"/save! {tmp_path}/sc\t\r") == f"/save! {tmp_path}/scene one.txt"
 
 
 def test_ctrl_c_and_ctrl_d_on_an_empty_line(state: Path) -> None:
@@ -330,21 +338,76 @@ def test_ctrl_c_stops_a_completion_and_ctrl_d_leaves(tmp_path: Path) -> None:
         os.close(terminal.master)
 
 
-def test_what_is_typed_during_a_completion_is_seen_at_the_next_prompt(tmp_path: Path) -> None:
+@pytest.fixture
+def endless(tmp_path: Path) -> Iterator[Terminal]:
+    """A terminal within a completion that would take minutes."""
     arguments = ("-n", "1000000", "--ignore-eos", "--seed", "1")
     terminal = Terminal("repl", "-m", "bard", *arguments, state=tmp_path)
-    try:
-        terminal.answer(b"ROMEO:\r", b",")
-        os.write(terminal.master, b"typed too soon")
-        time.sleep(0.3)
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.wait_for(terminal.ready)
-        assert b"too soon" not in terminal.screen[: terminal.seen]
-        terminal.wait_for(b"too soon")
-    finally:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.master)
+    terminal.answer(b"ROMEO:\r", b",")
+    yield terminal
+    terminal.process.kill()
+    terminal.process.wait()
+    os.close(terminal.master)
+
+
+def echoes(descriptor: int) -> bool:
+    return bool(termios.tcgetattr(descriptor)[3] & termios.ECHO)
+
+
+def test_what_is_typed_during_a_completion_is_seen_at_the_next_prompt(endless: Terminal) -> None:
+    assert not echoes(endless.master)
+    os.write(endless.master, b"typed too late\x7f\x7f\x7f\x7fsoon")
+    endless.process.send_signal(signal.SIGINT)
+    endless.wait_for(endless.ready)
+    assert b"too" not in endless.screen[: endless.seen]
+    endless.wait_for(b"typed too soon")
+
+
+def test_what_is_sent_during_a_completion_is_done_after_it(endless: Terminal) -> None:
+    os.write(endless.master, b"/udno\r")
+    endless.process.send_signal(signal.SIGINT)
+    endless.wait_for(b"did you mean '/undo'")
+
+
+def test_ctrl_d_during_a_completion_leaves_after_it(endless: Terminal) -> None:
+    os.write(endless.master, b"\x04")
+    endless.process.send_signal(signal.SIGINT)
+    assert endless.process.wait(30) == 0
+
+
+def test_killed_it_leaves_the_terminal_as_it_was(endless: Terminal) -> None:
+    endless.process.send_signal(signal.SIGTERM)
+    assert endless.process.wait(30) == -signal.SIGTERM
+    assert echoes(endless.master)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP])
+def test_the_terminal_is_as_it_was_while_a_signal_is_at_work(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master, slave = pty.openpty()
+    handler = signal.getsignal(number)
+    seen: list[tuple[int, bool]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, n: seen.append((n, echoes(master))))
+    with open(slave) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with suppress(KeyboardInterrupt), unseen_keys():
+            assert not echoes(master)
+            signal.raise_signal(number)
+            assert not echoes(master)  # it has gone on
+            raise KeyboardInterrupt
+        assert seen == [(number, True)]
+        assert echoes(master)
+        assert signal.getsignal(number) == handler
+    os.close(master)
+
+
+def test_without_a_terminal_nothing_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(os.devnull) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        before = signal.getsignal(signal.SIGTSTP)
+        with unseen_keys():
+            assert signal.getsignal(signal.SIGTSTP) == before
 
 
 def test_options_of_sampling_are_settings_as_in_generate(gpt2: Gpt2) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import Stream
+from conftest import Gpt2, Stream
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.table import Table
@@ -148,7 +148,7 @@ def test_a_closed_stream_is_no_terminal() -> None:
 @pytest.fixture
 def colour(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., bytes]]:
     """Runs something with a stdout of some kind; what was written."""
-    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS"):
+    for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLORTERM", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
 
     def run(
@@ -225,6 +225,15 @@ def test_no_number_is_ever_broken(cells: list[tuple[str, int]], columns: int) ->
         assert re.search(rf"(?<![\d,]){number:,}(?![\d,])", written)
 
 
+def test_in_paragraphs_a_number_keeps_its_heading_and_a_text_its_place(
+    colour: Callable[..., bytes],
+) -> None:
+    made = new_table("context", "speed", text=0)
+    made.add_row("1,024", "some words that go on below")
+    shown = colour(lambda: print_rich(made), terminal=False, COLUMNS="24").decode()
+    assert shown == "context 1,024\n  speed\n    some words that go\n    on below\n"
+
+
 def test_no_line_of_a_table_ends_in_blanks(colour: Callable[..., bytes]) -> None:
     for terminal in (True, False):
         written = colour(lambda: print_rich(table()), terminal=terminal, NO_COLOR="1", TERM="xterm")
@@ -234,28 +243,47 @@ def test_no_line_of_a_table_ends_in_blanks(colour: Callable[..., bytes]) -> None
 @pytest.mark.parametrize(
     ("terminal", "when", "env", "expected"),
     [
-        (True, "auto", {"TERM": "xterm-256color"}, "many"),
-        (True, "auto", {"TERM": "xterm"}, "few"),
-        (True, "auto", {"TERM": "dumb"}, "none"),
-        (True, "auto", {"TERM": "xterm-256color", "NO_COLOR": "1"}, "none"),
-        (True, "never", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, "none"),
-        (False, "auto", {"TERM": "xterm-256color"}, "none"),
-        (False, "auto", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, "many"),
-        (False, "always", {"TERM": "dumb", "NO_COLOR": "1"}, "many"),
+        (True, "auto", {"TERM": "xterm-256color"}, "256"),
+        (True, "auto", {"TERM": "xterm"}, "standard"),
+        (True, "auto", {"TERM": "xterm", "COLORTERM": "truecolor"}, "truecolor"),
+        (True, "auto", {"TERM": "dumb"}, None),
+        (True, "auto", {"TERM": ""}, None),
+        (True, "auto", {"TERM": "xterm-256color", "NO_COLOR": "1"}, None),
+        (True, "auto", {"TERM": "xterm-256color", "NO_COLOR": ""}, "256"),
+        (True, "never", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, None),
+        (False, "auto", {"TERM": "xterm-256color"}, None),
+        (False, "auto", {"TERM": "xterm-256color", "FORCE_COLOR": "0"}, None),
+        (False, "auto", {"TERM": "xterm-256color", "FORCE_COLOR": "1"}, "256"),
+        (False, "auto", {"TERM": "xterm", "CLICOLOR_FORCE": "1"}, "standard"),
+        (False, "auto", {"TERM": "xterm", "CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, None),
+        (False, "always", {"TERM": "dumb", "NO_COLOR": "1"}, "256"),
     ],
 )
 def test_colours_are_for_terminals_that_have_them_unless_asked_for(
     terminal: bool,
     when: str,
     env: dict[str, str],
-    expected: str,
+    expected: str | None,
     colour: Callable[..., bytes],
 ) -> None:
-    found: list[str] = []
+    found: list[str | None] = []
     colour(lambda: found.append(palette()), terminal=terminal, when=when, **env)
     assert found == [expected]
     written = colour(lambda: print_rich(table()), terminal=terminal, when=when, **env)
-    assert (b"\x1b[" in written) == (expected != "none") or "NO_COLOR" in env
+    assert (b"\x1b[" in written) == (expected is not None)
+
+
+@pytest.mark.parametrize("command", ["models", "info"])
+def test_an_unknown_word_for_colours_is_refused(here: Gpt2, command: str) -> None:
+    done = here(command, "--color", "sometimes")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--color must be auto, always or never, not 'sometimes'" in done.stderr
+
+
+@pytest.mark.parametrize("when", ["always", "never", "auto"])
+def test_colour_is_an_option_of_the_tables(here: Gpt2, when: str) -> None:
+    done = here("info", "--all", "--color", when)
+    assert (b"\x1b[" in done.stdout) == (when == "always")
 
 
 def test_what_a_person_gave_has_its_own_colour(colour: Callable[..., bytes]) -> None:
