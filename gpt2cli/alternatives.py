@@ -56,7 +56,7 @@ def encode(
         raise UsageError("a choice must not be empty")
     rows = [tokenizer.encode(context + choice, special=special) for choice in choices]
     shared = _shared([tokenizer.encode(context, special=special), *rows])
-    if bos or shared == 0:
+    if (bos and not tokenizer.opening) or shared == 0:
         first = tokenizer.beginning()
         rows, shared = [[first, *row] for row in rows], shared + 1
     surplus = max(0, max(map(len, rows)) - context_length)

@@ -40,7 +40,7 @@ class Constraint:
         """One matcher for each of `count` texts, in the tokens of a model."""
 
         def encode(text: str) -> list[int]:
-            return tokenizer.encode(text, special=False)
+            return tokenizer.encode(text, special=False, follows=True)
 
         vocabulary = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
         return Matchers(vocabulary, self.grammar, count, tokenizer)

@@ -54,8 +54,10 @@ def required_files(
     some, or hold the weights only as pickles.
     """
     vocabulary = next((v for v in layout.VOCABULARIES if set(v) <= set(names)), ())
+    # Before what they add to, which is taken for whole as soon as it is there.
+    added = [name for name in layout.ADDED if name in names]
     if vocabulary_only and vocabulary and layout.CONFIG in names:
-        return [layout.CONFIG, *vocabulary]
+        return [layout.CONFIG, *added, *vocabulary]
     weights = _weight_files(names)
     if not weights and (pickled := sorted(n for n in names if n.endswith(layout.PICKLED))):
         raise WeightsError(layout.refusal(repo_id, pickled[0]))
@@ -66,8 +68,7 @@ def required_files(
         raise WeightsError(
             f"{repo_id} is not a GPT-2 checkpoint: it has no {', no '.join(missing)}"
         )
-    added = [name for name in layout.ADDED if name in names]
-    return [layout.CONFIG, *vocabulary, *added, *weights]
+    return [layout.CONFIG, *added, *vocabulary, *weights]
 
 
 def _weight_files(names: Collection[str]) -> list[str]:

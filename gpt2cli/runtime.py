@@ -79,7 +79,7 @@ def open_tokenizer(source: Source) -> Tokenizer:
 
 def encode_prompt(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
     """Token ids of the prompt; end-of-text alone stands for none."""
-    return tokenizer.encode(text, special=special) if text else [tokenizer.beginning()]
+    return tokenizer.encode(text, special=special) or [tokenizer.beginning()]
 
 
 def fit(ids: Sequence[int], source: Source, max_tokens: int, *, refuse: bool) -> list[int]:

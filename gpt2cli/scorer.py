@@ -37,13 +37,13 @@ class Scorer:
     def encode(self, pieces: Iterable[str]) -> Sequence[int]:
         """Token ids of a text in pieces. Raises `UsageError` if it cannot begin as it should."""
         ids = self.tokenizer.encode_pieces(pieces, special=self.special)
-        if self.bos:
+        if self.bos and not self.tokenizer.opening:
             ids.insert(0, self.tokenizer.beginning())
         return ids
 
     def check(self, ids: Sequence[int], name: str) -> None:
         """Raises `UsageError` for a text, called `name`, with nothing to score."""
-        if len(ids) <= self.bos:
+        if len(ids) <= (self.bos or len(self.tokenizer.opening)):
             raise UsageError(f"{name} is empty")
         if len(ids) < 2:
             raise UsageError(f"only bos scores a single token, which is all of {name}", "bos")

@@ -140,7 +140,7 @@ class Session:
         Close the iterator to stop early: the text then ends with what was yielded. Raises
         `UsageError` if there is no text at all, `TokenizerError` if it cannot be encoded.
         """
-        new = self._tokenizer.encode(text)
+        new = self._tokenizer.encode(text, follows=bool(self.ids))
         begin = len(self.ids)
         if begin + len(new) == 0:
             raise UsageError("there is no text yet to go on with; give some")
@@ -198,7 +198,7 @@ class Session:
         tokens, decode = self.ids[begin:], self._tokenizer.decode
         whole = next(n for n in range(len(tokens), -1, -1) if shown.startswith(decode(tokens[:n])))
         rest = shown[len(decode(tokens[:whole])) :]
-        self.ids[begin + whole :] = self._tokenizer.encode(rest)
+        self.ids[begin + whole :] = self._tokenizer.encode(rest, follows=True)
 
 
 def follow(text: str, line: str) -> str:

@@ -29,9 +29,11 @@ FILES = {**TEXTS, "model.safetensors": bytes(1000)}
 def test_tokenizer_json_goes_before_vocab_and_merges_and_what_adds_to_either_is_fetched() -> None:
     added = ["added_tokens.json", "tokenizer_config.json"]
     found = hub.required_files({*FILES, "tokenizer.json", *added}, REPO)
-    assert found == ["config.json", "tokenizer.json", *added, "model.safetensors"]
-    *others, weights = FILES
-    assert hub.required_files({*FILES, added[0]}, REPO) == [*others, added[0], weights]
+    assert found == ["config.json", *added, "tokenizer.json", "model.safetensors"]
+    config, *others = FILES
+    assert hub.required_files({*FILES, added[0]}, REPO) == [config, added[0], *others]
+    found = hub.required_files({*FILES, *added}, REPO, vocabulary_only=True)
+    assert found == ["config.json", *added, "vocab.json", "merges.txt"]
     assert hub.required_files({"config.json", "tokenizer.json", "model.safetensors"}, REPO) == [
         "config.json",
         "tokenizer.json",

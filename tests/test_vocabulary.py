@@ -213,13 +213,16 @@ def test_what_has_no_exact_ids_is_refused_by_name(
         Tokenizer.load(tmp_path)
 
 
-def test_tokens_put_before_every_text_are_refused(pair: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("template", [f"$A {EOT}", f"{EOT} $A {EOT}", f"$A {EOT} $A"])
+def test_tokens_put_behind_every_text_are_refused(
+    template: str, pair: Path, tmp_path: Path
+) -> None:
     made = reference(pair)
     made.post_processor = processors.TemplateProcessing(
-        single=f"{EOT} $A", pair=None, special_tokens=[(EOT, 0)]
+        single=template, pair=None, special_tokens=[(EOT, 0)]
     )
     made.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(TokenizerError, match=r"its post_processor \(TemplateProcessing\) adds"):
+    with pytest.raises(TokenizerError, match=r"its post_processor \(TemplateProcessing\) does"):
         Tokenizer.load(tmp_path)
 
 
@@ -235,8 +238,110 @@ def test_files_that_contradict_each_other_are_refused(
 ) -> None:
     shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).write_text(json.dumps(holds))
-    with pytest.raises(TokenizerError, match=rf"{name} gives '<\|endoftext\|>' the id 7, .* 0"):
+    with pytest.raises(
+        TokenizerError, match=rf"{name} gives '<\|endoftext\|>' the id 7, but "
+    ) as e:
         Tokenizer.load(tmp_path)
+    assert str(e.value).endswith("vocab.json gives it 0")
+
+
+def change(path: Path, **sections: Any) -> None:
+    """Rewrite parts of a tokenizer.json."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | sections))
+
+
+def token(text: str, token_id: int, **flags: bool) -> dict[str, Any]:
+    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return {"content": text, "id": token_id, **dict.fromkeys(names, False), **flags}
+
+
+def test_a_pair_that_contradicts_tokenizer_json_is_refused(pair: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tokenizer.json"
+    reference(pair).save(str(path))
+    assert Tokenizer.load(tmp_path) == Tokenizer.load(pair)
+    for name, old, new, says in [
+        (
+            "vocab.json",
+            '"!":1',
+            '"!":1000',
+            r"vocab.json gives '!' the id 1000, but .* gives it 1$",
+        ),
+        ("vocab.json", '"!":1', '"!":1,"zz":9000', "'zz' the id 9000, but .* does not know it"),
+        ("merges.txt", "\nh e", "\ne h", "merges.txt and .*tokenizer.json contradict each other"),
+    ]:
+        before = (tmp_path / name).read_text()
+        assert old in before
+        (tmp_path / name).write_text(before.replace(old, new, 1))
+        with pytest.raises(TokenizerError, match=says):
+            Tokenizer.load(tmp_path)
+        (tmp_path / name).write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("added", "says"),
+    [
+        ([token(EOT, 7)], r"gives '<\|endoftext\|>' the id 7, but .* gives it 0"),
+        ([token(USER, 7)], r"gives '<\|user\|>' the id 7, which .* has"),
+        ([token(USER, 300), token(USER, 301)], "the id 301, but .* gives it 300"),
+        ([token(USER, 300), token(START, 300)], r"the id 300, which '<\|user\|>' has"),
+        ([token(USER, -1)], "without a text and an id"),
+        ([token(USER, 300) | {"lstrip": "yes"}], "a flag of '<|user|>' is neither"),
+    ],
+)
+def test_added_tokens_that_contradict_their_own_file_are_refused(
+    added: list[dict[str, Any]], says: str, pair: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    reference(pair).save(str(path))
+    change(path, added_tokens=added)
+    with pytest.raises(TokenizerError, match=says):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("lstrip", [False, True])
+def test_an_added_token_keeps_the_id_of_its_file(lstrip: bool, pair: Path, tmp_path: Path) -> None:
+    """`tokenizers` numbers anew where ids have a gap."""
+    path = tmp_path / "tokenizer.json"
+    reference(pair).save(str(path))
+    change(path, added_tokens=[token(USER, 310, lstrip=lstrip)])
+    ours = Tokenizer.load(tmp_path)
+    assert ours.encode(f"x{USER}") == [*ours.encode("x"), 310]
+    assert ours.decode([310]) == USER
+    assert ours.size == 311
+
+
+def test_what_no_merge_makes_is_never_encoded_but_has_its_bytes(pair: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    reference(pair).save(str(path))
+    model = json.loads(path.read_text())["model"]
+    change(path, model=model | {"vocab": model["vocab"] | {"Ġzzq": 300, "a b": 301}})
+    ours, text = Tokenizer.load(tmp_path), "a zzq a b"
+    assert ours.encode(text) == Reference.from_file(str(path)).encode(text).ids
+    assert ours.decode_bytes([300, 301]) == b" zzqa b"
+    assert ours.token_bytes()[300:] == [b" zzq", b"a b"]
+
+
+def test_flags_of_an_added_token_are_read_where_added_tokens_json_has_only_ids(
+    pair: Path, tmp_path: Path
+) -> None:
+    from transformers import GPT2Tokenizer
+
+    saved_by_transformers_4(pair, tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(path.read_text().replace('"lstrip": false', '"lstrip": true'))
+    ours, text = Tokenizer.load(tmp_path), f"The  {START} quick"
+    assert ours.encode(text) == GPT2Tokenizer.from_pretrained(tmp_path)(text).input_ids
+    assert ours.encode(text).index(300) == len(ours.encode("The"))
+
+
+def test_a_long_added_token_costs_no_time(pair: Path, tmp_path: Path) -> None:
+    """To compare its every part with the others would take hours."""
+    made = reference(pair)
+    made.add_tokens([USER, "x" * 20_000])
+    made.save(str(tmp_path / "tokenizer.json"))
+    ours, text = Tokenizer.load(tmp_path), f"{USER}{'x' * 20_000}y"
+    assert ours.encode(text) == made.encode(text).ids
 
 
 @pytest.mark.parametrize(
@@ -252,16 +357,26 @@ def test_an_added_token_needs_a_text_and_an_id(entry: Any, pair: Path, tmp_path:
 @pytest.mark.parametrize("after", ["x", "\nx", "", " \n\t"])
 def test_a_long_run_of_whitespace_has_the_ids_of_the_reference(after: str, pair: Path) -> None:
     text = f"The{' ' * 700_000}{after} quick{EOT}{chr(10) * 400_000}{after}"
+    text += f"{' ' * 100_001}{EOT}{' ' * 100_001}\x1c{' ' * 100_001}\x1f"
     assert Tokenizer.load(pair).encode(text) == reference(pair).encode(text).ids
 
 
-@pytest.mark.parametrize("word", ["a", "7", "-"])
+@pytest.mark.parametrize("word", ["a", "7", "-", " ", "\n", "漢"])
 def test_a_word_without_end_is_refused_before_it_costs_memory(word: str, pair: Path) -> None:
     ours = Tokenizer.load(pair)
-    with pytest.raises(TokenizerError, match="a word of over 4,000,000 letters, digits or signs"):
-        ours.encode_pieces(["The ", word * LONGEST_WORD, word])
-    mixed = "ab12--" * (LONGEST_WORD // 5)  # no space either, but no long word
-    assert ours.decode(ours.encode(mixed)) == mixed
+    with pytest.raises(TokenizerError, match="over 1,000,000 letters, digits, signs or spaces"):
+        ours.encode_pieces(["The", word * LONGEST_WORD, word, "The"])
+    other = "1" if word.isalpha() else "The"
+    allowed = f"{other}{word * (LONGEST_WORD - 1)}{other}" + "ab12--" * (LONGEST_WORD // 5)
+    assert ours.decode(ours.encode(allowed)) == allowed
+
+
+def test_a_long_text_that_is_not_cut_into_words_is_refused(pair: Path, tmp_path: Path) -> None:
+    made = reference(pair)
+    made.pre_tokenizer = byte_level(use_regex=False)
+    made.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match="this vocabulary does not cut it into words"):
+        Tokenizer.load(tmp_path).encode("a b" * LONGEST_WORD)
 
 
 def test_the_command_says_what_is_not_supported(
