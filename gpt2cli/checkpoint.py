@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from gpt2cli import layout
 from gpt2cli.arrays import NDArray
-from gpt2cli.config import ModelConfig, read_hub_config, shown, to_hub_config
+from gpt2cli.config import ModelConfig, is_tied, read_hub_config, shown, to_hub_config
 from gpt2cli.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -263,6 +263,8 @@ def _settle_qkv_bias(config: ModelConfig, tensors: dict[str, StoredTensor]) -> M
 def _settle_head(tensors: dict[str, StoredTensor], directory: Path) -> None:
     """Drop a head that is the token embedding again. Raises `WeightsError` for another."""
     head, embedding = tensors.pop(HEAD, None), tensors.get("wte.weight")
+    if head is None and not is_tied(directory / layout.CONFIG):
+        raise WeightsError(f"{directory} has no {HEAD}, although its config is of a model with one")
     if head is None or embedding is None:
         return
     if not _is_same(head, embedding):

@@ -405,7 +405,7 @@ _HUB_FIXED: dict[str, tuple[object, ...]] = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
+    "tie_word_embeddings": (True, False),  # see `is_tied`
 }
 
 
@@ -415,14 +415,7 @@ def read_hub_config(path: Path) -> ModelConfig:
     Raises `ConfigError` when the file is not GPT-2's or asks for a variation that
     would change the computation.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a JSON object")
+    data = _read_json(path)
     for key, allowed in _HUB_FIXED.items():
         if key in data and data[key] not in allowed:
             raise ConfigError(
@@ -437,6 +430,26 @@ def read_hub_config(path: Path) -> ModelConfig:
     if (inner := data.get("n_inner")) not in (None, 4 * config.emb_dim):
         raise ConfigError(f"{path}: n_inner is {shown(inner)}; GPT-2 has 4 × n_embd")
     return config
+
+
+def is_tied(path: Path) -> bool:
+    """Whether a `config.json` leaves the head out of the weights, as GPT-2's do.
+
+    If not, they hold it, and only they tell whether it is the token embedding again.
+    """
+    return bool(_read_json(path).get("tie_word_embeddings", True))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold a JSON object")
+    return data
 
 
 def to_hub_config(config: ModelConfig, eos_token_id: int, dtype: str) -> dict[str, object]:

@@ -243,6 +243,22 @@ def test_a_head_of_its_own_is_refused(directory: Path) -> None:
         checkpoint.load(directory)
 
 
+def test_a_config_with_a_head_is_fine_where_that_is_the_embedding_again(directory: Path) -> None:
+    expected = checkpoint.load(directory)(X)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(WeightsError, match=r"has no lm_head\.weight, although its config is of a"):
+        checkpoint.load(directory)
+    embedding = load_file(directory / "model.safetensors")["transformer.wte.weight"]
+    rewrite(directory, {"lm_head.weight": embedding.clone()})
+    theirs = GPT2LMHeadModel.from_pretrained(directory).eval()
+    assert torch.equal(checkpoint.load(directory)(X), expected)
+    assert torch.allclose(theirs(X).logits, expected, atol=1e-5)
+    rewrite(directory, {"lm_head.weight": embedding.roll(1, 0).contiguous()})
+    with pytest.raises(WeightsError, match=r"a head of its own"):
+        checkpoint.load(directory)
+
+
 @pytest.mark.parametrize(
     "name",
     [5, None, [], {}, "../model.safetensors", "/etc/passwd", "a/b.safetensors", "\ud800", ""],
