@@ -36,6 +36,7 @@ _SMALL = 64 * 2**20  # bytes; no file but weights needs as many
 _LARGE = 50 * 10**9  # bytes of weights; huggingface_hub fetches no larger file over HTTP
 _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _ETAG = re.compile(r"[0-9A-Za-z_-]{1,128}")  # a hash, as a rule: it becomes a file's name
+_ATTEMPTS = 10  # at a file that the hub cannot send from the middle
 _NO_NETWORK_NEEDED = "use --model bard, which is bundled and needs no network"
 
 
@@ -181,12 +182,21 @@ def _link(blob: Path, place: Path) -> None:
 class _Sink(io.BufferedWriter):
     """A file open for appending, that reports its length in bytes after every write.
 
-    Raises `DownloadError`, and is emptied, when it would have more than `most`.
+    Raises `DownloadError`, and is emptied, when it would have more than `most`, or begins anew
+    for the last of `_ATTEMPTS` times.
     """
 
     def __init__(self, path: Path, most: int, report: Callable[[int], None]) -> None:
         super().__init__(io.FileIO(path, "ab"))
-        self._most, self._report = most, report
+        self._most, self._report, self._begun = most, report, 0
+
+    def truncate(self, pos: int | None = None, /) -> int:
+        self._begun += 1
+        if self._begun > _ATTEMPTS:
+            raise DownloadError(
+                "the hub sends a file from its beginning again and again; try again later"
+            )
+        return super().truncate(pos)
 
     def write(self, data: ReadableBuffer, /) -> int:
         if self.tell() + memoryview(data).nbytes > self._most:

@@ -61,6 +61,16 @@ def test_a_file_stops_at_the_size_that_was_announced(
     assert result.cached is None
 
 
+def test_a_hub_that_always_begins_anew_and_never_ends_is_given_up(
+    server: HubServer, machine: Machine
+) -> None:
+    server.ignore_range = True
+    server.cut(1_000_000)
+    result = machine.download()
+    assert result.error == "DownloadError"
+    assert "from its beginning again and again" in result.message
+
+
 def test_a_small_file_without_a_size_is_bounded(server: HubServer, machine: Machine) -> None:
     server.headers = {"X-Linked-Size": str(10**9)}
     result = machine.download()
