@@ -33,6 +33,11 @@ _LARGEST = {
     "emb_dim": 10**6,
     "n_heads": 10**6,
     "n_layers": 10**4,
+    "steps": 10**9,
+    "batch_size": 10**9,
+    "eval_interval": 10**9,
+    "warmup_steps": 10**9,
+    "seed": 2**63 - 1,
 }
 _LONGEST = 2**16  # bytes of YAML: a model takes some hundred, and numbers can be as long
 _short = reprlib.Repr()
@@ -48,6 +53,11 @@ def shown(value: object) -> str:
 def _require(condition: bool, key: str, value: object, rule: str) -> None:
     if not condition:
         raise ConfigError(f"{key} must be {rule}, not {shown(value)}", key)
+
+
+def _require_size(key: str, value: int, least: int) -> None:
+    _require(value >= least, key, value, f"at least {least}")
+    _require(value <= _LARGEST[key], key, value, f"at most {_LARGEST[key]:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +77,8 @@ class ModelConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        for key, largest in _LARGEST.items():
-            value = getattr(self, key)
-            _require(value >= 1, key, value, "at least 1")
-            _require(value <= largest, key, value, f"at most {largest:,}")
+        for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            _require_size(key, getattr(self, key), 1)
         _require(
             self.emb_dim % self.n_heads == 0,
             "emb_dim",
@@ -176,10 +184,12 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "eval_interval"):
-            _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+            _require_size(key, getattr(self, key), 1)
+        for key in ("warmup_steps", "seed"):
+            _require_size(key, getattr(self, key), 0)
         for key in ("learning_rate", "grad_clip"):
             _require(0 < getattr(self, key) < math.inf, key, getattr(self, key), "above 0")
-        for key in ("min_learning_rate", "warmup_steps", "weight_decay", "seed"):
+        for key in ("min_learning_rate", "weight_decay"):
             _require(getattr(self, key) >= 0, key, getattr(self, key), "at least 0")
         for key in ("beta1", "beta2"):
             _require(0 <= getattr(self, key) < 1, key, getattr(self, key), "in [0, 1)")

@@ -591,6 +591,14 @@ def test_a_size_that_no_model_has_is_refused(tmp_path: Path, key: str, size: str
     assert len(str(error.value)) < 200
 
 
+@pytest.mark.parametrize("key", ["steps", "batch_size", "eval_interval", "warmup_steps", "seed"])
+@pytest.mark.parametrize("size", ["99999999999999999999", "0x" + "f" * 1000])
+def test_a_number_that_no_training_has_is_refused(tmp_path: Path, key: str, size: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} must be at most [\d,]+, not \d") as error:
+        spec_of(tmp_path, f"{GIVEN}training: {{{key}: {size}}}".encode())
+    assert len(str(error.value)) < 200
+
+
 @pytest.mark.parametrize("size", [10**6, 10**30, 10**400])
 def test_a_config_json_with_layers_without_end_is_refused(tmp_path: Path, size: int) -> None:
     sizes = {"vocab_size": 8, "n_positions": 8, "n_embd": 8, "n_head": 2, "n_layer": size}
