@@ -184,7 +184,9 @@ def read(directory: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     stored: dict[str, StoredTensor] = {}
     for path in weight_files(directory):
         for key, tensor in _read_file(path).items():
-            stored[key.removeprefix(PREFIX)] = tensor
+            if (name := key.removeprefix(PREFIX)) in stored:
+                raise WeightsError(f"{path} holds {name} a second time")
+            stored[name] = tensor
     config = _settle_qkv_bias(config, stored)
     _settle_head(stored, directory)
     shapes = parameter_shapes(config)

@@ -97,6 +97,13 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(directory: Path
     assert "wpe.weight is (16, 24) instead of (32, 24)" in message
 
 
+def test_a_tensor_that_is_there_twice_is_refused(directory: Path) -> None:
+    """With the prefix and without it: nothing says which one is meant."""
+    rewrite(directory, {"wpe.weight": torch.zeros(32, 24)})
+    with pytest.raises(WeightsError, match=r"holds wpe\.weight a second time"):
+        checkpoint.load(directory)
+
+
 def test_matrices_stored_the_other_way_round_are_refused(directory: Path) -> None:
     up = load_file(directory / "model.safetensors")["transformer.h.0.mlp.c_fc.weight"]
     rewrite(directory, {"transformer.h.0.mlp.c_fc.weight": up.T.contiguous()})
