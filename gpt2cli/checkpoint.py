@@ -328,10 +328,10 @@ def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> 
             tensors[f"h.{i}{QKV_BIAS}"] = torch.zeros(3 * model.config.emb_dim, dtype=dtype)
     directory.mkdir(parents=True, exist_ok=True)
     named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_safetensors(named, directory / layout.WEIGHTS, {"format": "pt"})
     config = to_hub_config(model.config, end_of_text, str(dtype).removeprefix("torch."))
-    with atomic(directory / layout.CONFIG) as path:
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # Weights come last: with them the directory is a model.
+    write_text(json.dumps(config, indent=2) + "\n", directory / layout.CONFIG)
+    write_safetensors(named, directory / layout.WEIGHTS, {"format": "pt"})
 
 
 @contextmanager
@@ -379,17 +379,40 @@ def _is_running(process: int) -> bool:
     return psutil.pid_exists(process)
 
 
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """`atomic` for the files of a checkpoint. Raises `WeightsError` where writing fails."""
+    try:
+        with atomic(path) as temporary:
+            yield temporary
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"cannot write {path} ({reason}); what was there is kept") from None
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write one text file, atomically. Raises `WeightsError` where that fails."""
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
 def write_safetensors(
     tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
 ) -> None:
     """Write one safetensors file, atomically. Raises `WeightsError` where that fails."""
     from safetensors.torch import save_file
 
+    with _replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What stands in the header of a safetensors file. Raises `WeightsError` if it is damaged."""
     try:
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata)
+        with safe_open(path, framework="np") as opened:
+            return dict(opened.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"cannot write {path} ({error}); what was there is kept") from None
+        raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -129,17 +129,19 @@ def sampling_bytes(config: ModelConfig, samples: int) -> int:
     return samples * config.vocab_size * 6 * 8
 
 
-def training_bytes(config: ModelConfig, batch_size: int = 1) -> int:
-    """Bytes to train in fp32 with AdamW on sequences of the whole context.
+def training_bytes(config: ModelConfig, batch_size: int = 1, dtype: str = "float32") -> int:
+    """Bytes to train with AdamW on sequences of the whole context.
 
     Weights, gradients and two moments are 16 bytes a parameter. A layer keeps 16 · T · C
     activations where attention is fused, and two dropout masks, which PyTorch stores in
     fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34
-    bytes in half precision. Logits and log-probabilities have a gradient each.
+    bytes in half precision. Logits and log-probabilities have a gradient each. With
+    bfloat16 weights stay in fp32, and at the least activations take half.
     """
     T, C = config.context_length, config.emb_dim
     activations = (16 + 2) * T * C * config.n_layers + 4 * T * config.vocab_size
-    return 4 * _FP32 * total_parameters(config) + _FP32 * batch_size * activations
+    width = _FP32 if dtype == "float32" else _FP32 // 2
+    return 4 * _FP32 * total_parameters(config) + width * batch_size * activations
 
 
 def flops_per_token(config: ModelConfig, context: int = 0) -> int:

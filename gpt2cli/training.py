@@ -13,12 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2cli import checkpoint, layout
-from gpt2cli.config import END_OF_TEXT, ModelConfig, Spec, TrainingConfig
-from gpt2cli.device import Placement
-from gpt2cli.errors import UsageError, WeightsError
+from gpt2cli import checkpoint, estimate, layout, machine, run_directory
+from gpt2cli.config import END_OF_TEXT, ModelConfig, TrainingConfig
+from gpt2cli.errors import GPT2CLIError, UsageError, WeightsError
 from gpt2cli.model import GPT2
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.run_directory import STATE_FILE, Plan, Position
+from gpt2cli.tokenizer import Tokenizer, byte_alphabet
 
-STATE_FILE = "training_state.safetensors"
+SMALLEST_VOCABULARY = 257  # the bytes and end-of-text
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,77 +73,134 @@ def split_text(text: str, val_fraction: float) -> tuple[str, str]:
     return data[:cut].decode("utf-8"), data[cut:].decode("utf-8")
 
 
-def open_run(
-    spec: Spec,
-    text: str,
-    directory: Path,
-    *,
-    resume: bool = False,
-    placement: Placement,
-    save_dtype: torch.dtype = torch.float32,
-) -> Trainer:
-    """Prepare a run in `directory`: learn the vocabulary and encode the text, or pick it up.
+def digest_of(train: str, val: str) -> str:
+    """Identifies a text and how it is split."""
+    return hashlib.sha256(f"{train}\0{val}".encode()).hexdigest()
 
-    Raises `UsageError` where a model would be overwritten, or the text is too short, and
-    `WeightsError` where there is nothing to resume.
+
+@contextmanager
+def open_run(
+    plan: Plan, text: str, directory: Path, *, device: str = "cpu", resume: bool = False
+) -> Iterator[Trainer]:
+    """Prepare a run in `directory`, or pick one up, and keep others out of it meanwhile.
+
+    A new run learns its vocabulary here, and writes nothing before it has something to keep.
+    Raises `UsageError` where a model would be overwritten, the text is too short or another,
+    a setting has changed or memory does not suffice, and `WeightsError` where there is nothing
+    to resume.
     """
-    state = directory / STATE_FILE
-    if resume and not state.is_file():
-        raise WeightsError(f"nothing to resume: there is no {state}")
+    train, val = split_text(text, plan.training.val_fraction)
+    # No token is shorter than a byte, but for the one before the validation text.
+    check_length(len(train.encode()), len(val.encode()) + 1, plan.model, "bytes")
+    check_memory(replace(plan.model, vocab_size=SMALLEST_VOCABULARY), plan, device)
     if resume:
-        tokenizer = Tokenizer.load(directory)
-    elif (directory / layout.WEIGHTS).exists() or state.exists():
-        raise UsageError(f"{directory} already holds a model; add --resume or choose another --out")
-    train, val = split_text(text, spec.training.val_fraction)
-    if not resume:
-        directory.mkdir(parents=True, exist_ok=True)
-        tokenizer = train_vocabulary(train, spec.model.vocab_size, directory)
-    trainer = Trainer(
-        replace(spec.model, vocab_size=tokenizer.size),
-        spec.training,
-        encode_corpus(tokenizer, train, val),
-        directory,
-        end_of_text=tokenizer.end_of_text or 0,
-        device=placement.device,
-        autocast=placement.dtype == "bfloat16",
-        save_dtype=save_dtype,
-    )
-    if resume:
-        trainer.load_state()
+        run_directory.read_position(directory)
+    with run_directory.locked(directory):
+        if resume:
+            yield _resumed(plan, train, val, directory, device)
+        else:
+            run_directory.check_directory(directory)
+            tokenizer, files = learn_vocabulary(train, plan.model.vocab_size)
+            corpus = encode_corpus(tokenizer, train, val)
+            yield Trainer(plan, corpus, directory, tokenizer, device=device, unwritten=files)
+
+
+def _resumed(plan: Plan, train: str, val: str, directory: Path, device: str) -> Trainer:
+    position = run_directory.read_position(directory)
+    position.check_goes_on_as(plan)
+    if digest_of(train, val) != position.digest:
+        raise UsageError(
+            f"the text is not the one that the run in {directory} began with; resume with that, "
+            "or train anew in another directory"
+        )
+    tokenizer = Tokenizer.load(directory)
+    corpus = encode_corpus(tokenizer, train, val)
+    trainer = Trainer(plan, corpus, directory, tokenizer, device=device)
+    trainer.load_state(position)
     return trainer
 
 
-def train_vocabulary(text: str, vocab_size: int, directory: Path) -> Tokenizer:
-    """Learn a byte-level BPE and write it as `vocab.json` and `merges.txt`.
+def check_length(train: int, val: int, config: ModelConfig, unit: str = "tokens") -> None:
+    """Refuse a text with too few tokens, or bytes, for one window. Raises `UsageError`."""
+    for name, length in (("training", train), ("validation", val)):
+        if length < config.context_length + 2:
+            raise UsageError(
+                f"the {name} text has only {length} {unit}; a context of "
+                f"{config.context_length} needs more. Use a longer text or a shorter context"
+            )
+
+
+def check_memory(config: ModelConfig, plan: Plan, device: str) -> None:
+    """Refuse a run that cannot fit. Raises `UsageError`."""
+    batch_size, context = plan.training.batch_size, config.context_length
+    needed = estimate.training_bytes(config, batch_size, plan.dtype)
+    on_gpu = device.startswith("cuda")
+    available = machine.detect().memory_available if on_gpu else machine.memory()[1]
+    # Gradients come as activations go: 124M in fp32 was measured at 0.95 of the estimate.
+    if 0.9 * needed > available:
+        raise UsageError(
+            f"batch_size {batch_size} with a context of {context} tokens needs "
+            f"{needed / 1e9:,.1f} GB of memory and {available / 1e9:,.1f} GB are free; choose a "
+            "smaller batch, context or model",
+            "batch_size",
+        )
+
+
+def learn_vocabulary(text: str, vocab_size: int) -> tuple[Tokenizer, dict[str, str]]:
+    """Learn a byte-level BPE; with it come its files by name, `vocab.json` and `merges.txt`.
 
     A short text may not have enough pairs to fill `vocab_size`. Raises `UsageError` when
     `vocab_size` does not even hold the 256 bytes and the end-of-text token.
     """
     from tokenizers import ByteLevelBPETokenizer
 
-    if vocab_size < 257:
-        raise UsageError(f"vocab_size must be at least 257 (256 bytes and {END_OF_TEXT})")
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UsageError(
+            f"vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and {END_OF_TEXT})"
+        )
+    # Every merge joins what the text has; the library makes room for all that it is asked for.
+    most = SMALLEST_VOCABULARY + len(text.encode())
     trainer = ByteLevelBPETokenizer()
     trainer.train_from_iterator(
-        [text], vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False
+        [text],
+        vocab_size=min(vocab_size, most),
+        special_tokens=[END_OF_TEXT],
+        show_progress=False,
     )
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        trainer.save_model(temporary)
-        for name in layout.VOCABULARY:
-            os.replace(Path(temporary) / name, directory / name)
-    return Tokenizer.load(directory)
+    learned = json.loads(trainer.to_str())["model"]
+    ids: dict[str, int] = learned["vocab"]
+    merges = "".join(f"{left} {right}\n" for left, right in learned["merges"])
+    end_of_text = {END_OF_TEXT: ids[END_OF_TEXT]}
+    alphabet = byte_alphabet()
+    ranks = {
+        bytes(alphabet[c] for c in token): i for token, i in ids.items() if token != END_OF_TEXT
+    }
+    contents = (json.dumps(ids, ensure_ascii=False), f"#version: 0.2\n{merges}")
+    return Tokenizer(ranks, end_of_text), dict(zip(layout.VOCABULARY, contents, strict=True))
+
+
+def write_vocabulary(files: Mapping[str, str], directory: Path) -> None:
+    """Write what `learn_vocabulary` gave. Raises `WeightsError` where that fails."""
+    for name, content in files.items():
+        checkpoint.write_text(content, directory / name)
+
+
+def train_vocabulary(text: str, vocab_size: int, directory: Path) -> Tokenizer:
+    """Learn a vocabulary and write it."""
+    tokenizer, files = learn_vocabulary(text, vocab_size)
+    write_vocabulary(files, directory)
+    return tokenizer
 
 
 def encode_corpus(tokenizer: Tokenizer, train: str, val: str) -> Corpus:
     """Tokenise both parts of a text."""
     train_ids = tokenizer.encode(train)
     val_ids = tokenizer.encode(val)
-    digest = hashlib.sha256(f"{train}\0{val}".encode()).hexdigest()
     return Corpus(
         train=torch.tensor(train_ids, dtype=torch.long),
         val=torch.tensor(train_ids[-1:] + val_ids, dtype=torch.long),
         val_bytes=len(val.encode("utf-8")),
-        digest=digest,
+        digest=digest_of(train, val),
     )
 
 
@@ -206,42 +261,42 @@ class Trainer:
 
     def __init__(
         self,
-        config: ModelConfig,
-        settings: TrainingConfig,
+        plan: Plan,
         corpus: Corpus,
         directory: Path,
+        tokenizer: Tokenizer,
         *,
-        end_of_text: int,
-        device: torch.device | str = "cpu",
-        autocast: bool = False,
-        save_dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        unwritten: Mapping[str, str] | None = None,
     ) -> None:
-        for name, ids in (("training", corpus.train), ("validation", corpus.val)):
-            if len(ids) < config.context_length + 2:
-                raise UsageError(
-                    f"the {name} text has only {len(ids)} tokens; a context of "
-                    f"{config.context_length} needs more. Use a longer text or a shorter context"
-                )
-        self.config, self.settings, self.corpus = config, settings, corpus
-        self.directory, self.end_of_text, self.save_dtype = directory, end_of_text, save_dtype
+        """`unwritten` are files that go into the directory with the first thing saved."""
+        self.config = replace(plan.model, vocab_size=tokenizer.size)
+        check_length(len(corpus.train), len(corpus.val), self.config)
+        check_memory(self.config, plan, device)
+        self.plan, self.settings, self.corpus = plan, plan.training, corpus
+        self.directory, self.end_of_text = directory, tokenizer.end_of_text or 0
         self.device = torch.device(device)
-        self.autocast = autocast
-        generator = torch.Generator().manual_seed(settings.seed)
-        self.model = GPT2(config).init_weights(generator).to(self.device)
-        self.optimizer = make_optimizer(self.model, settings)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        self.model = GPT2(self.config).init_weights(generator).to(self.device)
+        self.optimizer = make_optimizer(self.model, self.settings)
         self.step = 0
         self.best_val_loss = math.inf
+        self._unwritten = dict(unwritten or {})
+        self._saved_step: int | None = None
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train until `settings.steps`, yielding a `Report` a step.
 
-        `should_stop` is asked between steps; the state is saved either way.
+        `should_stop` is asked between steps; the state is saved either way. Raises
+        `GPT2CLIError` as soon as a number is not finite, before that has reached a file.
         """
         self.model.train()
         while self.step < self.settings.steps and not should_stop():
             started = time.perf_counter()
             loss = self._optimise()
             self.step += 1
+            if not math.isfinite(loss):
+                raise self._diverged()
             tokens = self.settings.batch_size * self.config.context_length
             speed = tokens / (time.perf_counter() - started)
             rate = self.optimizer.param_groups[0]["lr"]
@@ -250,7 +305,8 @@ class Trainer:
                 yield self._validate(loss, rate, speed)
             else:
                 yield Report(self.step, loss, rate, speed)
-        self.save_state()
+        if self.step != self._saved_step:
+            self._save()
 
     def _optimise(self) -> float:
         for group in self.optimizer.param_groups:
@@ -276,50 +332,68 @@ class Trainer:
         return torch.stack([self.corpus.train[s : s + T + 1] for s in starts.tolist()])
 
     def _precision(self) -> AbstractContextManager[object]:
-        if not self.autocast:
+        if self.plan.dtype != "bfloat16":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def _validate(self, loss: float, rate: float, speed: float) -> Report:
-        val_loss = evaluate(self.model, self.corpus.val)
+        # Not more at once than a training step has room for.
+        val_loss = evaluate(self.model, self.corpus.val, min(32, self.settings.batch_size))
+        if not math.isfinite(val_loss):
+            raise self._diverged()
         best = val_loss < self.best_val_loss
-        if best:
-            self.best_val_loss = val_loss
-            checkpoint.save(self.model, self.directory, self.end_of_text, self.save_dtype)
-        self.save_state()
+        self.best_val_loss = min(val_loss, self.best_val_loss)
+        self._save(best)
         bits = val_loss * (len(self.corpus.val) - 1) / math.log(2) / self.corpus.val_bytes
         return Report(self.step, loss, rate, speed, val_loss, bits, best)
 
-    def _identity(self) -> str:
-        """What must be the same for a resumed run to be the same run."""
-        return json.dumps([asdict(self.config), asdict(self.settings), self.corpus.digest])
+    def _diverged(self) -> GPT2CLIError:
+        """What to raise where numbers are not finite any more."""
+        if self._saved_step is None:
+            kept, remedy = "nothing was saved", "try a lower learning_rate"
+        else:
+            model = "the best model and " if math.isfinite(self.best_val_loss) else ""
+            kept = f"{self.directory} keeps {model}the state of step {self._saved_step}"
+            remedy = "train anew in another directory with a lower learning_rate"
+        return GPT2CLIError(
+            f"training diverged: the loss is not finite at step {self.step}; {kept}; {remedy}",
+            "learning_rate",
+        )
 
-    def save_state(self) -> None:
-        """Write weights, moments and position, all in one file, atomically."""
+    def _save(self, best: bool = False) -> None:
+        """Write the state, and before it the model if it is the `best`.
+
+        In this order whatever a kill leaves can be resumed, for it repeats what is missing.
+        """
+        tensors = self._state()
+        # A loss is from before its step's update, so it does not vouch for what that made.
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise self._diverged()
+        write_vocabulary(self._unwritten, self.directory)
+        self._unwritten = {}
+        if best:
+            save_dtype = getattr(torch, self.plan.save_dtype)
+            checkpoint.save(self.model, self.directory, self.end_of_text, save_dtype)
+        position = Position(self.plan, self.corpus.digest, self.step, self.best_val_loss)
+        checkpoint.write_safetensors(tensors, self.directory / STATE_FILE, position.metadata())
+        self._saved_step = self.step
+
+    def _state(self) -> dict[str, Tensor]:
+        """Weights and moments by name."""
         tensors = {}
         for name, p in self.model.named_parameters():
             tensors[f"weight.{name}"] = p.detach()
             for key, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"{key}.{name}"] = value
-        metadata = {
-            "step": str(self.step),
-            "best_val_loss": self.best_val_loss.hex(),
-            "identity": self._identity(),
-        }
-        checkpoint.write_safetensors(tensors, self.directory / STATE_FILE, metadata)
+        return tensors
 
-    def load_state(self) -> None:
-        """Continue where `save_state` left off.
-
-        Raises `WeightsError` for a damaged state, `UsageError` if it is of another run.
-        """
+    def load_state(self, position: Position) -> None:
+        """Continue where a run was saved. Raises `WeightsError` for a damaged state."""
         path = self.directory / STATE_FILE
-        tensors, metadata = checkpoint.read_safetensors(path)
-        if metadata.get("identity") != self._identity():
-            raise UsageError(
-                f"{path} is from a run with another config, setting or text; "
-                "repeat its command exactly, adding only --resume"
-            )
+        tensors, _ = checkpoint.read_safetensors(path)
+        wanted = {f"weight.{name}": p for name, p in self.model.named_parameters()}
+        if any(n not in tensors or tensors[n].shape != p.shape for n, p in wanted.items()):
+            raise WeightsError(f"{path} is damaged; it does not hold this model")
         for name, p in self.model.named_parameters():
             p.data.copy_(tensors[f"weight.{name}"])
             if f"step.{name}" in tensors:
@@ -327,5 +401,5 @@ class Trainer:
                     key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else self.device)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
-        self.step = int(metadata["step"])
-        self.best_val_loss = float.fromhex(metadata["best_val_loss"])
+        self.step = self._saved_step = position.step
+        self.best_val_loss = position.best_val_loss

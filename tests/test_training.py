@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import math
-from dataclasses import replace
+import os
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,26 +17,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
-from gpt2cli import checkpoint, training
-from gpt2cli.config import ModelConfig, Spec, TrainingConfig
-from gpt2cli.device import place
-from gpt2cli.errors import UsageError, WeightsError
+from gpt2cli import checkpoint, estimate, machine, training
+from gpt2cli.config import ModelConfig, TrainingConfig
+from gpt2cli.errors import GPT2CLIError, UsageError, WeightsError
+from gpt2cli.run_directory import STATE_FILE, Plan, read_position
 from gpt2cli.tokenizer import Tokenizer
 
-SPEC = Spec(
-    name="test",
-    model=ModelConfig(300, 16, emb_dim=24, n_heads=2, n_layers=2, drop_rate=0.1, qkv_bias=False),
-    training=TrainingConfig(
-        steps=12, batch_size=4, learning_rate=1e-2, warmup_steps=2, eval_interval=5
-    ),
+PLAN = Plan(
+    ModelConfig(300, 16, emb_dim=24, n_heads=2, n_layers=2, drop_rate=0.1, qkv_bias=False),
+    TrainingConfig(steps=12, batch_size=4, learning_rate=1e-2, warmup_steps=2, eval_interval=5),
 )
 
 
+def with_settings(**settings: float) -> Plan:
+    """`PLAN` with other settings of training."""
+    return replace(PLAN, training=replace(PLAN.training, **settings))
+
+
 def open_run(
-    directory: Path, spec: Spec = SPEC, text: str = TEXT, resume: bool = False
-) -> training.Trainer:
-    placement = place("cpu", "float32")
-    return training.open_run(spec, text, directory, resume=resume, placement=placement)
+    directory: Path, plan: Plan = PLAN, text: str = TEXT, resume: bool = False
+) -> AbstractContextManager[training.Trainer]:
+    return training.open_run(plan, text, directory, resume=resume)
+
+
+def train(
+    directory: Path,
+    plan: Plan = PLAN,
+    text: str = TEXT,
+    resume: bool = False,
+    stop_after: int = 10**9,
+) -> tuple[training.Trainer, list[training.Report]]:
+    """A run and all that it reported, to its end or a step."""
+    with open_run(directory, plan, text, resume) as run:
+        return run, list(run.run(should_stop=lambda: run.step >= stop_after))
 
 
 @given(text=st.text(min_size=1), fraction=st.floats(0.01, 0.99))
@@ -55,8 +72,8 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
 
 
 def test_only_matrices_decay() -> None:
-    model = random_model(SPEC.model)
-    groups = training.make_optimizer(model, SPEC.training).param_groups
+    model = random_model(PLAN.model)
+    groups = training.make_optimizer(model, PLAN.training).param_groups
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     for name, p in model.named_parameters():
         assert (id(p) in decayed) == (p.dim() == 2), name
@@ -66,7 +83,7 @@ def test_only_matrices_decay() -> None:
 @pytest.mark.parametrize("length", [18, 33, 100])
 def test_evaluation_predicts_every_token_once(length: int) -> None:
     """Against transformers, window by window."""
-    model = random_model(SPEC.model)
+    model = random_model(PLAN.model)
     ids = torch.randint(0, 300, (length,))
     total = 0.0
     for start in range(0, length - 1, 16):
@@ -77,8 +94,7 @@ def test_evaluation_predicts_every_token_once(length: int) -> None:
 
 
 def test_a_run_learns_reports_and_leaves_a_model(tmp_path: Path) -> None:
-    run = open_run(tmp_path)
-    reports = list(run.run())
+    run, reports = train(tmp_path)
     assert [r.step for r in reports] == list(range(1, 13))
     assert reports[-1].loss < reports[0].loss
     assert [r.step for r in reports if r.val_loss is not None] == [5, 10, 12]
@@ -95,7 +111,7 @@ def test_a_run_learns_reports_and_leaves_a_model(tmp_path: Path) -> None:
 def test_the_directory_loads_in_transformers_with_the_same_tokens_and_logits(
     tmp_path: Path,
 ) -> None:
-    list(open_run(tmp_path).run())
+    train(tmp_path)
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     tokenizer = GPT2TokenizerFast.from_pretrained(tmp_path)
     text = "ROMEO: what light<|endoftext|>Juliet"
@@ -108,56 +124,196 @@ def test_the_directory_loads_in_transformers_with_the_same_tokens_and_logits(
 
 @pytest.mark.parametrize("stop_after", [3, 5])
 def test_resuming_equals_never_having_stopped(tmp_path: Path, stop_after: int) -> None:
-    whole = open_run(tmp_path / "whole")
-    expected = [(r.loss, r.val_loss) for r in whole.run()]
+    whole, reports = train(tmp_path / "whole")
+    expected = [(r.loss, r.val_loss) for r in reports]
 
-    first = open_run(tmp_path / "parts")
-    got = [(r.loss, r.val_loss) for r in first.run(should_stop=lambda: first.step >= stop_after)]
-    assert len(got) == stop_after
-    second = open_run(tmp_path / "parts", resume=True)
-    got += [(r.loss, r.val_loss) for r in second.run()]
+    _, first = train(tmp_path / "parts", stop_after=stop_after)
+    assert len(first) == stop_after
+    second, rest = train(tmp_path / "parts", resume=True)
 
-    assert got == expected
+    assert [(r.loss, r.val_loss) for r in first + rest] == expected
     for name, p in whole.model.named_parameters():
         assert torch.equal(p, second.model.get_parameter(name)), name
     files = [d / "model.safetensors" for d in (tmp_path / "whole", tmp_path / "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_resuming_something_else_is_refused(tmp_path: Path) -> None:
-    first = open_run(tmp_path)
-    list(first.run(should_stop=lambda: first.step >= 1))
-    faster = replace(SPEC, training=replace(SPEC.training, learning_rate=0.5))
-    with pytest.raises(UsageError, match="another config"):
-        open_run(tmp_path, spec=faster, resume=True)
-    with pytest.raises(UsageError, match="another config"):
-        open_run(tmp_path, text=TEXT + "More.", resume=True)
+def test_more_steps_are_another_cosine_from_where_the_run_is(tmp_path: Path) -> None:
+    train(tmp_path)
+    run, reports = train(tmp_path, with_settings(steps=20), resume=True)
+    assert [r.step for r in reports] == list(range(13, 21))
+    rates = [training.learning_rate(step, with_settings(steps=20).training) for step in range(20)]
+    assert [r.learning_rate for r in reports] == rates[12:]
+    assert read_position(tmp_path).plan == run.plan
+    with pytest.raises(UsageError, match="steps must be at least the 20 that are done"):
+        train(tmp_path, with_settings(steps=19), resume=True)
+
+
+def test_resuming_something_else_is_refused_and_named(tmp_path: Path) -> None:
+    train(tmp_path, stop_after=1)
+    for changed, name in (
+        (with_settings(learning_rate=0.5), "learning_rate was 0.01 .* 0.5"),
+        (with_settings(seed=3), "seed was 0 .* 3"),
+        (replace(PLAN, model=replace(PLAN.model, vocab_size=301)), "vocab_size was 300 .* 301"),
+        (replace(PLAN, dtype="bfloat16"), "dtype was float32 .* bfloat16"),
+    ):
+        with pytest.raises(UsageError, match=name):
+            train(tmp_path, changed, resume=True)
+    with pytest.raises(UsageError, match="the text is not the one"):
+        train(tmp_path, text=TEXT + "More.", resume=True)
+
+
+def test_a_state_of_an_older_version_resumes_with_the_whole_plan(tmp_path: Path) -> None:
+    """It noted the vocabulary's real size, and no precisions."""
+    wanted = replace(PLAN, model=replace(PLAN.model, vocab_size=5000))
+    run, _ = train(tmp_path, wanted, stop_after=3)
+    path = tmp_path / STATE_FILE
+    tensors, metadata = checkpoint.read_safetensors(path)
+    old = [asdict(run.config), asdict(run.settings), metadata["digest"]]
+    metadata = {"identity": json.dumps(old)} | {k: metadata[k] for k in ("step", "best_val_loss")}
+    checkpoint.write_safetensors({k: t.clone() for k, t in tensors.items()}, path, metadata)
+    with pytest.raises(UsageError, match="seed was 0"):
+        train(tmp_path, replace(wanted, training=with_settings(seed=1).training), resume=True)
+    _, reports = train(tmp_path, wanted, resume=True)
+    assert reports[0].step == 4
+    assert read_position(tmp_path).plan == wanted
 
 
 def test_resuming_from_damage_or_nothing_is_an_error(tmp_path: Path) -> None:
-    first = open_run(tmp_path)
-    list(first.run(should_stop=lambda: first.step >= 1))
-    state = tmp_path / training.STATE_FILE
-    state.write_bytes(state.read_bytes()[:500])
+    train(tmp_path, stop_after=1)
+    state = tmp_path / STATE_FILE
+    whole = state.read_bytes()
+    state.write_bytes(whole[:500])
     with pytest.raises(WeightsError, match="damaged"):
-        open_run(tmp_path, resume=True)
+        train(tmp_path, resume=True)
+    state.write_bytes(whole.replace(b'"best_val_loss"', b'"rest_val_loss"'))
+    with pytest.raises(WeightsError, match="damaged"):
+        train(tmp_path, resume=True)
+    state.write_bytes(whole.replace(b'"weight.final_norm.scale"', b'"weight.final_norm.skale"'))
+    with pytest.raises(WeightsError, match="does not hold this model"):
+        train(tmp_path, resume=True)
+    state.unlink()
     for directory in (tmp_path / "nowhere", tmp_path):
-        state.unlink(missing_ok=True)
         with pytest.raises(WeightsError, match="nothing to resume"):
-            open_run(directory, resume=True)
+            train(directory, resume=True)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_model_is_not_overwritten(tmp_path: Path) -> None:
-    list(open_run(tmp_path).run())
+    train(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
     with pytest.raises(UsageError, match="already holds a model"):
-        open_run(tmp_path)
+        train(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_text_that_is_too_short_is_refused(tmp_path: Path) -> None:
+def test_nor_is_a_vocabulary(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds a vocabulary without a model, vocab\.json"):
+        train(tmp_path)
+    assert (tmp_path / "vocab.json").read_text() == "mine"
+
+
+def test_one_run_at_a_time_has_a_directory(tmp_path: Path) -> None:
+    with open_run(tmp_path), pytest.raises(GPT2CLIError, match="another run is training in"):
+        train(tmp_path, text=TEXT.upper())
+    train(tmp_path)  # its lock is free again
+
+
+def test_a_run_that_diverges_before_anything_was_saved_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(
+        GPT2CLIError, match=r"not finite at step \d; nothing was saved; try a lower"
+    ):
+        train(tmp_path, with_settings(learning_rate=1e9))
+    assert {path.name for path in tmp_path.iterdir()} <= {".training.lock"}
+    train(tmp_path)
+
+
+@pytest.mark.parametrize("step", [8, 10])
+def test_a_run_that_diverges_keeps_what_it_had(tmp_path: Path, step: int) -> None:
+    """At step 8 the loss shows it; at 10 the loss is fine, and the weights after it are not."""
+    with open_run(tmp_path) as run:
+        reports = run.run()
+        for report in reports:
+            if report.step == 5:
+                kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+            if report.step == step - 1:
+                break
+        if step == 8:
+            run.model.final_norm.shift.data.fill_(math.nan)
+        else:  # whose update comes after the loss
+            run.settings = replace(run.settings, learning_rate=1e300)
+        with pytest.raises(
+            GPT2CLIError, match=f"step {step}; .* keeps the best model and the state of step 5; "
+        ):
+            next(reports)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+def test_weights_that_are_not_finite_are_not_saved_when_stopped(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        reports = run.run(should_stop=lambda: run.step >= 7)
+        for report in reports:
+            if report.step == 5:
+                kept = (tmp_path / STATE_FILE).read_bytes()
+            if report.step == 7:
+                run.model.final_norm.shift.data[0] = math.nan
+                break
+        with pytest.raises(GPT2CLIError, match="not finite at step 7"):
+            next(reports)
+    assert (tmp_path / STATE_FILE).read_bytes() == kept
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, stop_after=6)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(WeightsError, match=r"cannot write .*vocab.json \(No space left"):
+        train(tmp_path / "new")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(WeightsError, match=r"\(No space left on device\); what was there is kept"):
+        train(tmp_path, resume=True, stop_after=7)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_memory_is_counted_before_the_text_is_read_closely(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "learn_vocabulary", None)
+    for plan in (
+        with_settings(batch_size=10**8),
+        replace(PLAN, model=replace(PLAN.model, emb_dim=10**5)),
+    ):
+        with pytest.raises(UsageError, match=r"needs [\d,.]+ GB of memory and [\d,.]+ GB are free"):
+            train(tmp_path / "new", plan)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_fits_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = estimate.training_bytes(PLAN.model, PLAN.training.batch_size)
+    monkeypatch.setattr(machine, "memory", lambda: (needed, needed))
+    train(tmp_path, stop_after=1)
+
+
+@pytest.mark.parametrize("text", ["", "To be, or not to be."])
+def test_a_text_that_is_too_short_is_refused_at_once(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "learn_vocabulary", None)
     with pytest.raises(UsageError, match="needs more"):
-        open_run(tmp_path, text="To be, or not to be.")
+        train(tmp_path / "new", text=text)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_text_may_be_long_in_bytes_and_short_in_tokens(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"validation text has only .* tokens"):
+        train(tmp_path, text="the " * 50)
 
 
 def test_a_vocabulary_needs_room_for_the_bytes(tmp_path: Path) -> None:
@@ -165,9 +321,13 @@ def test_a_vocabulary_needs_room_for_the_bytes(tmp_path: Path) -> None:
         training.train_vocabulary(TEXT, 256, tmp_path)
 
 
+def test_a_vocabulary_is_no_larger_than_a_text_can_give(tmp_path: Path) -> None:
+    tokenizer = training.train_vocabulary(TEXT, 99_999_999_999, tmp_path)
+    assert 300 < tokenizer.size < 257 + len(TEXT)
+    assert Tokenizer.load(tmp_path) == tokenizer
+
+
 def test_bf16_autocast_learns_as_well(tmp_path: Path) -> None:
-    placement = place("cpu", "bfloat16")
-    run = training.open_run(SPEC, TEXT, tmp_path, placement=placement)
-    losses = [report.loss for report in run.run()]
-    assert losses[-1] < losses[0]
+    run, reports = train(tmp_path, replace(PLAN, dtype="bfloat16"))
+    assert reports[-1].loss < reports[0].loss
     assert all(p.dtype == torch.float32 for p in run.model.parameters())

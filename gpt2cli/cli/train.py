@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shlex
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2cli.cli import options
+from gpt2cli.cli import options, train_view
 from gpt2cli.cli.files import read_file
-from gpt2cli.cli.terminal import Output, complain, is_watched, notice
+from gpt2cli.cli.terminal import complain, notice
 from gpt2cli.config import Spec, did_you_mean, find_spec, known_names, load_spec
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpt2cli.training import Report, Trainer
+    from gpt2cli.run_directory import Plan
+    from gpt2cli.training import Trainer
 
 
 def train(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")
+    ],
     config: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--config",
             "-c",
@@ -32,18 +38,24 @@ def train(
             autocompletion=options.complete_config,
             help="YAML file, or the name of a shipped config.",
         ),
-    ],
+    ] = None,
     data: Annotated[
-        Path, typer.Option("--data", "-d", metavar="FILE", help="UTF-8 text to learn from.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")
-    ],
+        Path | None, typer.Option("--data", "-d", metavar="FILE", help="UTF-8 text to learn from.")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run exactly.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the run in DIR exactly; it knows its settings and where its text was.",
+        ),
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Optimiser steps. [default: the config's]")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Optimiser steps; with --resume, a new number of them in all, to whose end the "
+            "learning rate then falls. [default: the config's]",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Sequences per step. [default: the config's]")
@@ -55,13 +67,13 @@ def train(
         int | None, typer.Option(metavar="N", help="Repeat a run. [default: the config's]")
     ] = None,
     save_dtype: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
             autocompletion=options.one_of("float32", "bfloat16", "float16"),
-            help="Precision on disk: float32, bfloat16 or float16.",
+            help="Precision on disk: float32, bfloat16 or float16. [default: float32]",
         ),
-    ] = "float32",
+    ] = None,
     device: options.Device = "auto",
     dtype: Annotated[
         str,
@@ -75,9 +87,7 @@ def train(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object a line and step.")
     ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Report each validation, terminal or not.")
-    ] = False,
+    verbose: options.Verbose = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -86,48 +96,105 @@ def train(
     Its vocabulary comes first, then its weights.
 
     The last part of the text is held out to measure bits per byte; the best model so far
-    is what DIR holds. Ctrl-C saves and stops; --resume goes on from there. The directory
-    loads with --model DIR, and in transformers.
+    is what DIR holds. Ctrl-C and SIGTERM save and stop; --resume goes on from there, and with
+    more --steps trains a finished model longer. The directory loads with --model DIR, and in
+    transformers.
 
     \b
     Examples:
       gpt2 train --config bard --data shakespeare.txt --out my-bard
       gpt2 train --config mine.yaml --data book.txt --out mine --steps 500 --dtype bfloat16
+      gpt2 train --out my-bard --resume
     """
     from gpt2cli.device import DTYPES, check_names, limit_threads, place
 
-    check_names(device, dtype)
-    if save_dtype not in DTYPES:
-        raise UsageError(f"--save-dtype must be {', '.join(DTYPES)}, not {save_dtype!r}")
-    spec = _with_overrides(
-        _load(config),
-        {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed},
-    )
-    if dtype == "float16":
-        raise UsageError("training needs float32 or bfloat16; float16 gradients vanish")
-    placement = place(device, dtype)
-    text = read_file(data)
     if threads is not None:
         limit_threads(threads)
+    check_names(device, dtype)
+    if save_dtype not in (None, *DTYPES):
+        raise UsageError(f"--save-dtype must be {', '.join(DTYPES)}, not {save_dtype!r}")
+    if dtype == "float16":
+        raise UsageError("training needs float32 or bfloat16; float16 gradients vanish")
+
+    from gpt2cli.run_directory import read_position
+
+    position = read_position(out) if resume else None
+    given = {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "steps": steps}
+    before = position.plan if position else None
+    plan = _plan(before, config, data, given)
+    placement = place(device, plan.dtype if dtype == "auto" and plan.dtype else dtype)
+    plan = replace(plan, dtype=placement.dtype, save_dtype=save_dtype or plan.save_dtype)
+    if position:
+        position.check_goes_on_as(plan)
+        if position.step == plan.training.steps:
+            notice(f"{out} has had its {position.step} steps; more --steps go on", asked=True)
+            return
+    text = _read_text(Path(plan.data), moved=data is not None or position is None)
     notice("encoding the text" if resume else "learning a vocabulary and encoding the text")
-    import torch
 
     from gpt2cli import training
 
-    run = training.open_run(
-        spec,
-        text,
-        out,
-        resume=resume,
-        placement=placement,
-        save_dtype=getattr(torch, save_dtype),
-    )
-    with _stop_on_ctrl_c() as should_stop:
-        _follow(run, run.run(should_stop), as_json, verbose)
-        if should_stop():
+    opened = training.open_run(plan, text, out, device=placement.device, resume=resume)
+    with opened as run, _stop_on_signals() as stop:
+        if verbose:
+            _tell_of(run)
+        begin, started = run.step, time.perf_counter()
+        train_view.follow(run, run.run(stop), as_json)
+        if verbose:
+            took = time.perf_counter() - started
+            notice(f"{run.step - begin} steps in {took:,.1f} s", asked=True)
+        if run.step < run.settings.steps:
             complain(f"stopped after step {run.step} and saved; --resume goes on from there")
-            raise KeyboardInterrupt
-    notice(f"done; try: gpt2 generate --model {out}", asked=verbose)
+            raise SystemExit(128 + stop.signal)
+    notice(f"done; try: gpt2 generate --model {shlex.quote(str(out))}", asked=True)
+
+
+def _plan(
+    before: Plan | None,
+    config: str | None,
+    data: Path | None,
+    given: Mapping[str, int | float | None],
+) -> Plan:
+    """A new run's plan, or that of the run `before` with what is given in its place.
+
+    Precisions are empty where they are not known yet. The number of steps is the old one
+    unless given, for a command may have set it then. Raises `UsageError` for what is missing.
+    """
+    from gpt2cli.run_directory import Plan
+
+    if before is None or not before.data:
+        for value, option in ((config, "--config NAME"), (data, "--data FILE")):
+            if value is None:
+                why = " to resume a run of an older version" if before else ""
+                raise UsageError(f"train needs {option}{why}")
+    spec = _load(config) if config else None
+    if spec:
+        plan = Plan(spec.model, spec.training, dtype="", save_dtype="float32")
+    else:
+        assert before is not None
+        plan = before
+    if before:
+        given = {**given, "steps": given["steps"] or before.training.steps}
+        plan = replace(plan, dtype=before.dtype, save_dtype=before.save_dtype or "float32")
+    overrides = {key: value for key, value in given.items() if value is not None}
+    where = os.path.abspath(data) if data else before.data if before else ""
+    return replace(plan, training=replace(plan.training, **overrides), data=where)  # type: ignore[arg-type]
+
+
+def _read_text(path: Path, moved: bool) -> str:
+    if not moved and not path.exists():
+        raise UsageError(f"the run's text, {path}, is gone; --data FILE tells where it is now")
+    return read_file(path)
+
+
+def _tell_of(run: Trainer) -> None:
+    """What is trained, on how much, where."""
+    parameters = sum(p.numel() for p in run.model.parameters())
+    notice(
+        f"{parameters:,} parameters, {len(run.corpus.train):,} tokens to learn from and "
+        f"{len(run.corpus.val) - 1:,} held out, on {run.device} in {run.plan.dtype}",
+        asked=True,
+    )
 
 
 def _load(config: str) -> Spec:
@@ -141,68 +208,28 @@ def _load(config: str) -> Spec:
     )
 
 
-def _with_overrides(spec: Spec, given: dict[str, int | float | None]) -> Spec:
-    overrides = {key: value for key, value in given.items() if value is not None}
-    return replace(spec, training=replace(spec.training, **overrides))  # type: ignore[arg-type]
+class _Stop:
+    """Whether to stop after the step, asked for by which signal."""
+
+    signal = 0
+
+    def __call__(self) -> bool:
+        return bool(self.signal)
 
 
 @contextmanager
-def _stop_on_ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop after the step; the second is final."""
-    asked = False
+def _stop_on_signals() -> Iterator[_Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second is final."""
+    stop = _Stop()
 
-    def ask(*_: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
+    def ask(number: int, _: object) -> None:
+        if stop():
+            raise SystemExit(128 + number)
+        stop.signal = number
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _follow(run: Trainer, reports: Iterator[Report], as_json: bool, verbose: bool) -> None:
-    """Show a run as it goes: bars on a terminal's stderr, JSON on stdout if asked for."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    output = Output()
-    console = Console(stderr=True, highlight=False)
-    columns = (
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[bits]} bits/byte"),
-        TextColumn("{task.fields[speed]:,.0f} tokens/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not is_watched()) as bars:
-        task = bars.add_task(
-            "", total=run.settings.steps, completed=run.step, loss=0.0, bits="-", speed=0.0
-        )
-        for report in reports:
-            bars.update(task, completed=report.step, loss=report.loss)
-            bars.update(task, speed=report.tokens_per_second)
-            if as_json:
-                output.write(json.dumps(asdict(report)) + "\n")
-            if report.bits_per_byte is not None:
-                bars.update(task, bits=f"{report.bits_per_byte:.3f}")
-                if verbose or is_watched():
-                    bars.console.print(_line(report))
-
-
-def _line(report: Report) -> str:
-    best = ", the best so far: saved" if report.best else ""
-    return (
-        f"step {report.step}: training {report.loss:.3f}, validation {report.val_loss:.4f} "
-        f"nats a token, {report.bits_per_byte:.4f} bits a byte{best}"
-    )
+        for number, handler in before.items():
+            signal.signal(number, handler)
