@@ -117,11 +117,10 @@ def _read_plan(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
 
 def check_directory(directory: Path) -> None:
     """Refuse a directory that holds a model or a vocabulary already. Raises `UsageError`."""
-    for name in (layout.WEIGHTS, layout.INDEX, STATE_FILE):
+    for name in (STATE_FILE, layout.WEIGHTS, layout.INDEX):
         if (directory / name).exists():
-            raise UsageError(
-                f"{directory} already holds a model; choose another directory, or resume its run"
-            )
+            hint = ", or resume its run" if name == STATE_FILE else ""
+            raise UsageError(f"{directory} already holds a model; choose another directory{hint}")
     for names in layout.VOCABULARIES:
         for name in names:
             if (directory / name).exists():

@@ -282,6 +282,38 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
 
 
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_run_killed_between_two_files_leaves_a_model_and_resumes_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    """The second validation writes config, weights and state, in this order."""
+
+    class Killed(BaseException):
+        pass
+
+    def replace_some(source: Path, target: Path) -> None:
+        if len(replaced) == written:
+            raise Killed
+        replaced.append(target)
+        os.rename(source, target)
+
+    train(tmp_path / "whole")
+    with open_run(tmp_path / "killed") as run:
+        reports = run.run()
+        for _ in range(9):
+            next(reports)
+        replaced: list[Path] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", replace_some)
+            with pytest.raises(Killed):
+                next(reports)
+    assert [p.name for p in replaced] == ["config.json", "model.safetensors"][:written]
+    checkpoint.load(tmp_path / "killed")
+    assert train(tmp_path / "killed", resume=True)[1][0].step == 6
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_memory_is_counted_before_the_text_is_read_closely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,7 @@ def train(
             notice(f"{out} has had its {position.step} steps; more --steps go on", asked=True)
             return
     text = _read_text(Path(plan.data), moved=data is not None or position is None)
-    notice("encoding the text" if resume else "learning a vocabulary and encoding the text")
+    notice("encoding the text" if resume else "learning a vocabulary")
 
     from gpt2cli import training
 

@@ -45,9 +45,9 @@ def follow(run: Trainer, reports: Iterator[Report], as_json: bool) -> None:
 def validation_line(report: Report, width: float) -> str:
     """What a validation has shown, as far as it fits; the same form whatever the numbers."""
     parts = [(0, f"step {report.step}:"), (3, f"loss {report.loss:.3f},")]
-    parts += [(2, f"val {report.val_loss:.3f},"), (0, f"{report.bits_per_byte:.3f} bits/byte")]
-    parts += [(1, ", saved")] if report.best else []
-    return " ".join(fitting(parts, width)).replace(" ,", ",")
+    parts += [(2, f"val {report.val_loss:.3f},"), (0, f"{report.bits_per_byte:.3f} bits/byte,")]
+    parts += [(1, "saved")] if report.best else []
+    return " ".join(fitting(parts, width)).rstrip(",")
 
 
 def fitting(parts: Sequence[Part], width: float) -> list[str]:
