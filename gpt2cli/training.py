@@ -175,7 +175,8 @@ def learn_vocabulary(text: str, vocab_size: int) -> tuple[Tokenizer, dict[str, s
     ranks = {
         bytes(alphabet[c] for c in token): i for token, i in ids.items() if token != END_OF_TEXT
     }
-    contents = (json.dumps(ids, ensure_ascii=False), f"#version: 0.2\n{merges}")
+    vocab = json.dumps(ids, ensure_ascii=False, separators=(",", ":"))
+    contents = (vocab, f"#version: 0.2\n{merges}")
     return Tokenizer(ranks, end_of_text), dict(zip(layout.VOCABULARY, contents, strict=True))
 
 

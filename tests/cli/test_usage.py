@@ -44,7 +44,7 @@ GENERATE = ("generate", "a", "-t", "0", "-n", "3")
         ("generate two words", "one too many, 'words'; put quotes around a text of several words"),
         ("models pull a b", "an argument is one too many, 'b'"),
         ("models pull", "models pull needs NAME"),
-        ("train", "train needs --config"),
+        ("train", "train needs --out DIR"),
         ("generate --beams 2 --stop x -t 0", "--beams and --stop cannot go together"),
         ("generate --regex a --choice b", "--regex and --choice cannot go together"),
         ("generate --regex ((", "--regex: unclosed group"),
