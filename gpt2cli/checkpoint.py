@@ -323,6 +323,9 @@ def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> 
     import torch
 
     tensors = {hub_name(n): p.detach().to("cpu", dtype) for n, p in model.named_parameters()}
+    if large := next((n for n, tensor in tensors.items() if not tensor.isfinite().all()), None):
+        kind = str(dtype).removeprefix("torch.")
+        raise WeightsError(f"{large} has numbers too large for {kind}, or none; nothing was saved")
     if not model.config.qkv_bias:
         for i in range(model.config.n_layers):
             tensors[f"h.{i}{QKV_BIAS}"] = torch.zeros(3 * model.config.emb_dim, dtype=dtype)

@@ -73,6 +73,11 @@ class Position:
         self.plan.check_same(plan)
         if plan.training.steps < self.step:
             raise UsageError(f"steps must be at least the {self.step} that are done", "steps")
+        if plan.training.steps == self.step and math.isinf(self.best_val_loss):
+            raise UsageError(
+                f"steps must be more than the {self.step} that are done, which left no model yet",
+                "steps",
+            )
 
     def metadata(self) -> dict[str, str]:
         """For the header of a safetensors file, which has room for texts only."""

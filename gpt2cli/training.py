@@ -342,9 +342,7 @@ class Trainer:
         val_loss = evaluate(self.model, self.corpus.val, min(32, self.settings.batch_size))
         if not math.isfinite(val_loss):
             raise self._diverged()
-        best = val_loss < self.best_val_loss
-        self.best_val_loss = min(val_loss, self.best_val_loss)
-        self._save(best)
+        best = self._save(val_loss)
         bits = val_loss * (len(self.corpus.val) - 1) / math.log(2) / self.corpus.val_bytes
         return Report(self.step, loss, rate, speed, val_loss, bits, best)
 
@@ -361,8 +359,8 @@ class Trainer:
             "learning_rate",
         )
 
-    def _save(self, best: bool = False) -> None:
-        """Write the state, and before it the model if it is the `best`.
+    def _save(self, val_loss: float = math.inf) -> bool:
+        """Write the state, and before it the model if its loss is the lowest so far; if it is.
 
         In this order whatever a kill leaves can be resumed, for it repeats what is missing.
         """
@@ -370,14 +368,28 @@ class Trainer:
         # A loss is from before its step's update, so it does not vouch for what that made.
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise self._diverged()
-        write_vocabulary(self._unwritten, self.directory)
-        self._unwritten = {}
-        if best:
-            save_dtype = getattr(torch, self.plan.save_dtype)
-            checkpoint.save(self.model, self.directory, self.end_of_text, save_dtype)
-        position = Position(self.plan, self.corpus.digest, self.step, self.best_val_loss)
-        checkpoint.write_safetensors(tensors, self.directory / STATE_FILE, position.metadata())
-        self._saved_step = self.step
+        best = val_loss < self.best_val_loss
+        lowest = min(val_loss, self.best_val_loss)
+        position = Position(self.plan, self.corpus.digest, self.step, lowest)
+        with self._all_or_nothing():
+            write_vocabulary(self._unwritten, self.directory)
+            if best:
+                save_dtype = getattr(torch, self.plan.save_dtype)
+                checkpoint.save(self.model, self.directory, self.end_of_text, save_dtype)
+            checkpoint.write_safetensors(tensors, self.directory / STATE_FILE, position.metadata())
+        self._unwritten, self._saved_step, self.best_val_loss = {}, self.step, lowest
+        return best
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Delete what a run has written whose very first save fails: it can then begin again."""
+        try:
+            yield
+        except WeightsError:
+            if self._saved_step is None:
+                for name in (*self._unwritten, layout.CONFIG, layout.WEIGHTS):
+                    (self.directory / name).unlink(missing_ok=True)
+            raise
 
     def _state(self) -> dict[str, Tensor]:
         """Weights and moments by name."""

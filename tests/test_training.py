@@ -276,10 +276,28 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(WeightsError, match=r"cannot write .*vocab.json \(No space left"):
         train(tmp_path / "new")
+    monkeypatch.undo()
     monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(WeightsError, match=r"cannot write .*model.safetensors \(No space left"):
+        train(tmp_path / "new")
+    assert {path.name for path in (tmp_path / "new").iterdir()} <= {".training.lock"}
     with pytest.raises(WeightsError, match=r"\(No space left on device\); what was there is kept"):
         train(tmp_path, resume=True, stop_after=7)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_a_model_that_does_not_fit_its_precision_is_not_saved(tmp_path: Path) -> None:
+    with open_run(tmp_path, replace(PLAN, save_dtype="float16")) as run:
+        run.model.final_norm.scale.data[0] = 1e6
+        with pytest.raises(WeightsError, match=r"ln_f.weight has numbers too large for float16"):
+            list(run.run())
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_run_without_a_model_has_to_go_on(tmp_path: Path) -> None:
+    train(tmp_path, stop_after=3)  # before the first validation
+    with pytest.raises(UsageError, match="steps must be more than the 3 that are done"):
+        train(tmp_path, with_settings(steps=3), resume=True)
 
 
 @pytest.mark.parametrize("written", [0, 1, 2])
