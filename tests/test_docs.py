@@ -1,0 +1,84 @@
+"""Every command that the README and docs/ show in a `console` block does what is shown.
+
+Numbers are not compared, since speeds and addresses differ from run to run; words, columns and
+generated texts are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SHARED_DATA
+
+from gpt2cli import engine
+
+ROOT = Path(__file__).parent.parent
+SHAKESPEARE = SHARED_DATA / "tinyshakespeare.txt"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def _steps(page: Path) -> list[tuple[str, str]]:
+    """Commands of a page, each with the output that is shown for it."""
+    steps: list[tuple[str, str]] = []
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            while command.endswith("\\"):
+                more, _, shown = shown.partition("\n")
+                command = f"{command}\n{more}"
+            steps.append((command, shown))
+    return steps
+
+
+def _comparable(text: str) -> list[str]:
+    """Lines without their numbers, the widths that these take, and the processor's name."""
+    text = re.sub(r"cpu \([^)]*\)", "cpu", text)
+    lines = (
+        re.sub(r"[-+~<≤≈]?\d[\d.,e-]*( ?[kMGT](?=\W|$))?", "#", line) for line in text.splitlines()
+    )
+    return [" ".join(line.split()) for line in lines if line.strip()]
+
+
+@pytest.mark.skipif(not engine.available(), reason="pages show the native engine")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_shown_is_what_happens(page: Path, tmp_path: Path) -> None:
+    steps = _steps(page)
+    if SHAKESPEARE.is_file():
+        (tmp_path / SHAKESPEARE.name).symlink_to(SHAKESPEARE)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GPT2_", "HF_"))}
+    environment |= {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "100",
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_HUB_OFFLINE": "1",
+        "XDG_STATE_HOME": str(tmp_path),
+    }
+    for command, shown in steps:
+        if SHAKESPEARE.name in command and not SHAKESPEARE.is_file():
+            continue  # the text is not part of this repository
+        if command.startswith("cat ") and not (tmp_path / command[4:]).exists():
+            (tmp_path / command[4:]).write_text(shown, encoding="utf-8")  # a file that is shown
+        run = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+            check=False,
+        )
+        assert _comparable(run.stdout.decode()) == _comparable(shown), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
