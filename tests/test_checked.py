@@ -43,12 +43,10 @@ def padded(
 def damage(source: Path, target: Path, parameter: str, row: int, value: float) -> Path:
     """A copy of a checkpoint with one number in the place of another."""
     shutil.copytree(source, target)
-    model = checkpoint.load(source)
-    with torch.no_grad():
-        changed = model.get_parameter(parameter).data.clone()
-        changed.view(changed.shape[0], -1)[row, 0] = value
-        model.get_parameter(parameter).data = changed
-    checkpoint.save(model, target, 0, torch.float32)
+    tensors, metadata = checkpoint.read_safetensors(source / "model.safetensors")
+    tensor = tensors["transformer." + checkpoint.hub_name(parameter)]
+    tensor.view(tensor.shape[0], -1)[row, 0] = value
+    checkpoint.write_safetensors(tensors, target / "model.safetensors", metadata)
     return target
 
 
