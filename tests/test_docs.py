@@ -39,7 +39,7 @@ def _steps(page: Path) -> list[tuple[str, str]]:
 
 def _comparable(text: str) -> list[str]:
     """Lines without their numbers, the widths that these take, and the processor's name."""
-    text = re.sub(r"cpu \([^)]*\)", "cpu", text)
+    text = re.sub(r"cpu \((?:[^()]|\([^()]*\))*\)", "cpu", text)
     lines = (
         re.sub(r"[-+~<≤≈]?\d[\d.,e-]*( ?[kMGT](?=\W|$))?", "#", line) for line in text.splitlines()
     )
@@ -47,7 +47,11 @@ def _comparable(text: str) -> list[str]:
 
 
 @pytest.mark.skipif(not engine.available(), reason="pages show the native engine")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow if p.stem == "bench" else ()) for p in PAGES],
+    ids=lambda page: page.stem,
+)
 def test_what_is_shown_is_what_happens(page: Path, tmp_path: Path) -> None:
     steps = _steps(page)
     if SHAKESPEARE.is_file():

@@ -96,7 +96,8 @@ def test_a_narrow_terminal_breaks_no_number(
     monkeypatch.setenv("COLUMNS", "40")
     narrow = here("info", *options).stdout.decode()
     assert max(map(len, narrow.splitlines())) <= 40
-    assert set(number.findall(wide)) <= set(number.findall(narrow))
+    # A sentence may end its line between a number and its unit.
+    assert set(number.findall(wide)) <= set(number.findall(" ".join(narrow.split())))
 
 
 @pytest.mark.parametrize(
