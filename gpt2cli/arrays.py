@@ -16,6 +16,8 @@ _NUMPY_CONFORMS = hasattr(np, "cumulative_sum")
 
 def are_numbers(array: Array) -> Any:
     """Whether all are finite, as one value where the array is."""
+    if isinstance(array, np.ndarray):  # asked of every token: the functions below take twice as long
+        return np.isfinite(array).all()
     xp = array_namespace(array)
     return xp.all(xp.isfinite(array))
 

@@ -33,7 +33,7 @@ class Pool {
         } catch (...) {
         }
         const int cores = std::thread::hardware_concurrency();
-        if (threads <= cores) spin = std::chrono::microseconds(50);
+        if (threads <= cores) spin = std::chrono::microseconds(100);
     }
 
     ~Pool() {
