@@ -16,7 +16,7 @@ _NUMPY_CONFORMS = hasattr(np, "cumulative_sum")
 
 def are_numbers(array: Array) -> Any:
     """Whether all are finite, as one value where the array is."""
-    if isinstance(array, np.ndarray):  # asked of every token: the functions below take twice as long
+    if isinstance(array, np.ndarray):  # asked of every token, so by the shortest way
         return np.isfinite(array).all()
     xp = array_namespace(array)
     return xp.all(xp.isfinite(array))
