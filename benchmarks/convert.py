@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from programs import CHECKPOINT, THREADS, quiet
 
-from gpt2cli import checkpoint
-from gpt2cli.config import END_OF_TEXT
+from gpt2cli.text.vocabulary import END_OF_TEXT
+from gpt2cli.weights import checkpoint
 
 # Ours → GGUF's. Matrices are (out, in) there, and (in, out) here.
 GGUF_NAMES = (

@@ -23,12 +23,16 @@ from parity import byte_tokenizer
 from rich.console import Console
 from rich.table import Table
 
-from gpt2cli import checkpoint, generation, runtime, sources, speculative
-from gpt2cli.config import SamplingConfig, find_spec
-from gpt2cli.device import Placement
-from gpt2cli.engine import quantize
-from gpt2cli.generation import Decoder, GenerationConfig
-from gpt2cli.model import GPT2
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.config.spec import find_spec
+from gpt2cli.decoders import opening
+from gpt2cli.decoders.native import quantize
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.generation import loop, speculative
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.system.device import Placement
+from gpt2cli.weights import checkpoint, sources
 
 PLACE = Placement("cpu", "float32")
 PROMPT = 32
@@ -53,7 +57,7 @@ def write_model(name: str, says: np.ndarray, directory: Path) -> None:
 
 def open_decoder(directory: Path, precision: str | None) -> Decoder:
     source = sources.resolve(str(directory))
-    return runtime.open_decoder(source, PLACE, 1, PROMPT + NEW, precision)
+    return opening.open_decoder(source, PLACE, 1, PROMPT + NEW, precision)
 
 
 def run(decoder: Decoder, draft: Decoder | None) -> tuple[float, list[int | None], float | None]:
@@ -62,7 +66,7 @@ def run(decoder: Decoder, draft: Decoder | None) -> tuple[float, list[int | None
     config = GenerationConfig(SamplingConfig(temperature=0), NEW + 1, ignore_eos=True)
     tally, prompt = speculative.Tally(), list(range(256, 256 + PROMPT))
     if draft is None:
-        events = generation.generate(decoder, tokenizer, prompt, config)
+        events = loop.generate(decoder, tokenizer, prompt, config)
     else:
         proposer = speculative.ModelDraft(draft, tokenizer.size)
         events = speculative.generate(decoder, proposer, tokenizer, prompt, config, tally)
@@ -76,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="1558M")
     parser.add_argument("--draft", default="124M")
-    parser.add_argument("--quantize", choices=runtime.QUANTIZATIONS)
+    parser.add_argument("--quantize", choices=opening.QUANTIZATIONS)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
 

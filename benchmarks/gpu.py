@@ -25,10 +25,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cli import checkpoint
-from gpt2cli.config import ModelConfig, find_spec
-from gpt2cli.sampling import greedy
-from gpt2cli.torch_decoder import TorchDecoder
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.spec import find_spec
+from gpt2cli.decoders.torch_decoder import TorchDecoder
+from gpt2cli.sampling.rules import greedy
+from gpt2cli.weights import checkpoint
 
 PROMPT = 32
 DECODED = 200

@@ -21,13 +21,18 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cli import checkpoint, engine
-from gpt2cli.config import END_OF_TEXT, SamplingConfig, find_spec
-from gpt2cli.engine.decoder import EngineDecoder
-from gpt2cli.generation import Decoder, GenerationConfig, generate
-from gpt2cli.numpy_decoder import NumpyDecoder
-from gpt2cli.tokenizer import Tokenizer
-from gpt2cli.torch_decoder import TorchDecoder
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.config.spec import find_spec
+from gpt2cli.decoders import native
+from gpt2cli.decoders.native.decoder import EngineDecoder
+from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.decoders.torch_decoder import TorchDecoder
+from gpt2cli.generation.loop import generate
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.vocabulary import END_OF_TEXT
+from gpt2cli.weights import checkpoint
 
 LIMIT = 1e-4
 PROMPT = 64
@@ -75,14 +80,14 @@ def compare(name: str) -> bool:
         decoders: dict[str, Decoder] = {
             "PyTorch": TorchDecoder(checkpoint.load(Path(directory))),
             "NumPy": NumpyDecoder(loaded, arrays),
-            **({"engine": EngineDecoder(loaded, arrays)} if engine.available() else {}),
+            **({"engine": EngineDecoder(loaded, arrays)} if native.available() else {}),
         }
         agreed = [
             agrees(f"{name:>6} {kind:<8}", decoder, prompt[0].tolist(), scores[-1:].numpy(), text)
             for kind, decoder in decoders.items()
         ]
         decoders.clear()
-        for precision in ("int8", "int4") if engine.available() else ():
+        for precision in ("int8", "int4") if native.available() else ():
             decoder = EngineDecoder(loaded, arrays, capacity=PROMPT, precision=precision)
             diverges(f"{name:>6} {precision:<8}", decoder, prompt[0].tolist(), scores)
     return all(agreed)

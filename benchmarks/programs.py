@@ -84,13 +84,14 @@ class Gpt2cli(Stepping):
     """The decoder that `gpt2 generate` uses."""
 
     def __init__(self, directory: Path, precision: str) -> None:
-        from gpt2cli import runtime, sources
-        from gpt2cli.device import Placement
+        from gpt2cli.decoders import opening
+        from gpt2cli.system.device import Placement
+        from gpt2cli.weights import sources
 
         quantize = None if precision == "fp32" else precision
         source = sources.resolve(str(directory / CHECKPOINT))
         place = Placement("cpu", "float32")
-        self.decoder = runtime.open_decoder(source, place, 1, CAPACITY, quantize)
+        self.decoder = opening.open_decoder(source, place, 1, CAPACITY, quantize)
 
     def prefill(self, ids: list[int]) -> float:
         started = time.perf_counter()

@@ -4,8 +4,10 @@ The library raises them with a sentence that says what is wrong and what to do;
 `gpt2cli.cli` alone turns them into a line on stderr and an exit code.
 """
 
+import difflib
 import re
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 
 
 class GPT2CLIError(Exception):
@@ -65,3 +67,46 @@ def not_numbers(name: str, tokens: int) -> WeightsError:
         f"the weights of {name} give no numbers (NaN or infinity instead) within the first "
         f"{tokens} tokens; they are damaged: fetch or train the model again"
     )
+
+
+_short = reprlib.Repr()
+
+
+_short.maxlevel, _short.maxlist, _short.maxdict = 2, 3, 3
+
+
+_short.maxstring, _short.maxlong, _short.maxother = 60, 30, 60
+
+
+def shown(value: object) -> str:
+    """A value from a file as a message has room for it: cut where it is long or deep."""
+    return _short.repr(value)
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A hint such as "; did you mean 'top_p'?", or nothing when no choice is near.
+
+    It names up to three choices, where they are about equally near.
+    """
+    near = nearest(word, choices)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    """Up to three choices about as like `word` as the likest of them, that one first."""
+    likeness = {choice: _likeness(_bare(word), _bare(choice)) for choice in choices}
+    best = max(likeness.values(), default=0.0)
+    least = max(cutoff, best - 0.05 if best < 1 else 1)
+    near = [choice for choice in likeness if likeness[choice] >= least]
+    return sorted(near, key=lambda choice: -likeness[choice])[:3]
+
+
+def _bare(word: str) -> str:
+    """A word without what people get wrong about names: case, dashes in front, underscores."""
+    return word.lower().replace("_", "-").lstrip("-")
+
+
+def _likeness(word: str, choice: str) -> float:
+    """From 0 to 1; a beginning of at least two letters is most of the way to the whole word."""
+    ratio = difflib.SequenceMatcher(None, word, choice).ratio()
+    return (2 + ratio) / 3 if len(word) > 1 and choice.startswith(word) else ratio

@@ -18,14 +18,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt2cli import checkpoint, engine, training
-from gpt2cli.config import ModelConfig
-from gpt2cli.engine.decoder import EngineDecoder
-from gpt2cli.generation import Decoder
-from gpt2cli.model import GPT2
-from gpt2cli.numpy_decoder import NumpyDecoder
-from gpt2cli.tokenizer import Tokenizer
-from gpt2cli.torch_decoder import TorchDecoder
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders import native
+from gpt2cli.decoders.native.decoder import EngineDecoder
+from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.decoders.torch_decoder import TorchDecoder
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.training.corpus import train_vocabulary
+from gpt2cli.weights import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -57,7 +59,7 @@ def tiny_config() -> ModelConfig:
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelConfig) -> Path:
     """A checkpoint of random weights with a vocabulary of its own, in the hub's layout."""
     directory = tmp_path_factory.mktemp("tiny")
-    tokenizer = training.train_vocabulary(TEXT, tiny_config.vocab_size, directory)
+    tokenizer = train_vocabulary(TEXT, tiny_config.vocab_size, directory)
     assert tokenizer.end_of_text is not None
     assert tokenizer.size == tiny_config.vocab_size
     checkpoint.save(random_model(tiny_config), directory, tokenizer.end_of_text, torch.float32)
@@ -91,8 +93,8 @@ def decoders(kind: str, directory: Path) -> MakeDecoder:
     weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
     if kind == "numpy":
         return partial(NumpyDecoder, config, weights)
-    if not engine.available():
-        pytest.skip(engine.why_not())
+    if not native.available():
+        pytest.skip(native.why_not())
     return partial(EngineDecoder, config, weights)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from gpt2cli.config import SamplingConfig
-from gpt2cli.sampler import Sampler
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.sampling.sampler import Sampler
 
 INF = float("inf")
 Floats = np.ndarray[Any, Any]

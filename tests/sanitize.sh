@@ -9,14 +9,14 @@ copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -r configs gpt2cli tests pyproject.toml "$copy"
 cd "$copy"
-rm -f gpt2cli/engine/_engine*.so
-library=gpt2cli/engine/_engine$(python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+rm -f gpt2cli/decoders/native/_engine*.so
+library=gpt2cli/decoders/native/_engine$(python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 
 check() {  # the sanitizers, their library, arguments of pytest, which must not capture reports
     echo "== $1"
     g++ -g -O1 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-omit-frame-pointer -fPIC \
         -shared -pthread "-fsanitize=$1" -fno-sanitize-recover=undefined \
-        gpt2cli/engine/engine.cpp -o "$library"
+        gpt2cli/decoders/native/engine.cpp -o "$library"
     LD_PRELOAD="$(g++ -print-file-name="$2")" PYTHONPATH="$copy" OMP_NUM_THREADS=2 \
         python -m pytest -q -s -p no:cacheprovider tests/test_engine.py "${@:3}"
 }

@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import BYTES, MakeDecoder
 
-from gpt2cli import alternatives, checkpoint
+from gpt2cli.analysis import ranking
 from gpt2cli.errors import UsageError
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
 
 CONTEXT = 32  # of the tiny model
 
@@ -21,9 +22,9 @@ def test_a_choice_weighs_what_the_text_gains(
 ) -> None:
     """The log-probability of the whole, less that of what all have in common."""
     context, choices = "ROMEO: But so", ["ft, what light", " the sun", "!"]
-    rows, shared = alternatives.encode(tiny_tokenizer, context, choices, CONTEXT)
+    rows, shared = ranking.encode(tiny_tokenizer, context, choices, CONTEXT)
     assert [tiny_tokenizer.decode(row) for row in rows] == [context + c for c in choices]
-    found = alternatives.weigh(make(batch_size=2), rows, shared, choices, batch_size=2)
+    found = ranking.weigh(make(batch_size=2), rows, shared, choices, batch_size=2)
     model = checkpoint.load(tiny_directory)
     rows_of = dict(zip(choices, rows, strict=True))
     for choice in found:
@@ -40,16 +41,16 @@ def test_a_choice_weighs_what_the_text_gains(
 
 
 def test_choices_without_a_context_begin_from_end_of_text(tiny_tokenizer: Tokenizer) -> None:
-    rows, shared = alternatives.encode(tiny_tokenizer, "", ["a", "b"], CONTEXT)
+    rows, shared = ranking.encode(tiny_tokenizer, "", ["a", "b"], CONTEXT)
     assert shared == 1
     assert {row[0] for row in rows} == {tiny_tokenizer.end_of_text}
 
 
 def test_a_long_context_loses_its_beginning_and_a_long_choice_is_refused() -> None:
-    rows, shared = alternatives.encode(BYTES, "x" * 40 + "yz", ["ab", "c"], 8)
+    rows, shared = ranking.encode(BYTES, "x" * 40 + "yz", ["ab", "c"], 8)
     assert [bytes(row) for row in rows] == [b"xxxxyzab", b"xxxxyzc"]
     assert shared == 6
     with pytest.raises(UsageError, match="longer than the model's context"):
-        alternatives.encode(BYTES, "x", ["a" * 8, "b"], 8)
+        ranking.encode(BYTES, "x", ["a" * 8, "b"], 8)
     with pytest.raises(UsageError, match="must not be empty"):
-        alternatives.encode(BYTES, "x", ["a", ""], 8)
+        ranking.encode(BYTES, "x", ["a", ""], 8)

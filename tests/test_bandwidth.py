@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gpt2cli import bandwidth
+from gpt2cli.system import bandwidth
 
 
 def test_bandwidth_is_the_best_reading_but_not_the_first() -> None:

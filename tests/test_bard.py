@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from conftest import SHARED_DATA
 
-from gpt2cli import checkpoint, layout, training
-from gpt2cli.config import BUNDLED_DIR, find_spec
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.config.spec import BUNDLED_DIR, find_spec
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.vocabulary import VOCABULARY
+from gpt2cli.training import trainer
+from gpt2cli.training.corpus import encode_corpus, split_text, train_vocabulary
+from gpt2cli.weights import checkpoint
 
 BARD = BUNDLED_DIR / "bard"
 
@@ -34,16 +37,16 @@ def shakespeare() -> str:
 
 
 def test_bard_reaches_its_figure_on_text_that_it_has_not_seen(shakespeare: str) -> None:
-    train, val = training.split_text(shakespeare, 0.1)
-    corpus = training.encode_corpus(Tokenizer.load(BARD), train, val)
-    nats = training.evaluate(checkpoint.load(BARD), corpus.val) * (len(corpus.val) - 1)
+    train, val = split_text(shakespeare, 0.1)
+    corpus = encode_corpus(Tokenizer.load(BARD), train, val)
+    nats = trainer.evaluate(checkpoint.load(BARD), corpus.val) * (len(corpus.val) - 1)
     assert nats / math.log(2) / corpus.val_bytes == pytest.approx(2.141, abs=0.002)
 
 
 def test_its_vocabulary_is_what_training_on_that_text_gives(
     shakespeare: str, tmp_path: Path
 ) -> None:
-    train, _ = training.split_text(shakespeare, 0.1)
-    training.train_vocabulary(train, 1024, tmp_path)
-    for name in layout.VOCABULARY:
+    train, _ = split_text(shakespeare, 0.1)
+    train_vocabulary(train, 1024, tmp_path)
+    for name in VOCABULARY:
         assert (tmp_path / name).read_bytes() == (BARD / name).read_bytes()

@@ -8,11 +8,11 @@ import torch
 from conftest import decoders
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import beam, generation
-from gpt2cli.config import SamplingConfig
+from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import GenerationConfig
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.generation import beam, loop
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.text.tokenizer import Tokenizer
 
 GREEDY = SamplingConfig(temperature=0)
 
@@ -79,7 +79,7 @@ def test_more_beams_find_a_text_at_least_as_probable(
 def test_beams_go_past_a_full_context(tiny_directory: Path, tiny_tokenizer: Tokenizer) -> None:
     settings: dict[str, Any] = {"max_tokens": 40, "ignore_eos": True}
     (alone,) = texts("numpy", tiny_directory, tiny_tokenizer, [1, 2], beams=1, **settings)
-    greedy = generation.generate(
+    greedy = loop.generate(
         decoders("numpy", tiny_directory)(),
         tiny_tokenizer,
         [1, 2],

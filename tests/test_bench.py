@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from gpt2cli import bench
-from gpt2cli.bench import Measurement, Plan, Spread
-from gpt2cli.config import ModelConfig, shipped_specs
-from gpt2cli.device import Placement
+from gpt2cli.analysis import bench
+from gpt2cli.analysis.bench import Measurement, Plan, Spread
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.spec import shipped_specs
+from gpt2cli.decoders.protocol import Rows
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import Rows
-from gpt2cli.machine import cpu_name
+from gpt2cli.system.device import Placement
+from gpt2cli.system.machine import cpu_name
 
 SMALL = {spec.name: spec.model for spec in shipped_specs()}["124M"]
 CPU = Placement("cpu", "float32")

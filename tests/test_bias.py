@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from gpt2cli import bias
 from gpt2cli.errors import UsageError
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.sampling import bias
+from gpt2cli.text.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,18 @@ import pytest
 import torch
 from conftest import BYTES, Gpt2, decoders, error_of, random_model
 
-from gpt2cli import beam, checkpoint, comparison, engine, generation, scoring
-from gpt2cli.checked import CheckedDecoder
-from gpt2cli.config import ModelConfig, SamplingConfig
-from gpt2cli.engine import quantize
+from gpt2cli.analysis import comparison, scoring
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.decoders import native
+from gpt2cli.decoders.checked import CheckedDecoder
+from gpt2cli.decoders.native import quantize
 from gpt2cli.errors import WeightsError
-from gpt2cli.generation import GenerationConfig
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.generation import beam, loop
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
+from gpt2cli.weights.safetensors import read_safetensors, write_safetensors
 
 IDS = [5, 17, 280, 3, 99]
 SAYS = "give no numbers (NaN or infinity instead) within the first"
@@ -43,10 +48,10 @@ def padded(
 def damage(source: Path, target: Path, parameter: str, row: int, value: float) -> Path:
     """A copy of a checkpoint with one number in the place of another."""
     shutil.copytree(source, target)
-    tensors, metadata = checkpoint.read_safetensors(source / "model.safetensors")
+    tensors, metadata = read_safetensors(source / "model.safetensors")
     tensor = tensors["transformer." + checkpoint.hub_name(parameter)]
     tensor.view(tensor.shape[0], -1)[row, 0] = value
-    checkpoint.write_safetensors(tensors, target / "model.safetensors", metadata)
+    write_safetensors(tensors, target / "model.safetensors", metadata)
     return target
 
 
@@ -138,7 +143,7 @@ def test_damage_that_a_gpu_sees_is_told_at_the_token_it_is_seen_at(
     """The last one: no other step follows that could ask."""
     decoder: Any = CheckedDecoder(Remote(2), BYTES.size)
     config = GenerationConfig(sampling, max_tokens=2, samples=2)
-    events = generation.generate(decoder, BYTES, [1, 2], config)
+    events = loop.generate(decoder, BYTES, [1, 2], config)
     assert [next(events).sample for _ in range(3)] == [0, 1, 0]
     with pytest.raises(WeightsError, match="first 3 tokens"):
         next(events)  # the second token of the second sample
@@ -185,7 +190,7 @@ def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, here: G
     assert SAYS in error_of(done)
 
 
-@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+@pytest.mark.skipif(not native.available(), reason="the engine was not built")
 @pytest.mark.parametrize(
     ("parameter", "theirs"),
     [

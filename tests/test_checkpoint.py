@@ -16,9 +16,9 @@ from conftest import random_model
 from safetensors.torch import load_file, save_file
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import checkpoint
-from gpt2cli.config import ModelConfig
+from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import ConfigError, WeightsError
+from gpt2cli.weights import checkpoint
 
 
 @pytest.fixture
@@ -203,9 +203,9 @@ def test_loading_fp32_makes_no_second_copy(tmp_path: Path, decoder: str) -> None
 import resource, sys
 from pathlib import Path
 import numpy, torch
-from gpt2cli import checkpoint
-from gpt2cli.numpy_decoder import NumpyDecoder
-from gpt2cli.torch_decoder import TorchDecoder
+from gpt2cli.weights import checkpoint
+from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.torch_decoder import TorchDecoder
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 torch.ones(64, 64) @ torch.ones(64, 64)
 numpy.ones((64, 64)) @ numpy.ones((64, 64))

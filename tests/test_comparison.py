@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from conftest import random_model
 
-from gpt2cli import comparison, engine
-from gpt2cli.checked import CheckedDecoder
-from gpt2cli.comparison import Difference
-from gpt2cli.config import ModelConfig
+from gpt2cli.analysis import comparison
+from gpt2cli.analysis.comparison import Difference
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders import native
+from gpt2cli.decoders.checked import CheckedDecoder
+from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import Decoder
-from gpt2cli.model import GPT2
-from gpt2cli.numpy_decoder import NumpyDecoder
-from gpt2cli.tokenizer import Tokenizer
-from gpt2cli.torch_decoder import TorchDecoder
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.text.tokenizer import Tokenizer
 
 IDS = torch.randint(0, 300, (24,), generator=torch.Generator().manual_seed(2)).tolist()
 SIZE = 290  # of a vocabulary smaller than the model's
@@ -29,8 +30,8 @@ SIZE = 290  # of a vocabulary smaller than the model's
 def decoders(model: GPT2) -> list[Decoder]:
     weights = {name: p.numpy() for name, p in model.named_parameters()}
     made: list[Decoder] = [TorchDecoder(model), NumpyDecoder(model.config, weights)]
-    if engine.available():
-        from gpt2cli.engine.decoder import EngineDecoder
+    if native.available():
+        from gpt2cli.decoders.native.decoder import EngineDecoder
 
         made.append(EngineDecoder(model.config, weights))
     return made

@@ -11,22 +11,13 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpt2cli.config import (
-    CONFIG_DIR,
-    ModelConfig,
-    SamplingConfig,
-    Spec,
-    TrainingConfig,
-    build,
-    did_you_mean,
-    find_spec,
-    load_spec,
-    nearest,
-    read_hub_config,
-    shipped_specs,
-    to_hub_config,
-)
-from gpt2cli.errors import ConfigError
+from gpt2cli.config.fields import build
+from gpt2cli.config.hub import read_hub_config, to_hub_config
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.config.spec import CONFIG_DIR, Spec, find_spec, load_spec, shipped_specs
+from gpt2cli.config.training import TrainingConfig
+from gpt2cli.errors import ConfigError, did_you_mean, nearest
 
 BASE: dict[str, Any] = {
     "vocab_size": 100,

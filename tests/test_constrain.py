@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2cli import constrain, sources
-from gpt2cli.config import SamplingConfig
-from gpt2cli.constrain import Constraint, resolve
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.decoders.opening import open_tokenizer
+from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.generation import Decoder, GenerationConfig, generate
-from gpt2cli.record import Recorder, Sample
-from gpt2cli.runtime import open_tokenizer
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.generation.loop import generate
+from gpt2cli.generation.record import Recorder, Sample
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.sampling.constraint import Constraint, resolve
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import sources
 
 pytest.importorskip("llguidance", reason="constraints need llguidance")
 
@@ -242,4 +244,4 @@ def test_who_decides_where_to_end_is_not_left_open(options: dict[str, object]) -
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(GPT2CLIError, match=re.escape("pip install 'gpt2cli[constrain]'")):
-        constrain.resolve(regex="a")
+        resolve(regex="a")

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from gpt2cli import device
-from gpt2cli.device import Placement
 from gpt2cli.errors import DeviceError
+from gpt2cli.system import device
+from gpt2cli.system.device import Placement
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_unknown_names_are_refused_with_a_hint(arguments: tuple[str, str], messa
 
 def test_placing_on_a_cpu_does_not_import_torch() -> None:
     script = (
-        "import sys; from gpt2cli import device; device.limit_threads(1);"
+        "import sys; from gpt2cli.system import device; device.limit_threads(1);"
         "device.place('cpu'); assert 'torch' not in sys.modules;"
         "import torch; assert torch.get_num_threads() == 1"
     )

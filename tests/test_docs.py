@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED_DATA
 
-from gpt2cli import engine
+from gpt2cli.decoders import native
 
 ROOT = Path(__file__).parent.parent
 SHAKESPEARE = SHARED_DATA / "tinyshakespeare.txt"
@@ -50,7 +50,7 @@ def _comparable(text: str) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-@pytest.mark.skipif(not engine.available(), reason="pages show the native engine")
+@pytest.mark.skipif(not native.available(), reason="pages show the native engine")
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, marks=pytest.mark.slow if p.stem == "bench" else ()) for p in PAGES],

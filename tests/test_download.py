@@ -37,7 +37,7 @@ CLUTTER = {"README.md": b"hello", "pytorch_model.bin": b"pickle", "onnx/model.on
 
 CHILD = """
 import json, sys, time
-from gpt2cli import download, hub
+from gpt2cli.weights import cache, download
 from gpt2cli.errors import GPT2CLIError
 
 options = json.loads(sys.argv[1])
@@ -55,7 +55,7 @@ try:
     result["path"] = str(download.download(progress=progress, **options))
 except (GPT2CLIError, KeyboardInterrupt) as error:
     result |= {"error": type(error).__name__, "message": str(error)}
-cached = hub.cached_snapshot(options["repo_id"])
+cached = cache.cached_snapshot(options["repo_id"])
 print(json.dumps(result | {"cached": cached and str(cached)}))
 """
 

@@ -10,14 +10,16 @@ import pytest
 import torch
 from conftest import SHARED_DATA, random_model
 
-from gpt2cli import checkpoint, engine
-from gpt2cli.config import BUNDLED_DIR, ModelConfig
-from gpt2cli.engine.decoder import EngineDecoder
-from gpt2cli.generation import Decoder
-from gpt2cli.numpy_decoder import NumpyDecoder
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.spec import BUNDLED_DIR
+from gpt2cli.decoders import native
+from gpt2cli.decoders.native.decoder import EngineDecoder
+from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
 
-pytestmark = pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
 
 # Widths that fill no register, or some exactly; one head; odd contexts; no QKV bias.
 CONFIGS = [
@@ -57,9 +59,9 @@ def read(decoder: Decoder, ids: Any, prompt: int) -> Any:
 
 
 def levels() -> list[str]:
-    library = engine.load()
+    library = native.load()
     best = 0 if isinstance(library, str) else library.engine_best_level()
-    return list(engine.LEVELS[: best + 1])
+    return list(native.LEVELS[: best + 1])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"C{c.emb_dim}")

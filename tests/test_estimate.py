@@ -8,11 +8,15 @@ import pytest
 import torch
 from conftest import random_model
 
-from gpt2cli import checkpoint, engine, estimate
-from gpt2cli.config import ModelConfig, find_spec, shipped_specs
-from gpt2cli.engine import quantize
-from gpt2cli.engine.decoder import EngineDecoder
-from gpt2cli.model import GPT2, KVCache
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.spec import find_spec, shipped_specs
+from gpt2cli.decoders import native
+from gpt2cli.decoders.native import quantize
+from gpt2cli.decoders.native.decoder import EngineDecoder
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.system import estimate
+from gpt2cli.weights import checkpoint
 
 SHIPPED = {spec.name: spec.model for spec in shipped_specs()}
 SMALL = SHIPPED["124M"]
@@ -56,7 +60,7 @@ def test_weight_and_cache_bytes_are_what_torch_allocates(dtype: torch.dtype) -> 
     assert estimate.kv_cache_bytes(config, precision, tokens=20, samples=3) == allocated
 
 
-@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+@pytest.mark.skipif(not native.available(), reason="the engine was not built")
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> None:
     config = ModelConfig(vocab_size=320, context_length=64, emb_dim=64, n_heads=4, n_layers=3)

@@ -15,18 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import checkpoint
-from gpt2cli.config import ModelConfig, SamplingConfig
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import (
-    Event,
-    GenerationConfig,
-    TextStream,
-    fit_prompt,
-    generate,
-    slide,
-)
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.generation.loop import generate
+from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.text.stream import TextStream
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.window import fit_prompt, slide
+from gpt2cli.weights import checkpoint
 
 GREEDY = SamplingConfig(temperature=0)
 

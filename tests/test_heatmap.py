@@ -8,7 +8,7 @@ from conftest import BYTES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2cli import heatmap, scoring
+from gpt2cli.analysis import heatmap, scoring
 
 
 def score_of(ids: list[int]) -> scoring.Score:

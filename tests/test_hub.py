@@ -11,8 +11,14 @@ from typing import Any
 
 import pytest
 
-from gpt2cli import hub
 from gpt2cli.errors import WeightsError
+from gpt2cli.weights.cache import (
+    CachedModel,
+    cached_models,
+    cached_snapshot,
+    remove,
+    required_files,
+)
 
 REPO = "owner/tiny"
 TEXTS = {
@@ -28,13 +34,13 @@ FILES = {**TEXTS, "model.safetensors": bytes(1000)}
 
 def test_tokenizer_json_goes_before_vocab_and_merges_and_what_adds_to_either_is_fetched() -> None:
     added = ["added_tokens.json", "tokenizer_config.json"]
-    found = hub.required_files({*FILES, "tokenizer.json", *added}, REPO)
+    found = required_files({*FILES, "tokenizer.json", *added}, REPO)
     assert found == ["config.json", *added, "tokenizer.json", "model.safetensors"]
     config, *others = FILES
-    assert hub.required_files({*FILES, added[0]}, REPO) == [config, added[0], *others]
-    found = hub.required_files({*FILES, *added}, REPO, vocabulary_only=True)
+    assert required_files({*FILES, added[0]}, REPO) == [config, added[0], *others]
+    found = required_files({*FILES, *added}, REPO, vocabulary_only=True)
     assert found == ["config.json", *added, "vocab.json", "merges.txt"]
-    assert hub.required_files({"config.json", "tokenizer.json", "model.safetensors"}, REPO) == [
+    assert required_files({"config.json", "tokenizer.json", "model.safetensors"}, REPO) == [
         "config.json",
         "tokenizer.json",
         "model.safetensors",
@@ -60,7 +66,7 @@ def test_tokenizer_json_goes_before_vocab_and_merges_and_what_adds_to_either_is_
 )
 def test_what_is_missing_is_listed(names: list[str], missing: str) -> None:
     with pytest.raises(WeightsError, match=f"x/y is not a GPT-2 checkpoint: it has {missing}"):
-        hub.required_files(names, "x/y")
+        required_files(names, "x/y")
 
 
 # What is in the cache
@@ -91,12 +97,12 @@ def point(snapshot: Path, revision: str = "main") -> None:
 
 def test_a_snapshot_is_found_by_branch_and_by_commit(cache: Path) -> None:
     snapshot = put(cache, REPO, FILES)
-    assert hub.cached_snapshot(REPO) is None
+    assert cached_snapshot(REPO) is None
     point(snapshot)
-    assert hub.cached_snapshot(REPO) == snapshot
-    assert hub.cached_snapshot(REPO, "a" * 40) == snapshot
-    assert hub.cached_snapshot(REPO, "b" * 40) is None
-    assert hub.cached_snapshot(REPO, "dev") is None
+    assert cached_snapshot(REPO) == snapshot
+    assert cached_snapshot(REPO, "a" * 40) == snapshot
+    assert cached_snapshot(REPO, "b" * 40) is None
+    assert cached_snapshot(REPO, "dev") is None
 
 
 @pytest.mark.parametrize("lost", FILES)
@@ -104,25 +110,25 @@ def test_an_incomplete_snapshot_is_none(cache: Path, lost: str) -> None:
     snapshot = put(cache, REPO, FILES)
     point(snapshot)
     (snapshot / lost).resolve().unlink()  # the blob: the link now leads nowhere
-    assert hub.cached_snapshot(REPO) is None
+    assert cached_snapshot(REPO) is None
 
 
 @pytest.mark.parametrize("ref", ["", "main", "../../..", "a" * 39, "\xff\xfe"])
 def test_a_damaged_ref_is_none(cache: Path, ref: str) -> None:
     snapshot = put(cache, REPO, FILES)
     (snapshot.parent.parent / "refs" / "main").write_bytes(ref.encode("latin-1"))
-    assert hub.cached_snapshot(REPO) is None
+    assert cached_snapshot(REPO) is None
 
 
 @pytest.mark.parametrize("repo_id", ["", "/", "..", "../..", "a/b/c", "x" * 300])
 def test_an_odd_name_is_just_not_cached(cache: Path, repo_id: str) -> None:
-    assert hub.cached_snapshot(repo_id) is None
+    assert cached_snapshot(repo_id) is None
     with pytest.raises(WeightsError, match="is not in the cache"):
-        hub.remove(repo_id)
+        remove(repo_id)
 
 
 def test_the_gpt2_models_are_listed(cache: Path) -> None:
-    assert hub.cached_models() == []
+    assert cached_models() == []
     whole = put(cache, REPO, FILES)
     point(whole)
     partly = put(cache, "gpt2", TEXTS)
@@ -131,16 +137,16 @@ def test_the_gpt2_models_are_listed(cache: Path) -> None:
     put(cache, "owner/empty", {})
     (cache / "models--stray").write_text("a file")
     texts, size = sum(map(len, TEXTS.values())), sum(map(len, FILES.values())) + len("a" * 40)
-    assert hub.cached_models() == [
-        hub.CachedModel("gpt2", "a" * 40, texts, partly, complete=False),
-        hub.CachedModel(REPO, "a" * 40, size, whole, complete=True),
+    assert cached_models() == [
+        CachedModel("gpt2", "a" * 40, texts, partly, complete=False),
+        CachedModel(REPO, "a" * 40, size, whole, complete=True),
     ]
 
 
 def test_during_an_update_the_complete_snapshot_is_the_one_listed(cache: Path) -> None:
     point(old := put(cache, REPO, FILES))
     put(cache, REPO, TEXTS | {"config.json": b'{"model_type": "gpt2", "n": 1}'}, digit="b")
-    (model,) = hub.cached_models()
+    (model,) = cached_models()
     assert (model.directory, model.complete) == (old, True)
 
 
@@ -148,10 +154,10 @@ def test_a_vocabulary_alone_is_told_from_a_download_that_broke_off(cache: Path) 
     point(put(cache, REPO, FILES))
     put(cache, "gpt2", TEXTS)
     put(cache, "owner/less", {"config.json": TEXTS["config.json"]})
-    alone = {model.repo_id: model.vocabulary_only for model in hub.cached_models()}
+    alone = {model.repo_id: model.vocabulary_only for model in cached_models()}
     assert alone == {"gpt2": True, "owner/less": False, REPO: False}
     (cache / "models--gpt2" / "blobs" / "0.incomplete").write_bytes(bytes(10))
-    assert not any(model.vocabulary_only for model in hub.cached_models())
+    assert not any(model.vocabulary_only for model in cached_models())
 
 
 def test_remove_frees_what_was_counted(cache: Path) -> None:
@@ -159,26 +165,26 @@ def test_remove_frees_what_was_counted(cache: Path) -> None:
     put(cache, "gpt2", TEXTS)
     blobs = cache / "models--owner--tiny" / "blobs"
     (blobs / "0.incomplete").write_bytes(bytes(1000))
-    listed = {model.repo_id: model.size for model in hub.cached_models()}
-    assert hub.remove(REPO) == listed[REPO] == sum(map(len, FILES.values())) + 40 + 1000
-    assert [model.repo_id for model in hub.cached_models()] == ["gpt2"]
+    listed = {model.repo_id: model.size for model in cached_models()}
+    assert remove(REPO) == listed[REPO] == sum(map(len, FILES.values())) + 40 + 1000
+    assert [model.repo_id for model in cached_models()] == ["gpt2"]
     assert [path.name for path in cache.iterdir()] == ["models--gpt2"]
     with pytest.raises(WeightsError, match="owner/tiny is not in the cache"):
-        hub.remove(REPO)
+        remove(REPO)
 
 
 def test_a_config_nested_without_end_is_no_gpt2(cache: Path) -> None:
     put(cache, REPO, FILES | {"config.json": b"[" * 100_000})
-    assert hub.cached_models() == []
+    assert cached_models() == []
 
 
 def test_a_link_is_not_followed_to_delete(cache: Path, tmp_path_factory: Any) -> None:
     put(cache, REPO, FILES)
     elsewhere = (cache / "models--owner--tiny").rename(tmp_path_factory.mktemp("disk") / "tiny")
     (cache / "models--owner--tiny").symlink_to(elsewhere)
-    assert [model.repo_id for model in hub.cached_models()] == [REPO]
+    assert [model.repo_id for model in cached_models()] == [REPO]
     with pytest.raises(WeightsError, match=f"is a link; remove it and {elsewhere} yourself"):
-        hub.remove(REPO)
+        remove(REPO)
     assert (elsewhere / "snapshots").is_dir()
 
 
@@ -188,7 +194,10 @@ def test_no_fifo_is_waited_for(cache: Path) -> None:
     for path in (snapshot / "config.json", snapshot.parent.parent / "refs" / "main"):
         path.unlink()
         os.mkfifo(path)
-    code = "from gpt2cli import hub; print(hub.cached_snapshot('owner/tiny'), hub.cached_models())"
+    code = (
+        "from gpt2cli.weights import cache;"
+        "print(cache.cached_snapshot('owner/tiny'), cache.cached_models())"
+    )
     env = {**os.environ, "HF_HUB_CACHE": str(cache)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60
@@ -198,7 +207,8 @@ def test_no_fifo_is_waited_for(cache: Path) -> None:
 
 def test_looking_into_the_cache_is_cheap() -> None:
     code = (
-        "import sys; from gpt2cli import hub; hub.cached_snapshot('x/y'); hub.cached_models();"
+        "import sys; from gpt2cli.weights import cache;"
+        "cache.cached_snapshot('x/y'); cache.cached_models();"
         "print([m for m in ('httpx', 'httpx2', 'requests', 'torch', 'tqdm') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

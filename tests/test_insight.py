@@ -12,10 +12,11 @@ import torch
 from conftest import random_model
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import checkpoint, insight
-from gpt2cli.config import ModelConfig
-from gpt2cli.insight import Trace
-from gpt2cli.model import GPT2
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.model import trace
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.model.trace import Trace
+from gpt2cli.weights import checkpoint
 
 IDS = torch.randint(0, 300, (20,), generator=torch.Generator().manual_seed(1)).tolist()
 N = 7  # tokens of which details are kept
@@ -59,7 +60,7 @@ def seen(theirs: GPT2LMHeadModel) -> tuple[Any, dict[str, torch.Tensor]]:
 
 @pytest.fixture(scope="module")
 def traced(model: GPT2) -> Trace:
-    return insight.trace(model, IDS, N)
+    return trace.trace(model, IDS, N)
 
 
 def close(ours: Any, reference: Any) -> bool:
@@ -113,14 +114,14 @@ def test_the_lens_is_their_final_norm_and_head_after_each_layer(
     for layer in range(2):
         state = seen[0].hidden_states[layer][0, -N:]
         expected = theirs.lm_head(theirs.transformer.ln_f(state))
-        assert close(insight.lens(model, traced.stream[2 * layer]), expected)
-    assert close(insight.lens(model, traced.stream[-1]), seen[0].logits[0, -N:])
+        assert close(trace.lens(model, traced.stream[2 * layer]), expected)
+    assert close(trace.lens(model, traced.stream[-1]), seen[0].logits[0, -N:])
 
 
 def test_norm_statistics_are_those_of_what_passes_their_norms(
     model: GPT2, theirs: GPT2LMHeadModel, traced: Trace, seen: Any
 ) -> None:
-    statistics = insight.norm_statistics(model, traced)
+    statistics = trace.norm_statistics(model, traced)
     names = ["h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f"]
     for i, name in enumerate(names):
         x, y = (seen[1][f"{name} {side}"][-N:].double().numpy() for side in ("in", "out"))
@@ -135,7 +136,7 @@ def test_norm_statistics_are_those_of_what_passes_their_norms(
 
 def test_contributions_add_up_to_the_logit(model: GPT2, traced: Trace, seen: Any) -> None:
     for token in (0, 17, 299):
-        split = insight.contributions(model, traced, token)
+        split = trace.contributions(model, traced, token)
         assert split.total == pytest.approx(seen[0].logits[0, -1, token].item(), abs=1e-4)
 
 
@@ -154,7 +155,7 @@ def test_a_contribution_is_what_the_logit_loses_without_it_at_the_same_scale(
     def share(part: torch.Tensor) -> float:
         return logit(x) - logit(x - part.double())
 
-    split = insight.contributions(model, traced, token)
+    split = trace.contributions(model, traced, token)
     passed = seen[1]
     assert split.token_embedding == pytest.approx(share(passed["wte out"][-1]), abs=1e-5)
     assert split.position_embedding == pytest.approx(share(passed["wpe out"][-1]), abs=1e-5)
@@ -169,4 +170,4 @@ def test_a_contribution_is_what_the_logit_loses_without_it_at_the_same_scale(
 def test_no_tokens_and_too_many_are_refused(model: GPT2) -> None:
     for ids in ([], [1] * 33):
         with pytest.raises(ValueError, match=f"{len(ids)} tokens"):
-            insight.trace(model, ids, N)
+            trace.trace(model, ids, N)

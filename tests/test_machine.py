@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2cli import machine
+from gpt2cli.system import machine
 
 
 def test_the_machine_has_memory_and_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_gpu_is_what_the_drivers_tool_says(
 
 def test_peak_memory_keeps_what_was_held() -> None:
     code = (
-        "import numpy; from gpt2cli.machine import peak_memory; before = peak_memory();"
+        "import numpy; from gpt2cli.system.machine import peak_memory; before = peak_memory();"
         "numpy.ones(256 << 20, dtype='u1'); print(peak_memory() - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -11,9 +11,10 @@ import torch
 from conftest import random_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from gpt2cli import checkpoint
-from gpt2cli.config import ModelConfig
-from gpt2cli.model import GELU, GPT2, KVCache, LayerNorm
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.model.gpt2 import GELU, GPT2, LayerNorm
+from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.weights import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from gpt2cli.config import SamplingConfig
-from gpt2cli.penalties import (
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.sampling.penalties import (
     add,
     count_penalties,
     dry_penalties,
@@ -25,8 +25,8 @@ from gpt2cli.penalties import (
     ngram_bans,
     penalise_repetition,
 )
-from gpt2cli.sampler import Sampler
-from gpt2cli.sampling import generators
+from gpt2cli.sampling.rules import generators
+from gpt2cli.sampling.sampler import Sampler
 
 INF = math.inf
 TEXT = st.lists(st.integers(0, 3), max_size=14)

@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Reference
 from tokenizers import normalizers, pre_tokenizers, processors
 
-from gpt2cli import checkpoint, constrain, training
-from gpt2cli.config import ModelConfig
+from gpt2cli.analysis.scorer import Scorer
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders.numpy_decoder import NumpyDecoder
 from gpt2cli.errors import TokenizerError
-from gpt2cli.generation import GenerationConfig
-from gpt2cli.numpy_decoder import NumpyDecoder
-from gpt2cli.scorer import Scorer
-from gpt2cli.session import Session
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.generation.session import Session
+from gpt2cli.sampling import constraint
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.training.corpus import train_vocabulary
+from gpt2cli.weights import checkpoint
 
 EOT = "<|endoftext|>"
 CONFIG = ModelConfig(300, context_length=32, emb_dim=24, n_heads=3, n_layers=1)
@@ -31,7 +33,7 @@ CONFIG = ModelConfig(300, context_length=32, emb_dim=24, n_heads=3, n_layers=1)
 def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tokenizer.json of 300 tokens with GPT-2's pipeline."""
     directory = tmp_path_factory.mktemp("described")
-    training.train_vocabulary(TEXT, 300, directory)
+    train_vocabulary(TEXT, 300, directory)
     files = (json.loads((directory / "vocab.json").read_text()), directory / "merges.txt")
     merges = [line.split(" ") for line in files[1].read_text().splitlines()[1:]]
     cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -105,7 +107,7 @@ def test_add_bos_token_opens_a_text_where_transformers_does(
     if has_json:
         load(tmp_path, described)
     else:
-        training.train_vocabulary(TEXT, 300, tmp_path)
+        train_vocabulary(TEXT, 300, tmp_path)
     ours, theirs = Tokenizer.load(tmp_path), GPT2Tokenizer.from_pretrained(tmp_path)
     assert ours.encode("The quick") == theirs("The quick").input_ids
     assert ours.opening == ([] if has_json else [0])
@@ -121,7 +123,7 @@ def test_add_bos_token_opens_a_text_where_transformers_does(
 def test_settings_that_cannot_be_are_refused(
     settings: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
-    training.train_vocabulary(TEXT, 300, tmp_path)
+    train_vocabulary(TEXT, 300, tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(TokenizerError, match=says):
         Tokenizer.load(tmp_path)
@@ -167,7 +169,7 @@ def test_a_constraint_is_met_whatever_is_put_before_a_text(
     both = {"pre_tokenizer": cut, "post_processor": template(f"{EOT} $A")}
     load(tmp_path, described | both)
     checkpoint.save(random_model(CONFIG), tmp_path, 0, torch.float32)
-    assert constrain.resolve(choice=["fox"]) is not None
+    assert constraint.resolve(choice=["fox"]) is not None
     done = here(
         "generate", "-m", str(tmp_path), "--choice", "fox", "--seed", "1", "--no-echo", "The"
     )

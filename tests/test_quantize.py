@@ -16,12 +16,14 @@ import torch
 from conftest import random_model
 from safetensors import safe_open
 
-from gpt2cli import checkpoint, engine
-from gpt2cli.config import ModelConfig
-from gpt2cli.engine import quantize
-from gpt2cli.model import GPT2
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders import native
+from gpt2cli.decoders.native import quantize
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.weights import checkpoint
+from gpt2cli.weights.safetensors import read_safetensors, write_safetensors
 
-pytestmark = pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
 
 
 @pytest.fixture(autouse=True)
@@ -160,12 +162,12 @@ def test_pruning_removes_what_belongs_to_no_checkpoint(directory: Path, cache: P
 def as_shards(model: GPT2, directory: Path) -> None:
     """The same checkpoint in two files and an index."""
     checkpoint.save(model, directory, 0, torch.float32)
-    tensors, _ = checkpoint.read_safetensors(directory / "model.safetensors")
+    tensors, _ = read_safetensors(directory / "model.safetensors")
     names = sorted(tensors)
     index: dict[str, str] = {}
     for i, part in enumerate((names[:9], names[9:]), start=1):
         file = f"model-{i:05}-of-00002.safetensors"
-        checkpoint.write_safetensors({n: tensors[n] for n in part}, directory / file, {})
+        write_safetensors({n: tensors[n] for n in part}, directory / file, {})
         index |= dict.fromkeys(part, file)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     (directory / "model.safetensors").unlink()

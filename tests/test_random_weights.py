@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import random_model
 
-from gpt2cli import engine, runtime
-from gpt2cli.config import ModelConfig, Spec
-from gpt2cli.device import Placement
-from gpt2cli.random_weights import RandomWeights
-from gpt2cli.sources import Source
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.spec import Spec
+from gpt2cli.decoders import native, opening
+from gpt2cli.system.device import Placement
+from gpt2cli.weights.random_weights import RandomWeights
+from gpt2cli.weights.sources import Source
 
 
 def test_every_parameter_is_there_and_the_same_each_time(tiny_config: ModelConfig) -> None:
@@ -47,10 +48,10 @@ def test_progress_ends_with_all_bytes_even_if_some_are_made_twice(tiny_config: M
 def test_whatever_decodes_gets_them(
     tiny_config: ModelConfig, dtype: str, quantize: str | None, samples: int
 ) -> None:
-    if quantize and not engine.available():
-        pytest.skip(engine.why_not())
+    if quantize and not native.available():
+        pytest.skip(native.why_not())
     source = Source("tiny", Spec("tiny", tiny_config), None, None)
     place, size = Placement("cpu", dtype), tiny_config.vocab_size
-    decoder = runtime.open_random(source, place, size, samples, 8, quantize)
+    decoder = opening.open_random(source, place, size, samples, 8, quantize)
     assert np.isfinite(np.asarray(decoder.prefill([[1, 2, 3]]))).all()
     assert decoder.step([4] * samples).shape == (samples, tiny_config.vocab_size)

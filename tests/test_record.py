@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpt2cli.generation import Event
-from gpt2cli.record import Recorder, Sample
+from gpt2cli.generation.record import Recorder, Sample
+from gpt2cli.generation.request import Event
 
 
 class Clock:

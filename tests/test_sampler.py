@@ -27,12 +27,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from gpt2cli.config import SamplingConfig
-from gpt2cli.sampler import Sampler
-from gpt2cli.sampling import (
-    draw,
-    generators,
-)
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.sampling.rules import draw, generators
+from gpt2cli.sampling.sampler import Sampler
 
 
 def both_choose(

@@ -31,9 +31,8 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
-from gpt2cli.config import SamplingConfig
-from gpt2cli.sampler import Sampler
-from gpt2cli.sampling import (
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.sampling.rules import (
     draw,
     exclude_top_choices,
     generators,
@@ -47,6 +46,7 @@ from gpt2cli.sampling import (
     scale_by_temperature,
     uniforms,
 )
+from gpt2cli.sampling.sampler import Sampler
 
 # --- temperature ------------------------------------------------------------------------
 

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import checkpoint, scoring
+from gpt2cli.analysis import scoring
 from gpt2cli.errors import UsageError
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
 
 CONTEXT = 32  # of the tiny model
 SINGLE = {bytes([i]): i for i in range(256)}

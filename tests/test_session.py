@@ -13,12 +13,14 @@ from conftest import BYTES, decoders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2cli import config
-from gpt2cli.config import SamplingConfig
+from gpt2cli.config import spec
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.decoders.prefix_cache import PrefixCache
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import Event, GenerationConfig, generate
-from gpt2cli.session import PrefixCache, Session, follow
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.generation.loop import generate
+from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.generation.session import Session, follow
+from gpt2cli.text.tokenizer import Tokenizer
 
 GREEDY = GenerationConfig(SamplingConfig(temperature=0), max_tokens=5)
 
@@ -248,7 +250,7 @@ def test_a_line_follows_on_a_line_of_its_own_unless_it_begins_with_a_space(
     assert follow(text, line) == expected
 
 
-BARD = config.BUNDLED_DIR / "bard"
+BARD = spec.BUNDLED_DIR / "bard"
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2cli.config import SamplingConfig
+from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import GenerationConfig
-from gpt2cli.settings import change, show
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.generation.settings import change, show
 
 PLAIN = GenerationConfig()
 

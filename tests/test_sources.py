@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2cli import hub, sources
-from gpt2cli.config import BUNDLED_DIR, CONFIG_DIR
+from gpt2cli.config.spec import BUNDLED_DIR, CONFIG_DIR
 from gpt2cli.errors import ConfigError, UsageError, WeightsError
+from gpt2cli.weights import sources
+from gpt2cli.weights.cache import cached_models
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_a_repository_in_the_cache_needs_no_network(
     source = sources.fetch(sources.resolve("someone/tiny"), offline=True)
     assert source.directory == snapshot
     assert source.revision == "c" * 40
-    assert [model.repo_id for model in hub.cached_models()] == ["someone/tiny"]
+    assert [model.repo_id for model in cached_models()] == ["someone/tiny"]
 
 
 def test_a_repository_out_of_reach_has_no_config(empty_cache: Path) -> None:

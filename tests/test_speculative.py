@@ -15,13 +15,17 @@ from conftest import BYTES, decoders, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2cli import checkpoint, generation, sampling, speculative
-from gpt2cli.config import ModelConfig, SamplingConfig
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import Event, GenerationConfig, new_sampler
-from gpt2cli.sampler import Sampler
-from gpt2cli.speculative import Draft, ModelDraft, NgramDraft, Tally
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.generation import loop, speculative
+from gpt2cli.generation.loop import new_sampler
+from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.generation.speculative import Draft, ModelDraft, NgramDraft, Tally
+from gpt2cli.sampling import rules
+from gpt2cli.sampling.sampler import Sampler
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
 
 GREEDY = SamplingConfig(temperature=0)
 
@@ -69,7 +73,7 @@ def test_greedy_text_is_that_of_the_model_alone(
     )
     make, other = decoders(kind, tiny_directory), decoders(kind, other_directory)
     for prompt in ([1, 2, 3], list(range(20, 60))):
-        alone = everything(generation.generate(make(), tiny_tokenizer, prompt, config))
+        alone = everything(loop.generate(make(), tiny_tokenizer, prompt, config))
         for draft in (ModelDraft(other()), NgramDraft()):
             tally = Tally()
             events = speculative.generate(make(), draft, tiny_tokenizer, prompt, config, tally)
@@ -98,7 +102,7 @@ def test_a_draft_may_look_back_on_less(tiny_directory: Path, tiny_tokenizer: Tok
     short.context_length = 9
     make = decoders("numpy", tiny_directory)
     config = GenerationConfig(GREEDY, max_tokens=60, ignore_eos=True)
-    alone = everything(generation.generate(make(), tiny_tokenizer, [1, 2], config))
+    alone = everything(loop.generate(make(), tiny_tokenizer, [1, 2], config))
     draft = ModelDraft(short)
     assert alone == everything(
         speculative.generate(make(), draft, tiny_tokenizer, [1, 2], config, Tally())
@@ -176,7 +180,7 @@ def test_ends_windows_and_logprobs_are_those_without_a_draft(
     config = GenerationConfig(
         GREEDY, max_tokens=30, stop=("e", "A"), min_tokens=min_tokens, logprobs=2
     )
-    expected = list(generation.generate(Oracle(257, context_length), BYTES, prompt, config))
+    expected = list(loop.generate(Oracle(257, context_length), BYTES, prompt, config))
     drafts: dict[str, Draft] = {
         "script": Scripted(guess),
         "model": ModelDraft(Oracle(257, 9, salt=1)),
@@ -210,7 +214,7 @@ def counts(config: SamplingConfig, draft: str | None, runs: int) -> Counter[tupl
         model, drafter = Oracle(5), ModelDraft(Oracle(5, salt=1))
         events: Any
         if draft is None:
-            events = generation.generate(model, FIVE, [0, 1], settings)
+            events = loop.generate(model, FIVE, [0, 1], settings)
         else:
             proposer = drafter if draft == "model" else Scripted([2, 2])
             events = speculative.generate(model, proposer, FIVE, [0, 1], settings, Tally(), 2)
@@ -271,7 +275,7 @@ def test_keeping_or_drawing_again_gives_exactly_the_distribution(seed: int, widt
     with np.errstate(divide="ignore"):
         for token in range(width):
             rows, proposed = np.repeat(logits, 4000, axis=0), np.full(4000, token)
-            ids = sampling.draw_or_keep(rows, proposed, np.repeat(draft, 4000, axis=0), grid)
+            ids = rules.draw_or_keep(rows, proposed, np.repeat(draft, 4000, axis=0), grid)
             result += q[token] * np.bincount(ids, minlength=width) / 4000
             kept = np.mean(ids == token)
             assert kept >= min(1, p[token] / q[token]) - 1e-3
@@ -283,9 +287,9 @@ def test_equal_distributions_keep_every_proposal_and_none_left_is_none() -> None
     almost = np.array([1 - 2**-53])
     with np.errstate(all="ignore"):
         for token in range(50):
-            assert sampling.draw_or_keep(logits, np.array([token]), logits, almost) == token
+            assert rules.draw_or_keep(logits, np.array([token]), logits, almost) == token
         nothing = np.full((1, 50), -np.inf, dtype=np.float32)
-        assert sampling.draw_or_keep(nothing, np.array([3]), logits, np.array([0.5])) == 50
+        assert rules.draw_or_keep(nothing, np.array([3]), logits, np.array([0.5])) == 50
 
 
 @pytest.mark.parametrize(
@@ -323,7 +327,7 @@ def test_the_tally_counts_guesses_that_came_true() -> None:
 
 def generate_alone(count: int) -> list[Event]:
     config = GenerationConfig(GREEDY, max_tokens=count, ignore_eos=True)
-    return list(generation.generate(Oracle(257), BYTES, [7], config))
+    return list(loop.generate(Oracle(257), BYTES, [7], config))
 
 
 class Once(Scripted):

@@ -16,13 +16,14 @@ import torch
 from conftest import random_model
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from gpt2cli import runtime, static_step
-from gpt2cli.config import ModelConfig
-from gpt2cli.device import Placement
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders import graphs, opening
+from gpt2cli.decoders.graphs import CudaGraphs, StaticDecoding
+from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.model import GPT2, KVCache
-from gpt2cli.static_step import CudaGraphs, StaticDecoding
-from gpt2cli.torch_decoder import TorchDecoder
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.system.device import Placement
 
 CONTEXT = 24
 STRIDE = 8
@@ -35,7 +36,7 @@ def model() -> GPT2:
 
 @pytest.fixture(autouse=True)
 def _short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_step, "REACH", STRIDE)
+    monkeypatch.setattr(graphs, "REACH", STRIDE)
 
 
 class Recorder:
@@ -113,9 +114,9 @@ def test_a_step_can_be_repeated_without_effect(model: GPT2) -> None:
     ids = torch.randint(0, 120, (2, 6))
     cache, _ = prepared(model, ids)
     inputs = torch.tensor([3, 4, 6])  # two ids, and their position
-    first = static_step.static_step(model, cache, inputs, 8)
+    first = graphs.static_step(model, cache, inputs, 8)
     kept = cache.keys.clone(), cache.values.clone()
-    assert torch.equal(static_step.static_step(model, cache, inputs, 8), first)
+    assert torch.equal(graphs.static_step(model, cache, inputs, 8), first)
     assert torch.equal(cache.keys, kept[0])
     assert torch.equal(cache.values, kept[1])
     assert cache.length == 6
@@ -178,14 +179,14 @@ def test_a_failing_compiler_is_told_in_one_sentence(
     "placement", [Placement("cpu", "float32"), Placement("mps", "float32")], ids=str
 )
 def test_compiling_is_refused_where_it_makes_no_sense(placement: Placement) -> None:
-    runtime.check_compile(False, placement)
+    opening.check_compile(False, placement)
     with pytest.raises(UsageError, match=f"^compile .* not on {placement.device} in float32"):
-        runtime.check_compile(True, placement)
+        opening.check_compile(True, placement)
 
 
 def test_compiling_is_accepted_on_gpus_and_in_half_precision() -> None:
     for placement in (Placement("cuda:1", "float32"), Placement("cpu", "bfloat16")):
-        runtime.check_compile(True, placement)
+        opening.check_compile(True, placement)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

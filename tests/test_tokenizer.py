@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from tokenizers import ByteLevelBPETokenizer
 
 from gpt2cli.errors import TokenizerError, UsageError
-from gpt2cli.tokenizer import StreamDecoder, Tokenizer, byte_alphabet
+from gpt2cli.text.stream import StreamDecoder
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.vocabulary import byte_alphabet
 
 ROOT = Path(__file__).parents[1]
 EOT = "<|endoftext|>"

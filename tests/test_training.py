@@ -17,11 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
-from gpt2cli import checkpoint, estimate, machine, training
-from gpt2cli.config import ModelConfig, TrainingConfig
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.training import TrainingConfig
 from gpt2cli.errors import GPT2CLIError, UsageError, WeightsError
-from gpt2cli.run_directory import STATE_FILE, Plan, read_position
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.system import estimate, machine
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.training import run as runs
+from gpt2cli.training import trainer
+from gpt2cli.training.corpus import split_text, train_vocabulary
+from gpt2cli.training.optimizer import learning_rate, make_optimizer
+from gpt2cli.training.state import STATE_FILE, Plan, read_position
+from gpt2cli.weights import checkpoint
+from gpt2cli.weights.safetensors import read_safetensors, write_safetensors
 
 PLAN = Plan(
     ModelConfig(300, 16, emb_dim=24, n_heads=2, n_layers=2, drop_rate=0.1, qkv_bias=False),
@@ -36,8 +43,8 @@ def with_settings(**settings: float) -> Plan:
 
 def open_run(
     directory: Path, plan: Plan = PLAN, text: str = TEXT, resume: bool = False
-) -> AbstractContextManager[training.Trainer]:
-    return training.open_run(plan, text, directory, resume=resume)
+) -> AbstractContextManager[trainer.Trainer]:
+    return runs.open_run(plan, text, directory, resume=resume)
 
 
 def train(
@@ -46,7 +53,7 @@ def train(
     text: str = TEXT,
     resume: bool = False,
     stop_after: int = 10**9,
-) -> tuple[training.Trainer, list[training.Report]]:
+) -> tuple[trainer.Trainer, list[trainer.Report]]:
     """A run and all that it reported, to its end or a step."""
     with open_run(directory, plan, text, resume) as run:
         return run, list(run.run(should_stop=lambda: run.step >= stop_after))
@@ -54,7 +61,7 @@ def train(
 
 @given(text=st.text(min_size=1), fraction=st.floats(0.01, 0.99))
 def test_splitting_keeps_every_byte_and_cuts_no_character(text: str, fraction: float) -> None:
-    train, val = training.split_text(text, fraction)
+    train, val = split_text(text, fraction)
     assert train + val == text
     wanted = int(len(text.encode()) * fraction)
     assert wanted - 3 <= len(val.encode()) <= wanted
@@ -62,18 +69,18 @@ def test_splitting_keeps_every_byte_and_cuts_no_character(text: str, fraction: f
 
 def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
     settings = TrainingConfig(steps=110, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.2)
-    rates = [training.learning_rate(step, settings) for step in range(110)]
+    rates = [learning_rate(step, settings) for step in range(110)]
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == 1.0
     assert rates[-1] == pytest.approx(0.2)
     half = 10 + 99 / 2
-    assert training.learning_rate(int(half), settings) == pytest.approx(0.6, abs=0.01)
+    assert learning_rate(int(half), settings) == pytest.approx(0.6, abs=0.01)
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
 def test_only_matrices_decay() -> None:
     model = random_model(PLAN.model)
-    groups = training.make_optimizer(model, PLAN.training).param_groups
+    groups = make_optimizer(model, PLAN.training).param_groups
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     for name, p in model.named_parameters():
         assert (id(p) in decayed) == (p.dim() == 2), name
@@ -90,7 +97,7 @@ def test_evaluation_predicts_every_token_once(length: int) -> None:
         window = ids[start : start + 17]
         logits = model(window[None, :-1])[0]
         total += sum(-logits.log_softmax(-1)[i, t].item() for i, t in enumerate(window[1:]))
-    assert training.evaluate(model, ids, batch_size=2) == pytest.approx(total / (length - 1), 1e-5)
+    assert trainer.evaluate(model, ids, batch_size=2) == pytest.approx(total / (length - 1), 1e-5)
 
 
 def test_a_run_learns_reports_and_leaves_a_model(tmp_path: Path) -> None:
@@ -100,12 +107,12 @@ def test_a_run_learns_reports_and_leaves_a_model(tmp_path: Path) -> None:
     assert [r.step for r in reports if r.val_loss is not None] == [5, 10, 12]
     last = reports[-1]
     assert last.val_loss is not None
-    _, val = training.split_text(TEXT, 0.1)
+    _, val = split_text(TEXT, 0.1)
     nats = last.val_loss * len(Tokenizer.load(tmp_path).encode(val))
     assert last.bits_per_byte == pytest.approx(nats / math.log(2) / len(val.encode()))
     best = min(r.val_loss for r in reports if r.val_loss is not None)
     saved = checkpoint.load(tmp_path)
-    assert training.evaluate(saved, run.corpus.val) == pytest.approx(best, abs=1e-4)
+    assert trainer.evaluate(saved, run.corpus.val) == pytest.approx(best, abs=1e-4)
 
 
 def test_the_directory_loads_in_transformers_with_the_same_tokens_and_logits(
@@ -142,7 +149,7 @@ def test_more_steps_are_another_cosine_from_where_the_run_is(tmp_path: Path) -> 
     train(tmp_path)
     run, reports = train(tmp_path, with_settings(steps=20), resume=True)
     assert [r.step for r in reports] == list(range(13, 21))
-    rates = [training.learning_rate(step, with_settings(steps=20).training) for step in range(20)]
+    rates = [learning_rate(step, with_settings(steps=20).training) for step in range(20)]
     assert [r.learning_rate for r in reports] == rates[12:]
     assert read_position(tmp_path).plan == run.plan
     with pytest.raises(UsageError, match="steps must be at least the 20 that are done"):
@@ -168,10 +175,10 @@ def test_a_state_of_an_older_version_resumes_with_the_whole_plan(tmp_path: Path)
     wanted = replace(PLAN, model=replace(PLAN.model, vocab_size=5000))
     run, _ = train(tmp_path, wanted, stop_after=3)
     path = tmp_path / STATE_FILE
-    tensors, metadata = checkpoint.read_safetensors(path)
+    tensors, metadata = read_safetensors(path)
     old = [asdict(run.config), asdict(run.settings), metadata["digest"]]
     metadata = {"identity": json.dumps(old)} | {k: metadata[k] for k in ("step", "best_val_loss")}
-    checkpoint.write_safetensors({k: t.clone() for k, t in tensors.items()}, path, metadata)
+    write_safetensors({k: t.clone() for k, t in tensors.items()}, path, metadata)
     with pytest.raises(UsageError, match="seed was 0"):
         train(tmp_path, replace(wanted, training=with_settings(seed=1).training), resume=True)
     _, reports = train(tmp_path, wanted, resume=True)
@@ -335,7 +342,7 @@ def test_a_run_killed_between_two_files_leaves_a_model_and_resumes_exactly(
 def test_memory_is_counted_before_the_text_is_read_closely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "learn_vocabulary", None)
+    monkeypatch.setattr(runs, "learn_vocabulary", None)
     for plan in (
         with_settings(batch_size=10**8),
         replace(PLAN, model=replace(PLAN.model, emb_dim=10**5)),
@@ -355,7 +362,7 @@ def test_what_fits_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_text_that_is_too_short_is_refused_at_once(
     tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "learn_vocabulary", None)
+    monkeypatch.setattr(runs, "learn_vocabulary", None)
     with pytest.raises(UsageError, match="needs more"):
         train(tmp_path / "new", text=text)
     assert not (tmp_path / "new").exists()
@@ -368,11 +375,11 @@ def test_a_text_may_be_long_in_bytes_and_short_in_tokens(tmp_path: Path) -> None
 
 def test_a_vocabulary_needs_room_for_the_bytes(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at least 257"):
-        training.train_vocabulary(TEXT, 256, tmp_path)
+        train_vocabulary(TEXT, 256, tmp_path)
 
 
 def test_a_vocabulary_is_no_larger_than_a_text_can_give(tmp_path: Path) -> None:
-    tokenizer = training.train_vocabulary(TEXT, 99_999_999_999, tmp_path)
+    tokenizer = train_vocabulary(TEXT, 99_999_999_999, tmp_path)
     assert 300 < tokenizer.size < 257 + len(TEXT)
     assert Tokenizer.load(tmp_path) == tokenizer
 

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, ByteLevelBPETokenizer, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Reference
 
-from gpt2cli import checkpoint, training
-from gpt2cli.config import ModelConfig
+from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import TokenizerError
-from gpt2cli.tokenizer import LONGEST_WORD, Tokenizer
+from gpt2cli.text.tokenizer import LONGEST_WORD, Tokenizer
+from gpt2cli.training.corpus import train_vocabulary
+from gpt2cli.weights import checkpoint
 
 EOT, START, USER = "<|endoftext|>", "<|startoftext|>", "<|user|>"
 PIECES = [
@@ -37,7 +38,7 @@ TEXTS = st.lists(
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vocab.json and merges.txt of 300 tokens."""
     directory = tmp_path_factory.mktemp("pair")
-    training.train_vocabulary(TEXT, 300, directory)
+    train_vocabulary(TEXT, 300, directory)
     return directory
 
 

@@ -16,8 +16,19 @@ from typing import Annotated, Any
 import typer
 
 from gpt2cli import __version__
-from gpt2cli.cli import bench, diff, generate, info, inspect, models, repl, score, tokenize, train
-from gpt2cli.cli.terminal import be_quiet, complain, use_colour
+from gpt2cli.cli.commands import (
+    bench,
+    diff,
+    generate,
+    info,
+    inspect,
+    models,
+    repl,
+    score,
+    tokenize,
+    train,
+)
+from gpt2cli.cli.io.terminal import be_quiet, complain, use_colour
 from gpt2cli.cli.usage import Command, Group, option_name, option_names, sentence
 from gpt2cli.errors import GPT2CLIError, UsageError
 

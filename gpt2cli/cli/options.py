@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt2cli.cli.files import read_argument
+from gpt2cli.cli.io.inputs import read_argument
 from gpt2cli.cli.usage import environment_name
-from gpt2cli.config import END_OF_TEXT, SamplingConfig, known_names, shipped_specs
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.config.spec import known_names, shipped_specs
+from gpt2cli.text.vocabulary import END_OF_TEXT
 
 if TYPE_CHECKING:
-    from gpt2cli.constrain import Constraint
-    from gpt2cli.generation import GenerationConfig
+    from gpt2cli.generation.request import GenerationConfig
+    from gpt2cli.sampling.constraint import Constraint
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
@@ -30,20 +32,20 @@ def complete_config(incomplete: str) -> list[str]:
 
 def complete_model(incomplete: str) -> list[str]:
     """What can be run: shipped configs that have weights, and what is cached beside them."""
-    from gpt2cli import hub
+    from gpt2cli.weights import cache
 
     specs = [spec for spec in shipped_specs() if spec.bundled or spec.repo_id]
     names = [name for spec in specs for name in (spec.name, *spec.aliases)]
     shipped = {spec.repo_id for spec in specs}
-    cached = [m.repo_id for m in hub.cached_models() if m.repo_id not in shipped]
+    cached = [m.repo_id for m in cache.cached_models() if m.repo_id not in shipped]
     return one_of(*names, *cached)(incomplete)
 
 
 def complete_cached(incomplete: str) -> list[str]:
     """What was fetched from the hub."""
-    from gpt2cli import hub
+    from gpt2cli.weights import cache
 
-    return one_of(*(model.repo_id for model in hub.cached_models()))(incomplete)
+    return one_of(*(model.repo_id for model in cache.cached_models()))(incomplete)
 
 
 def _complete_draft(incomplete: str) -> list[str]:
@@ -68,7 +70,7 @@ def configure(
 
     Biases are left to the caller: only a vocabulary knows their ids.
     """
-    from gpt2cli.generation import GenerationConfig, new_seed
+    from gpt2cli.generation.request import GenerationConfig, new_seed
 
     given = {name: value for name, value in context.params.items() if value is not None}
     sampling = {f.name: given[f.name] for f in fields(SamplingConfig) if f.name in given}

@@ -13,9 +13,8 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from gpt2cli.cli.terminal import be_quiet, notice, use_colour
-from gpt2cli.config import did_you_mean, nearest
-from gpt2cli.errors import UsageError
+from gpt2cli.cli.io.terminal import be_quiet, notice, use_colour
+from gpt2cli.errors import UsageError, did_you_mean, nearest
 
 # What other programs call an option; understood, but neither shown nor completed.
 OPTION_ALIASES = {

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import Gpt2
 
-from gpt2cli import bandwidth, bench, checkpoint, engine
+from gpt2cli.analysis import bench
+from gpt2cli.decoders import native
+from gpt2cli.system import bandwidth
+from gpt2cli.weights import checkpoint
 
 BENCH = ("bench", "-m", "bard", "--device", "cpu", "--repeats", "2", "--tokens", "3")
 
@@ -39,9 +42,9 @@ def test_an_object_for_programs(gpt2: Gpt2) -> None:
     assert (data["model"], data["device"], data["dtype"]) == ("bard", "cpu", "float32")
     assert data["weights"] == "real"
     assert data["load_s"] > 0
-    assert data["engine"] == ("native" if engine.available() else "NumPy")
+    assert data["engine"] == ("native" if native.available() else "NumPy")
     assert (data["samples"], data["tokens"], data["repeats"]) == (2, 3, 2)
-    assert data["threads"] == engine.thread_count()
+    assert data["threads"] == native.thread_count()
     assert [entry["context"] for entry in data["contexts"]] == [32, 128, 224]
     for entry in data["contexts"]:
         limit = 2 * data["bandwidth_bytes_per_second"] / entry["bytes_per_step"]
@@ -68,7 +71,7 @@ def test_a_model_without_a_vocabulary_can_be_measured(
     assert [entry["context"] for entry in data["contexts"]] == [16, 24]
 
 
-@pytest.mark.skipif(not engine.available(), reason="the engine was not built")
+@pytest.mark.skipif(not native.available(), reason="the engine was not built")
 def test_fewer_bits_are_fewer_bytes(gpt2: Gpt2) -> None:
     sizes = []
     for more in ([], ["--quantize", "int8"], ["--quantize", "int4"]):
@@ -86,8 +89,8 @@ TINY = "vocab_size: 512\ncontext_length: 64\nemb_dim: 64\nn_heads: 4\nn_layers: 
 def test_what_is_not_in_the_cache_is_measured_with_random_weights(
     gpt2: Gpt2, tmp_path: Path, repo_id: str, quantize: list[str]
 ) -> None:
-    if quantize and not engine.available():
-        pytest.skip(engine.why_not())
+    if quantize and not native.available():
+        pytest.skip(native.why_not())
     config = tmp_path / "mine.yaml"
     config.write_text(TINY + repo_id)
     arguments = ("bench", "-m", str(config), "--device", "cpu", "--repeats", "1", *quantize)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from conftest import Gpt2
 
-from gpt2cli import engine
+from gpt2cli.decoders import native
 
-needs_engine = pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+needs_engine = pytest.mark.skipif(not native.available(), reason=native.why_not())
 
 
 def compared(here: Gpt2, *arguments: str, stdin: bytes = b"") -> Any:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpt2cli.cli import files
-from gpt2cli.cli.files import decode_utf8, read_argument, read_file, read_stdin
+from gpt2cli.cli.io import inputs
+from gpt2cli.cli.io.inputs import decode_utf8, read_argument, read_file, read_stdin
 from gpt2cli.errors import UsageError
 
 
@@ -78,35 +78,35 @@ def test_a_file_is_read_byte_for_byte_or_named(tmp_path: Path) -> None:
 def test_pieces_of_a_file_add_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, keep: bool
 ) -> None:
-    monkeypatch.setattr(files, "PIECE", 1)
+    monkeypatch.setattr(inputs, "PIECE", 1)
     path = tmp_path / "text"
     path.write_bytes(text.encode())
-    pieces = list(files.read_pieces(str(path), "text", keep))
-    assert "".join(pieces) == (text if keep else files.without_newline(text))
+    pieces = list(inputs.read_pieces(str(path), "text", keep))
+    assert "".join(pieces) == (text if keep else inputs.without_newline(text))
     assert len(pieces) > text.count("\n")
     path.write_bytes(text.encode() + b"\xff")
     with pytest.raises(UsageError, match=rf"text is not .* \(at byte {len(text.encode())}\)"):
-        list(files.read_pieces(str(path), "text", keep))
+        list(inputs.read_pieces(str(path), "text", keep))
 
 
 @settings(deadline=None, max_examples=50)
 @given(data=st.binary() | st.text("ab\r\n").map(str.encode), most=st.integers(1, 5))
 def test_lines_arrive_whole(data: bytes, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "ARRIVED", most)
+        patch.setattr(inputs, "ARRIVED", most)
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-        lines = [line for arrived in files.read_lines("-") for line in arrived]
+        lines = [line for arrived in inputs.read_lines("-") for line in arrived]
     assert lines == io.BytesIO(data).readlines()
 
 
 def test_what_cannot_be_read_is_refused_and_a_fifo_left_alone(tmp_path: Path) -> None:
     for missing in (tmp_path / "none", tmp_path):
         with pytest.raises(UsageError, match=r"cannot read|there is no file"):
-            files.check_readable(str(missing))
+            inputs.check_readable(str(missing))
     os.mkfifo(tmp_path / "fifo")
-    files.check_readable(str(tmp_path / "fifo"))  # to open it would wait for a writer
+    inputs.check_readable(str(tmp_path / "fifo"))  # to open it would wait for a writer
     (tmp_path / "text").touch()
-    files.check_readable(str(tmp_path / "text"))
+    inputs.check_readable(str(tmp_path / "text"))
 
 
 def test_an_argument_is_a_text_where_it_can_be_no_name(
@@ -116,14 +116,14 @@ def test_an_argument_is_a_text_where_it_can_be_no_name(
     (tmp_path / "king").touch()
     (tmp_path / "lost link").symlink_to("nowhere")
     for name in ("king", "lost link", "esay.txt", "my essay.md", "texts/king", "-"):
-        assert not files.is_text(name)
+        assert not inputs.is_text(name)
     for text in ("queen", "Hello, world.", "and / or", "a\nb.c\nd", "", "x" * 5000, "a\x00b"):
-        assert files.is_text(text)
+        assert inputs.is_text(text)
 
 
 def test_a_file_that_others_have_begun_to_read_is_left_to_them(tmp_path: Path) -> None:
     (tmp_path / "lines").write_bytes(b"first\nsecond\n")
-    script = "from gpt2cli.cli.files import read_text; print([read_text(a, None, False)])"
+    script = "from gpt2cli.cli.io.inputs import read_text; print([read_text(a, None, False)])"
     for prepare, argument, expected in (
         ("", "'own'", "['first\\nsecond\\nown']"),  # from the beginning: as a pipe
         ("os.read(0, 6); ", "'own'", "['own']"),

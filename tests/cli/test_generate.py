@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Gpt2, error_of
 
-from gpt2cli import engine
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.decoders import native
+from gpt2cli.text.tokenizer import Tokenizer
 
 # Before any weights are read: wrong use, exit code 2.
 
@@ -210,7 +210,7 @@ def test_json_holds_what_is_needed_to_run_again(gpt2: Gpt2, tiny_directory: Path
     ]
 
 
-@pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
 def test_quantised_weights_say_the_same_where_the_model_is_sure(gpt2: Gpt2, letters: Path) -> None:
     arguments = ("generate", "a", "-m", str(letters), "-n", "5", "-t", "0", "--device", "cpu")
     for bits in ("int8", "int4"):
@@ -225,7 +225,7 @@ def test_quantised_weights_say_the_same_where_the_model_is_sure(gpt2: Gpt2, lett
 
 def test_without_the_engine_the_text_is_the_same_and_quantising_is_refused(letters: Path) -> None:
     script = (
-        "import sys; from gpt2cli import engine; engine.load = lambda: 'it was not built';"
+        "import sys; from gpt2cli.decoders import native; native.load = lambda: 'it was not built';"
         "from gpt2cli.cli import main; sys.argv = ['gpt2', *sys.argv[1:]]; main()"
     )
     command = [sys.executable, "-c", script, "generate", "a", "-m", str(letters), "-t", "0"]

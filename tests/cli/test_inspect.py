@@ -19,13 +19,14 @@ import torch
 from conftest import Gpt2
 from transformers import GPT2LMHeadModel
 
-from gpt2cli import checkpoint, inspection
-from gpt2cli.cli import charts
-from gpt2cli.cli.inspect import SECTIONS
-from gpt2cli.cli.pages import inspection as page
-from gpt2cli.inspection import Inspection
-from gpt2cli.model import GPT2
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.analysis import inspection
+from gpt2cli.analysis.inspection import Inspection
+from gpt2cli.cli.commands.inspect import SECTIONS
+from gpt2cli.cli.render import charts
+from gpt2cli.cli.render.pages import inspection as page
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
 
 PROMPT = "The quick brown </script><b>fox</b> jumps & 'I'm'"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -289,7 +290,7 @@ def test_files_are_written_whole_or_not_at_all(here: Gpt2, tmp_path: Path) -> No
 
 def picture(data: Inspection, *sections: str, prompt: str = PROMPT, **options: Any) -> bytes:
     pytest.importorskip("matplotlib")
-    from gpt2cli.cli.picture import render
+    from gpt2cli.cli.render.picture import render
 
     settings = {"layers": [1], "head": None, "every": False} | options
     with warnings.catch_warnings():
@@ -338,7 +339,7 @@ def test_a_picture_holds_any_token(model: GPT2, tiny_tokenizer: Tokenizer) -> No
 
 def test_a_picture_escapes_what_its_font_lacks() -> None:
     pytest.importorskip("matplotlib")
-    from gpt2cli.cli import picture
+    from gpt2cli.cli.render import picture
 
     assert picture._label("a日", 20) == "a\\u65e5"
     assert picture._label("日" * 9) == "\\u65e5\\u65e5\\…"

@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 from conftest import Gpt2
 
-from gpt2cli import checkpoint, inspection
-from gpt2cli.cli import pages
-from gpt2cli.cli.inspect import SECTIONS
-from gpt2cli.cli.pages import heatmap
-from gpt2cli.cli.pages import inspection as inspected
-from gpt2cli.cli.pages.heatmap import Scored
+from gpt2cli.analysis import inspection
+from gpt2cli.analysis.heatmap import Piece
+from gpt2cli.cli.commands.inspect import SECTIONS
+from gpt2cli.cli.render import pages
+from gpt2cli.cli.render.pages import heatmap
+from gpt2cli.cli.render.pages import inspection as inspected
+from gpt2cli.cli.render.pages.heatmap import Scored
 from gpt2cli.errors import WeightsError
-from gpt2cli.heatmap import Piece
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
 
 CONTROLS = {chr(c) for c in (*range(0x20), *range(0x7F, 0xA0))} - {"\n", "\t"}
 DIRECTIONS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import Stream
 
-from gpt2cli.cli import progress
+from gpt2cli.cli.io import progress
 
 
 def test_there_is_no_progress_bar_without_a_person(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,12 +23,14 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from gpt2cli import runtime, sources
-from gpt2cli.cli.prompt import make_prompt, open_history, unseen_keys
-from gpt2cli.cli.repl import COMMANDS, entries
-from gpt2cli.device import Placement
+from gpt2cli.cli.commands.repl import COMMANDS, entries
+from gpt2cli.cli.io.prompt import make_prompt, open_history, unseen_keys
+from gpt2cli.decoders import opening
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import GenerationConfig, generate
+from gpt2cli.generation.loop import generate
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.system.device import Placement
+from gpt2cli.weights import sources
 
 REPL = ("repl", "-m", "bard", "--seed", "1", "-n", "9", "--device", "cpu")
 
@@ -40,8 +42,8 @@ Generated = Callable[..., str]
 def generated() -> Generated:
     """What bard makes of a whole prompt, read afresh."""
     source, cpu = sources.resolve("bard"), Placement("cpu", "float32")
-    tokenizer = runtime.open_tokenizer(source)
-    decoder = runtime.open_decoder(source, cpu, tokenizer.size, 1, 256)
+    tokenizer = opening.open_tokenizer(source)
+    decoder = opening.open_decoder(source, cpu, tokenizer.size, 1, 256)
 
     def run(pieces: list[str], seed: int, tokens: int = 9) -> str:
         ids = [i for piece in pieces for i in tokenizer.encode(piece)]

@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from conftest import Gpt2, on_terminal
 
-from gpt2cli import checkpoint, engine
-from gpt2cli.config import BUNDLED_DIR
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.config.spec import BUNDLED_DIR
+from gpt2cli.decoders import native
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
 
 BARD = ("-m", "bard")
 TEXT = "ROMEO:\nWhat say'st thou? [bold]é[/] \x1b[31m"
@@ -128,7 +129,7 @@ def test_files_have_a_row_each_and_one_together(gpt2: Gpt2, tmp_path: Path) -> N
     assert b"tokens/s" in lines.stderr
 
 
-@pytest.mark.skipif(not engine.available(), reason=engine.why_not())
+@pytest.mark.skipif(not native.available(), reason=native.why_not())
 def test_fewer_bits_score_nearly_the_same(gpt2: Gpt2) -> None:
     text = b"My lord, the king is come to speak with thee. " * 20
     exact, coded = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Gpt2, on_terminal, says
 
-from gpt2cli.tokenizer import Tokenizer
+from gpt2cli.text.tokenizer import Tokenizer
 
 # Pipes that close, disks that are full, Ctrl-C.
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 
-from gpt2cli.cli.terminal import (
+from gpt2cli.cli.io.terminal import (
     Output,
     complain,
     is_terminal,

@@ -13,8 +13,8 @@ from hub_server import HubServer
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpt2cli.cli.terminal import visible_token
-from gpt2cli.config import BUNDLED_DIR
+from gpt2cli.cli.io.terminal import visible_token
+from gpt2cli.config.spec import BUNDLED_DIR
 
 BARD = ("-m", "bard")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import TEXT, Gpt2, error_of, on_terminal
 
-from gpt2cli import training
-from gpt2cli.cli import train_view
-from gpt2cli.training import Report
+from gpt2cli.cli.render import train_view
+from gpt2cli.training import run
+from gpt2cli.training.trainer import Report
 
 CONFIG = """
 {vocab_size: 300, context_length: 16, emb_dim: 24, n_heads: 2, n_layers: 1, qkv_bias: false,
@@ -178,7 +178,7 @@ def test_wrong_use_is_one_sentence_before_the_text_is_encoded(
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training, "learn_vocabulary", None)
+    monkeypatch.setattr(run, "learn_vocabulary", None)
     done = here(*arguments, *extra)
     assert done.returncode in (1, 2)
     assert message in error_of(done)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import Gpt2, error_of
 
-from gpt2cli import hub
 from gpt2cli.cli import options
 from gpt2cli.cli.usage import OPTION_ALIASES
+from gpt2cli.weights import cache
 
 GENERATE = ("generate", "a", "-t", "0", "-n", "3")
 
@@ -54,7 +54,7 @@ GENERATE = ("generate", "a", "-t", "0", "-n", "3")
 def test_wrong_use_is_one_sentence_that_says_what_was_meant(
     here: Gpt2, monkeypatch: pytest.MonkeyPatch, arguments: str, sentence: str
 ) -> None:
-    monkeypatch.setattr("gpt2cli.device.may_have_gpu", lambda: False)
+    monkeypatch.setattr("gpt2cli.system.device.may_have_gpu", lambda: False)
     done = here(*arguments.split())
     assert (done.returncode, done.stdout) == (2, b"")
     assert re.fullmatch(r"gpt2: .*\n", error_of(done))
@@ -203,7 +203,7 @@ def test_a_shell_completes_the_values_of_options(
 
 
 def test_cached_repositories_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    models = [hub.CachedModel(repo, "main", 1, tmp_path, True) for repo in ("a/b", "a/c", "x/y")]
-    monkeypatch.setattr(hub, "cached_models", lambda: models)
+    models = [cache.CachedModel(repo, "main", 1, tmp_path, True) for repo in ("a/b", "a/c", "x/y")]
+    monkeypatch.setattr(cache, "cached_models", lambda: models)
     assert options.complete_cached("a/") == ["a/b", "a/c"]
     assert options.complete_model("x") == ["xl", "x/y"]

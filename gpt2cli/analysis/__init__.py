@@ -1,0 +1,1 @@
+"""What a model thinks of a text: scores, rankings, comparisons, its insides, its speed."""

@@ -1,0 +1,292 @@
+"""How fast a model reads and writes here, beside what the memory of this machine allows.
+
+Every new token needs all weights and the KV cache once, so decoding cannot be faster than the
+memory's bandwidth divided by those bytes (Pope et al. 2022, arXiv:2211.05102, section 2).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders import native
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.errors import UsageError
+from gpt2cli.sampling.rules import greedy
+from gpt2cli.system import bandwidth, estimate, machine
+from gpt2cli.system.bandwidth import Clock
+from gpt2cli.system.device import Placement
+
+TOKENS = 50
+SEED = 0  # of the ids that are read: their values do not change the work
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured: `tokens` decoded after each of `contexts`, `repeats` times over."""
+
+    contexts: tuple[int, ...]
+    tokens: int
+    repeats: int
+    samples: int
+
+    @property
+    def measurements(self) -> int:
+        """Prompts that are read and continued, with the round that does not count."""
+        return len(self.contexts) * (self.repeats + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Seconds to read `context` tokens and choose the next, and to decode `tokens` more."""
+
+    context: int
+    tokens: int
+    prefill_seconds: tuple[float, ...]
+    decode_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """All measurements, and the seconds of the very first prefill, which meets cold weights."""
+
+    first_prefill_seconds: float
+    measurements: tuple[Measurement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The middle and the ends of repeated measurements."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a measurement comes to. Speeds are tokens/s; decoding counts those of all samples.
+
+    The limit is the decoding speed at which the memory could do no more. The share is None
+    where a cache does the memory's work: a step's bytes fit it, or stay there in part.
+    """
+
+    context: int
+    prefill_tokens_per_second: Spread
+    decode_tokens_per_second: Spread
+    bytes_per_step: int
+    limit_tokens_per_second: float
+    share_of_limit: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that was measured, and on what; `threads` is None on a GPU.
+
+    `cache_bytes` is the size of the last cache before the memory, None where nothing tells it.
+    """
+
+    device_name: str
+    threads: int | None
+    first_prefill_s: float
+    time_to_first_token_s: Spread
+    peak_memory_bytes: int | None
+    bandwidth_bytes_per_second: float
+    cache_bytes: int | None
+    contexts: tuple[Result, ...]
+
+
+def check_counts(contexts: Sequence[int], tokens: int, repeats: int, samples: int) -> None:
+    """Refuse what is wrong for any model. Raises `UsageError`."""
+    given = [("context", context) for context in contexts]
+    for name, value in (*given, ("tokens", tokens), ("repeats", repeats), ("samples", samples)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+
+
+def make_plan(
+    context_length: int,
+    contexts: Sequence[int],
+    tokens: int | None = None,
+    repeats: int = 5,
+    samples: int = 1,
+) -> Plan:
+    """Fill in what was not given and check the rest. Raises `UsageError` for what cannot be.
+
+    Without `contexts`: a short one, half a window, and seven eighths or what fits.
+    """
+    if tokens is None:
+        tokens = min(TOKENS, max(context_length // 4, 1))
+    check_counts(contexts, tokens, repeats, samples)
+    room = context_length - tokens
+    if room < 1:
+        raise UsageError(
+            f"{tokens} tokens leave no room to read any in a context of {context_length}; "
+            "give fewer --tokens"
+        )
+    usual = (min(32, room), min(context_length // 2, room), min(context_length * 7 // 8, room))
+    for context in contexts:
+        if context > room:
+            raise UsageError(
+                f"a context of {context} and {tokens} tokens to decode exceed the model's "
+                f"{context_length}; give at most --context {room}, or fewer --tokens"
+            )
+    return Plan(tuple(sorted(set(contexts or usual))), tokens, repeats, samples)
+
+
+def measure(
+    decoder: Decoder,
+    config: ModelConfig,
+    placement: Placement,
+    quantize: str | None,
+    plan: Plan,
+    advance: Callable[[], None] = lambda: None,
+) -> Report:
+    """Measure a decoder and then the memory that it reads from.
+
+    The first token's time is that of the shortest context. `advance` is called after each
+    of `plan.measurements`.
+    """
+    timings = run(decoder, config.vocab_size, plan, advance)
+    peak = peak_memory(placement.device)  # without the buffer that is read next
+    threads = thread_count(placement)
+    speed = bandwidth.measure(placement.device, threads or 1)
+    cache = cache_size(placement.device)
+    precision = estimate.precision_of(placement.dtype, quantize)
+    return Report(
+        device_name=device_name(placement.device),
+        threads=threads,
+        first_prefill_s=timings.first_prefill_seconds,
+        time_to_first_token_s=spread(timings.measurements[0].prefill_seconds),
+        peak_memory_bytes=peak,
+        bandwidth_bytes_per_second=speed,
+        cache_bytes=cache,
+        contexts=tuple(
+            judge(measurement, config, precision, plan.samples, speed, cache)
+            for measurement in timings.measurements
+        ),
+    )
+
+
+def run(
+    decoder: Decoder,
+    vocab_size: int,
+    plan: Plan,
+    advance: Callable[[], None] = lambda: None,
+    clock: Clock = time.perf_counter,
+) -> Timings:
+    """Measure all contexts in turn, round after round, so that what slows one slows all.
+
+    The first round does not count: weights are paged in, libraries set themselves up, GPUs
+    record their graphs.
+    """
+    random = np.random.default_rng(SEED)
+    prompts = [random.integers(vocab_size, size=n).tolist() for n in plan.contexts]
+    rounds = []
+    for _ in range(plan.repeats + 1):
+        pairs = []
+        for prompt in prompts:
+            pairs.append(_measure(decoder, prompt, plan, clock))
+            advance()
+        rounds.append(pairs)
+    measurements = [
+        Measurement(context, plan.tokens, *zip(*pairs, strict=True))
+        for context, pairs in zip(plan.contexts, zip(*rounds[1:], strict=True), strict=True)
+    ]
+    return Timings(rounds[0][0][0], tuple(measurements))
+
+
+def _measure(decoder: Decoder, prompt: list[int], plan: Plan, clock: Clock) -> tuple[float, float]:
+    """Seconds to read and to decode, greedily, as `generation` does it."""
+    begun = clock()
+    # A list is there only when the device has finished.
+    ids = greedy(decoder.prefill([prompt])).tolist()
+    first = clock()
+    for _ in range(plan.tokens):
+        ids = greedy(decoder.step(ids)).tolist()
+    return first - begun, clock() - first
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, lowest and highest."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def judge(
+    measurement: Measurement,
+    config: ModelConfig,
+    precision: str,
+    samples: int,
+    speed: float,
+    cache: int | None = None,
+) -> Result:
+    """Speeds of a measurement, and their share of what memory read at `speed` bytes/s allows.
+
+    `precision` is one of `estimate`'s; `cache` the bytes that need not come from memory.
+    """
+    context, tokens = measurement.context, measurement.tokens
+    # Step i reads i keys more than the first; the middle one stands for all.
+    cached = context + (tokens + 1) // 2
+    weights = estimate.step_weight_bytes(config, precision, samples)
+    bytes_per_step = weights + estimate.kv_cache_bytes(config, precision, cached, samples)
+    decode = spread([samples * tokens / seconds for seconds in measurement.decode_seconds])
+    limit = samples * speed / bytes_per_step
+    share = decode.median / limit
+    return Result(
+        context=context,
+        prefill_tokens_per_second=spread([context / s for s in measurement.prefill_seconds]),
+        decode_tokens_per_second=decode,
+        bytes_per_step=bytes_per_step,
+        limit_tokens_per_second=limit,
+        share_of_limit=None if bytes_per_step <= (cache or 0) or share > 1 else share,
+    )
+
+
+def peak_memory(device: str) -> int | None:
+    """The most bytes held so far: of RAM by this process, or of a CUDA GPU by its tensors.
+
+    None for Apple's GPUs, which do not tell.
+    """
+    if device == "cpu":
+        return machine.peak_memory()
+    if device == "mps":
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(device)
+
+
+def cache_size(device: str) -> int | None:
+    """Bytes of the last cache before a device's memory; None for Apple's GPUs."""
+    if device == "cpu":
+        return machine.cache_size()
+    if device == "mps":
+        return None
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
+def device_name(device: str) -> str:
+    """What its maker calls the CPU or the GPU; Apple's are one."""
+    if not device.startswith("cuda"):
+        return machine.cpu_name()
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def thread_count(placement: Placement) -> int | None:
+    """CPU threads that compute there; None for a GPU."""
+    if placement.device != "cpu":
+        return None
+    if placement.dtype == "float32":
+        return native.thread_count()
+    import torch
+
+    return torch.get_num_threads()

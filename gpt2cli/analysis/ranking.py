@@ -1,0 +1,90 @@
+"""How probable a model finds each of some ways to go on from one context."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpt2cli.analysis.scoring import Window, measure
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.errors import UsageError
+from gpt2cli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to go on: its natural log-probability, and what that is spread over.
+
+    `share` is its part of the probability of all that were given.
+    """
+
+    text: str
+    log_probability: float
+    share: float
+    tokens: int
+    size: int  # in bytes
+
+    @property
+    def per_token(self) -> float:
+        """Log-probability a token."""
+        return self.log_probability / self.tokens
+
+    @property
+    def per_byte(self) -> float:
+        """Log-probability a byte, which does not favour rare words that are one token."""
+        return self.log_probability / self.size
+
+
+def encode(
+    tokenizer: Tokenizer,
+    context: str,
+    choices: Sequence[str],
+    context_length: int,
+    *,
+    special: bool = True,
+    bos: bool = False,
+) -> tuple[list[list[int]], int]:
+    """Each choice's tokens behind the context's, and how many all of them share.
+
+    A choice may merge with the end of the context, so context and choice are encoded as one
+    text, and counted from where the context's own tokens end in all of them. What does not fit
+    the model loses its beginning. All begin with end-of-text if `bos`, or if there is nothing
+    else to begin with. Raises `UsageError` where a choice is empty or does not fit.
+    """
+    if "" in choices:
+        raise UsageError("a choice must not be empty")
+    rows = [tokenizer.encode(context + choice, special=special) for choice in choices]
+    shared = _shared([tokenizer.encode(context, special=special), *rows])
+    if (bos and not tokenizer.opening) or shared == 0:
+        first = tokenizer.beginning()
+        rows, shared = [[first, *row] for row in rows], shared + 1
+    surplus = max(0, max(map(len, rows)) - context_length)
+    if surplus >= shared:
+        raise UsageError(f"a choice is longer than the model's context of {context_length} tokens")
+    return [row[surplus:] for row in rows], shared - surplus
+
+
+def _shared(rows: Sequence[Sequence[int]]) -> int:
+    """The length of the beginning that all rows have in common."""
+    shortest = min(map(len, rows))
+    return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
+
+
+def weigh(
+    decoder: Decoder,
+    rows: Sequence[Sequence[int]],
+    shared: int,
+    choices: Sequence[str],
+    batch_size: int = 1,
+) -> list[Choice]:
+    """Each choice after the `shared` tokens, the most probable first."""
+    plan = [Window(i, 0, shared, len(row)) for i, row in enumerate(rows)]
+    read = list(measure(decoder, rows, plan, batch_size=batch_size))
+    nats = [-float(bits.sum()) * math.log(2) for _, bits, _ in read]
+    weights = [math.exp(n - max(nats)) for n in nats]
+    found = [
+        Choice(text, n, weight / sum(weights), len(bits), len(text.encode("utf-8")))
+        for text, n, weight, (_, bits, _) in zip(choices, nats, weights, read, strict=True)
+    ]
+    return sorted(found, key=lambda choice: -choice.log_probability)

@@ -1,0 +1,99 @@
+"""How a model shall score: what its texts begin with, how far windows move, how many go at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gpt2cli.analysis import ranking, scoring
+from gpt2cli.analysis.scoring import Score
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.errors import UsageError
+from gpt2cli.progress import Advance
+from gpt2cli.system import estimate
+from gpt2cli.text.tokenizer import Tokenizer
+
+CACHE_BYTES = 10**9  # for the keys and values of windows read side by side
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Settings for one model; its decoder comes later, when it is known for how many windows.
+
+    `stride` is checked against the context. With `bos` texts begin with end-of-text, and with
+    `special` they may name it. `block` is how many tokens' logits to hold at once.
+    """
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    stride: int
+    block: int = scoring.BLOCK
+    bos: bool = False
+    special: bool = True
+
+    def __post_init__(self) -> None:
+        scoring.check_stride(self.stride, self.config.context_length)
+
+    def encode(self, pieces: Iterable[str]) -> Sequence[int]:
+        """Token ids of a text in pieces. Raises `UsageError` if it cannot begin as it should."""
+        ids = self.tokenizer.encode_pieces(pieces, special=self.special)
+        if self.bos and not self.tokenizer.opening:
+            ids.insert(0, self.tokenizer.beginning())
+        return ids
+
+    def check(self, ids: Sequence[int], name: str) -> None:
+        """Raises `UsageError` for a text, called `name`, with nothing to score."""
+        if len(ids) <= (self.bos or len(self.tokenizer.opening)):
+            raise UsageError(f"{name} is empty")
+        if len(ids) < 2:
+            raise UsageError(f"only bos scores a single token, which is all of {name}", "bos")
+
+    def capacity(self, texts: Iterable[Sequence[int]]) -> int:
+        """Tokens that a window needs room for."""
+        return min(max(map(len, texts)), self.config.context_length)
+
+    def batch_size(self, tokens: int, windows: int | None = None) -> int:
+        """How many windows of up to `tokens` to read side by side, if there are so many.
+
+        They fill a block; longer ones fill it alone. Bounded by the memory of a KV cache with
+        full rows.
+        """
+        row = estimate.kv_cache_bytes(self.config, "fp32", self.config.context_length)
+        most = max(1, min(self.block // max(1, tokens), CACHE_BYTES // row))
+        return most if windows is None else min(most, windows)
+
+    def windows(self, texts: Iterable[Sequence[int]]) -> int:
+        """In how many windows these are read."""
+        context_length = self.config.context_length
+        plans = (scoring.windows(len(ids), context_length, self.stride) for ids in texts)
+        return sum(1 for plan in plans for _ in plan)
+
+    def stretches(
+        self,
+        decoder: Decoder,
+        texts: Sequence[Sequence[int]],
+        batch_size: int,
+        advance: Advance = lambda _: None,
+    ) -> Iterator[tuple[int, Score]]:
+        """`scoring.stretches` with these settings."""
+        return scoring.stretches(
+            decoder,
+            self.tokenizer,
+            texts,
+            stride=self.stride,
+            batch_size=batch_size,
+            block=self.block,
+            advance=advance,
+        )
+
+    def encode_choices(self, context: str, choices: Sequence[str]) -> tuple[list[list[int]], int]:
+        """`ranking.encode` with these settings."""
+        return ranking.encode(
+            self.tokenizer,
+            context,
+            choices,
+            self.config.context_length,
+            special=self.special,
+            bos=self.bos,
+        )

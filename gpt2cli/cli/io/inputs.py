@@ -1,0 +1,238 @@
+"""Text from files, stdin and arguments, and files written whole."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from gpt2cli.errors import GPT2CLIError, UsageError
+
+PIECE = 1 << 20  # bytes of a text that is not read at once
+ARRIVED = 1 << 16  # bytes at the most, of lines that are wanted as they come
+
+
+def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
+    """Text from bytes, `offset` bytes into their origin.
+
+    Raises `UsageError` that tells where the first wrong byte is.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{origin} is not valid UTF-8 text (at byte {offset + error.start})"
+        ) from None
+
+
+def read_argument(argument: str) -> str:
+    """A command-line argument as UTF-8, even if the locale read it as something else."""
+    return decode_utf8(os.fsencode(argument), "an argument")
+
+
+def stdin_is_piped() -> bool:
+    """Whether stdin is there and nobody types into it."""
+    return sys.stdin is not None and not sys.stdin.isatty()
+
+
+def stdin_is_spare() -> bool:
+    """Whether stdin can be read beside an argument: not one that is being read by a loop.
+
+    `while read -r line; do gpt2 … "$line"; done < file` hands down the file, whose position
+    is no longer its beginning. From a pipe nothing can be told.
+    """
+    if not stdin_is_piped():
+        return False
+    try:
+        descriptor = sys.stdin.fileno()
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return not (is_file and os.lseek(descriptor, 0, os.SEEK_CUR))
+    except (OSError, ValueError):  # no descriptor, or none with a position
+        return True
+
+
+def read_stdin() -> str:
+    """All of stdin. Raises `UsageError` if it is closed or not UTF-8."""
+    if sys.stdin is None:
+        raise UsageError("stdin is closed; there is nothing to read")
+    try:
+        return decode_utf8(sys.stdin.buffer.read(), "stdin")
+    except OSError as error:
+        raise UsageError(f"cannot read stdin: {error.strerror}") from None
+
+
+def read_file(path: Path) -> str:
+    """All of a text file. Raises `UsageError` if it cannot be read."""
+    try:
+        return decode_utf8(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_readable(file: str) -> None:
+    """Refuse what could not be read later on; "-" is stdin. Raises `UsageError`."""
+    if file == "-" and sys.stdin is None:
+        raise UsageError("stdin is closed; there is nothing to read")
+    if file != "-" and not Path(file).is_fifo():  # who writes into one would notice
+        with open_bytes(file):
+            pass
+
+
+@contextmanager
+def open_bytes(file: str) -> Iterator[io.BufferedReader]:
+    """A file, or stdin for "-". Raises `UsageError` if it cannot be read."""
+    try:
+        if file == "-":
+            yield cast(io.BufferedReader, sys.stdin.buffer)
+            return
+        with open(file, "rb") as stream:
+            yield stream
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {file!r}; --text takes a text itself") from None
+    except OSError as error:
+        name = "stdin" if file == "-" else file
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+
+
+def read_lines(file: str) -> Iterator[list[bytes]]:
+    """The lines of a file or of stdin, as many at a time as have arrived."""
+    held: list[bytes] = []  # of a line whose end has not come yet
+    with open_bytes(file) as stream:
+        while data := stream.read1(ARRIVED):
+            whole, newline, rest = data.rpartition(b"\n")
+            if newline:
+                yield io.BytesIO(b"".join((*held, whole, newline))).readlines()
+                held = []
+            held.append(rest)
+    if last := b"".join(held):
+        yield [last]
+
+
+def read_pieces(file: str, origin: str, keep_newline: bool) -> Iterator[str]:
+    """A text of any length in pieces of some lines. Raises `UsageError` if it is not UTF-8."""
+    offset, last = 0, ""
+    with open_bytes(file) as stream:
+        while lines := stream.readlines(PIECE):
+            yield last
+            data = b"".join(lines)
+            last = decode_utf8(data, origin, offset)
+            offset += len(data)
+    yield last if keep_newline else without_newline(last)
+
+
+def without_newline(text: str) -> str:
+    """`text` less one newline at its end, which programs add and nobody means."""
+    return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
+
+
+def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> str | None:
+    """The piped or filed text, a newline and the argument: whatever there is of them.
+
+    None when there is nothing, for a person at a terminal gave no argument. Raises
+    `UsageError` when what was to be read is empty.
+    """
+    piped, origin = None, ""
+    if file is not None:
+        piped, origin = read_file(file), str(file)
+    elif argument == "-" or (stdin_is_piped() if argument is None else stdin_is_spare()):
+        piped, origin = read_stdin(), "stdin"
+    own = None if argument in (None, "-") else read_argument(argument or "")
+    if piped is None:
+        return own
+    if not keep_newline:
+        piped = without_newline(piped)
+    if own is None and not piped:
+        raise UsageError(f"{origin} is empty; give a text there or as an argument")
+    if own is None:
+        return piped
+    return f"{piped}\n{own}" if piped else own
+
+
+NamedText = tuple[str, Iterable[str]]
+"""A text in pieces, behind the name that it goes by."""
+
+
+def input_names(files: Sequence[str], text: str | None) -> list[str]:
+    """The files to read; "-", which is stdin, where there are none and no text either.
+
+    Raises `UsageError` for what cannot be read.
+    """
+    names = files or (["-"] if text is None and stdin_is_piped() else [])
+    for name in names:
+        check_readable(name)
+    return list(names)
+
+
+def named_texts(files: Sequence[str], text: str | None, keep_newline: bool) -> list[NamedText]:
+    """The texts of some files, then `text`."""
+    texts: list[NamedText] = []
+    for file in files:
+        name = "stdin" if file == "-" else os.fsencode(file).decode("utf-8", "replace")
+        texts.append((name, read_pieces(file, name, keep_newline)))
+    if text is not None:
+        texts.append(("text", [read_argument(text)]))
+    return texts
+
+
+def is_text(argument: str) -> bool:
+    """Whether an argument that may be a file's name is a text: no such file, nor like a name."""
+    if argument == "-" or os.path.lexists(argument):
+        return False
+    return not re.fullmatch(r"\S*[\\/]\S*|.*\.\w{1,8}", argument)
+
+
+def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse a file that could not be written later on, or is one of those to be read.
+
+    Raises `UsageError`.
+    """
+    if "\0" in str(path):
+        raise UsageError(f"cannot write {path}: a name cannot hold the character NUL")
+    try:
+        if path.is_dir():
+            raise UsageError(f"cannot write {path}: it is a directory")
+        if not path.parent.is_dir():
+            raise UsageError(f"cannot write {path}: {path.parent} is no directory")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"cannot write {path}: permission denied")
+        if path.resolve() in (Path(file).resolve() for file in inputs if file is not None):
+            raise UsageError(f"cannot write {path}: it is read, too")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    except (ValueError, RuntimeError) as error:  # links in a circle
+        raise UsageError(f"cannot write {path}: {error}") from None
+
+
+def append_to_file(path: Path, text: str) -> None:
+    """Put text at the end of a file at once, so that nothing that comes later can lose it.
+
+    Raises `GPT2CLIError` where it cannot be written.
+    """
+    try:
+        with open(path, "ab") as stream:
+            stream.write(text.encode("utf-8"))
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of a file or nothing; into a pipe or a device as it comes."""
+    from gpt2cli.files import atomic
+
+    target = path.resolve()
+    try:
+        if path.exists() and not target.is_file():  # what /dev/stdout leads to may have no name
+            path.write_bytes(data)
+            return
+        with atomic(target) as temporary:
+            temporary.write_bytes(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None

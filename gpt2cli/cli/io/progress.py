@@ -1,0 +1,151 @@
+"""Bars on stderr while a person waits, and what is waited for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gpt2cli.cli.io.terminal import complain, is_terminal, is_watched, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from gpt2cli.decoders.protocol import Decoder
+    from gpt2cli.progress import Progress
+    from gpt2cli.system.device import Placement
+    from gpt2cli.weights.sources import Source
+
+
+@contextmanager
+def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that advances by tokens, if a person looks on; then it goes.
+
+    Without a bar where stdout is `written` to meanwhile, and is that terminal.
+    """
+    if not is_watched() or (written and is_terminal(sys.stdout)):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    with RichProgress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("tokens", total=total)
+        yield lambda tokens: bars.advance(task, tokens)
+
+
+@contextmanager
+def line_progress() -> Iterator[Callable[[int], None]]:
+    """A count of lines on stderr, if a person looks on and no lines appear there; then it goes."""
+    if not is_watched() or is_terminal(sys.stdout):
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("lines", total=None)
+        yield lambda lines: bars.advance(task, lines)
+
+
+@contextmanager
+def download_progress() -> Iterator[Progress | None]:
+    """A progress bar a file on stderr while something is fetched, if a person looks on.
+
+    Most runs fetch nothing, and then nothing is imported or drawn.
+    """
+    if not is_watched():
+        yield None
+        return
+    bars: RichProgress | None = None
+    tasks: dict[str, TaskID] = {}
+
+    def update(name: str, done: int, total: int) -> None:
+        nonlocal bars
+        if bars is None:
+            bars = _transfer_bars()
+            bars.start()
+        if name not in tasks:
+            tasks[name] = bars.add_task(visible(name), total=total)
+        bars.update(tasks[name], completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if bars is not None:
+            bars.stop()
+
+
+def fetch(source: Source, offline: bool = False, *, vocabulary_only: bool = False) -> Source:
+    """`sources.fetch` behind bars."""
+    from gpt2cli.weights import sources
+
+    with download_progress() as progress:
+        return sources.fetch(
+            source, offline=offline, vocabulary_only=vocabulary_only, progress=progress
+        )
+
+
+def open_decoder(
+    source: Source,
+    placement: Placement,
+    size: int,
+    samples: int,
+    capacity: int,
+    quantize: str | None = None,
+    compiled: bool = False,
+    verbose: bool = False,
+) -> Decoder:
+    """`opening.open_decoder` behind a bar: the first run codes weights.
+
+    `verbose` tells why the next one will as well, if it will.
+    """
+    from gpt2cli.decoders import opening
+
+    with download_progress() as progress:
+        decoder = opening.open_decoder(
+            source, placement, size, samples, capacity, quantize, progress, compiled
+        )
+    if verbose and quantize and (reason := opening.why_quantized_again(source, quantize)):
+        complain(reason)
+    return decoder
+
+
+def open_random(
+    source: Source,
+    placement: Placement,
+    size: int,
+    samples: int,
+    capacity: int,
+    quantize: str | None = None,
+) -> Decoder:
+    """`opening.open_random` behind a bar."""
+    from gpt2cli.decoders import opening
+
+    with download_progress() as progress:
+        return opening.open_random(source, placement, size, samples, capacity, quantize, progress)
+
+
+def _transfer_bars() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,1 @@
+"""How results look: tables, charts, pictures, pages."""

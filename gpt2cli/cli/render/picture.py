@@ -1,0 +1,218 @@
+"""An inspection as one picture, drawn by matplotlib: a panel a section, one below the other."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
+from matplotlib.ft2font import FT2Font
+
+from gpt2cli.cli.io.terminal import escape, visible, visible_token
+from gpt2cli.cli.render.charts import LISTED, after, label, title
+from gpt2cli.cli.render.pages import excerpt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from gpt2cli.analysis.inspection import Inspection
+    from gpt2cli.arrays import NDArray
+
+WIDTH = 12.0  # inches
+MARGIN = 0.4  # inches
+HEADER = 0.7  # inches
+DPI = 120
+LENS = 16  # tokens of the logit lens, as many as can be read
+
+# As on the pages.
+PAPER, CARD, INK, FAINT, LINE = "#f8f6f1", "#ffffff", "#1c2430", "#5a6472", "#e3ded4"
+HOT, COLD, THIRD = "#f5923e", "#86b6de", "#7a9a4d"
+HEAT = LinearSegmentedColormap.from_list("heat", [CARD, HOT])
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # which matplotlib brings, so that all pictures are alike
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar sign in a token begins no formula
+    "figure.facecolor": PAPER,
+    "axes.facecolor": CARD,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": FAINT,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.edgecolor": LINE,
+}
+
+
+def render(
+    model: str,
+    prompt: str,
+    data: Inspection,
+    sections: Sequence[str],
+    layers: Sequence[int],
+    head: int | None,
+    every: bool,
+) -> bytes:
+    """A PNG of the chosen sections; `every` shows all heads of `layers`."""
+    heights = [_height(data, section, layers, every) for section in sections]
+    height = sum(heights) + HEADER + 2 * MARGIN
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height))
+        left, bottom = MARGIN / WIDTH, MARGIN / height
+        inner = (left, bottom, 1 - 2 * left, 1 - 2 * bottom - HEADER / height)
+        figure.set_layout_engine("constrained", rect=inner, hspace=0.08, h_pad=0.12)
+        beginning = excerpt(_drawn(" ".join(visible(prompt[:400]).split())), 70)
+        command = _drawn(visible(f"gpt2 inspect · {model}"))[:120]
+        figure.text(left, 1 - bottom, command, va="top", color=FAINT)
+        figure.text(left, 1 - 1.5 * bottom, beginning, va="top", size=14, weight="bold")
+        panels = figure.subplots(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for section, axes in zip(sections, panels, strict=True):
+            axes.set_title(_drawn(title(data, section)))
+            if section == "attention" and every:
+                _all_heads(axes, data, layers)
+            elif section == "attention":
+                _attention(axes, data, layers[0], head)
+            else:
+                _PANELS[section](axes, data)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _height(data: Inspection, section: str, layers: Sequence[int], every: bool) -> float:
+    """Inches that a section needs."""
+    L, H, N = data.attention.shape[:3]
+    if section == "attention":
+        height = WIDTH * len(layers) / H + 1 if every else WIDTH * min(0.8, N / 40) + 1
+        return float(max(3.5, height))
+    if section in ("next", "contributions"):
+        return 1.2 + 0.24 * (LISTED if section == "contributions" else len(data.next))
+    return float(1.6 + 0.3 * L) if section == "lens" else 3.4
+
+
+def _label(text: str, width: int = 14) -> str:
+    return label(_drawn(visible_token(text.encode())), width)
+
+
+def _drawn(text: str) -> str:
+    """Text of which the font has every character: others are escaped, as \\u65e5."""
+    return "".join(c if ord(c) in _characters() else escape(c) for c in text)
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(FT2Font(findfont(STYLE["font.family"])).get_charmap())
+
+
+def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], shown: str) -> None:
+    """From the top down, a number at the end of each."""
+    colours = [HOT if value > 0 else COLD for value in values]
+    drawn = axes.barh(range(len(names)), values, color=colours, height=0.7)
+    axes.bar_label(drawn, [format(value, shown) for value in values], padding=4, color=FAINT)
+    axes.set_yticks(range(len(names)), names)
+    axes.margins(x=0.08, y=0.02)
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.set_xticks([])
+
+
+def _next(axes: Axes, data: Inspection) -> None:
+    names = [_label(choice.text) for choice in data.next]
+    _bars(axes, names, [choice.probability for choice in data.next], ".2%")
+
+
+def _lens(axes: Axes, data: Inspection) -> None:
+    """Each layer's best guess after each token, as far as they can be read."""
+    shown = slice(-min(len(data.texts), LENS), None)
+    probabilities = data.lens.probabilities[:, shown, 0]
+    axes.imshow(probabilities, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
+    axes.set_yticks(range(len(probabilities)), [after(i) for i in range(len(probabilities))])
+    names = [_label(text, 9) for text in data.texts[shown]]
+    axes.set_xticks(range(len(names)), names)
+    axes.xaxis.tick_top()
+    for layer, places in enumerate(data.lens.texts):
+        for t, texts in enumerate(places[shown]):
+            axes.text(t, layer, _label(texts[0], 9), ha="center", va="center", size=8)
+
+
+def _contributions(axes: Axes, data: Inspection) -> None:
+    parts = list(data.contributions.parts().items())[:LISTED]
+    _bars(axes, [name for name, _ in parts], [value for _, value in parts], "+.3f")
+
+
+def _activations(axes: Axes, data: Inspection) -> None:
+    a, layers = data.activations, range(len(data.activations.stream))
+    axes.plot(layers, a.stream[:, -1], "o-", color=HOT, label="stream")
+    axes.plot(layers[1:], a.attention[:, -1], "s-", color=COLD, label="attention added")
+    axes.plot(layers[1:], a.feed_forward[:, -1], "^-", color=THIRD, label="feed-forward added")
+    axes.set_xticks(layers, [after(i).removeprefix("layer ") for i in layers])
+    axes.set_xlabel("after layer")
+    _finish(axes)
+
+
+def _norms(axes: Axes, data: Inspection) -> None:
+    for stage, colour in (("in", HOT), ("normalised", COLD), ("out", THIRD)):
+        variance = getattr(data.norms, f"variance_{stage}")[:, -1]
+        axes.plot(range(len(variance)), variance, "o-", color=colour, label=f"variance {stage}")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("norm, from the first to the final one")
+    _finish(axes)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(axis="y", color=LINE)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend()
+
+
+def _attention(axes: Axes, data: Inspection, layer: int, head: int | None) -> None:
+    weights = data.attention[layer].mean(0) if head is None else data.attention[layer, head]
+    axes.imshow(_seen(weights), cmap=HEAT, norm=PowerNorm(0.5, 0, 1))
+    axes.set_anchor("NW")
+    names = [_label(text) for text in data.texts]
+    axes.set_xticks(range(len(names)), names, rotation=90, size=8)
+    axes.set_yticks(range(len(names)), names, size=8)
+    axes.set_xlabel(f"layer {layer}, {'the mean of its heads' if head is None else f'head {head}'}")
+
+
+def _all_heads(axes: Axes, data: Inspection, layers: Sequence[int]) -> None:
+    """Layers are rows, heads are columns, with a gap between one map and the next."""
+    gap = 1 + len(data.texts) // 10
+    maps = np.array([[_seen(head) for head in data.attention[layer]] for layer in layers])
+    padded = np.pad(maps, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=np.nan)
+    rows, columns, N, _ = padded.shape
+    image = padded.swapaxes(1, 2).reshape(rows * N, columns * N)[:-gap, :-gap]
+    axes.imshow(image, cmap=HEAT, norm=PowerNorm(0.5, 0, 1))
+    axes.set_anchor("NW")
+    middle = (N - gap - 1) / 2
+    axes.set_xticks([N * i + middle for i in range(columns)], [f"head {i}" for i in range(columns)])
+    axes.set_yticks([N * i + middle for i in range(rows)], [f"layer {i}" for i in layers])
+    axes.xaxis.tick_top()
+
+
+def _seen(weights: NDArray) -> NDArray:
+    """Nothing above the diagonal, where no token looks."""
+    return np.where(np.tri(len(weights), dtype=bool), weights, np.nan)
+
+
+_PANELS = {
+    "next": _next,
+    "lens": _lens,
+    "contributions": _contributions,
+    "activations": _activations,
+    "norms": _norms,
+}

@@ -1,0 +1,107 @@
+"""What is seen of a training run: a status line on a terminal, and a line per validation."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from gpt2cli.cli.io.terminal import Output, is_watched, notice
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, Task
+
+    from gpt2cli.training.trainer import Report, Trainer
+
+_BAR = "━" * 10  # stands for the bar, at its narrowest
+_WIDEST_BAR = 40
+_PREFIX = len("gpt2: ")
+
+Part = tuple[int, str]
+"""A piece of a line behind its rank: the higher, the sooner it is left out."""
+
+
+def follow(run: Trainer, reports: Iterator[Report], as_json: bool) -> None:
+    """Show a run as it goes: on stderr for people, and as JSON on stdout if asked for."""
+    output = Output()
+    with _status_line() as bars:
+        task = bars.add_task("", total=run.settings.steps, completed=run.step)
+        for report in reports:
+            bars.update(task, completed=report.step, loss=report.loss)
+            bars.update(task, speed=report.tokens_per_second)
+            if as_json:
+                output.write(json.dumps(asdict(report)) + "\n")
+            if report.bits_per_byte is not None:
+                bars.update(task, bits=report.bits_per_byte)
+                notice(validation_line(report, _width() - _PREFIX), asked=True)
+
+
+def validation_line(report: Report, width: float) -> str:
+    """What a validation has shown, as far as it fits; the same form whatever the numbers."""
+    parts = [(0, f"step {report.step}:"), (3, f"loss {report.loss:.3f},")]
+    parts += [(2, f"val {report.val_loss:.3f},"), (0, f"{report.bits_per_byte:.3f} bits/byte,")]
+    parts += [(1, "saved")] if report.best else []
+    return " ".join(fitting(parts, width)).rstrip(",")
+
+
+def fitting(parts: Sequence[Part], width: float) -> list[str]:
+    """The pieces that fit side by side with a space between, all of rank 0 among them."""
+    kept = list(parts)
+    while sum(len(text) + 1 for _, text in kept) - 1 > width and any(rank for rank, _ in kept):
+        kept.remove(max(kept, key=lambda part: part[0]))
+    return [text for _, text in kept]
+
+
+def _width() -> float:
+    """Columns of the terminal that stderr is; a file takes lines of any length."""
+    if not is_watched():
+        return math.inf
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
+
+
+def _status_line() -> Progress:
+    """A line that follows the steps, on terminals that can write a line anew."""
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+
+    class Status(ProgressColumn):
+        def render(self, task: Task) -> Table:
+            shown = fitting(status(task), console.width)
+            rest = console.width - sum(len(text) + 1 for text in shown) + 1 + len(_BAR)
+            bar = ProgressBar(task.total or 0, task.completed, width=min(rest, _WIDEST_BAR))
+            row = Table.grid(padding=(0, 1, 0, 0))
+            for _ in shown:
+                row.add_column(no_wrap=True)
+            row.add_row(*(bar if text == _BAR else text for text in shown))
+            return row
+
+    disabled = not is_watched() or console.is_dumb_terminal
+    return Progress(Status(), console=console, disable=disabled)
+
+
+def status(task: Task) -> list[Part]:
+    """The pieces of the status line; what is not known yet has none."""
+    parts = [(0, f"{task.completed:.0f}/{task.total:.0f}"), (5, _BAR)]
+    for rank, name, form in (
+        (1, "loss", "loss {:.3f}"),
+        (2, "bits", "{:.3f} bits/byte"),
+        (4, "speed", "{:,.0f} tokens/s"),
+    ):
+        if name in task.fields:
+            parts.append((rank, form.format(task.fields[name])))
+    if task.time_remaining is not None:
+        parts.append((3, f"{timedelta(seconds=math.ceil(task.time_remaining))} left"))
+    return parts

@@ -1,0 +1,1 @@
+"""What a GPT-2 is and how it is used, as frozen data, and the YAML and JSON it is read from."""

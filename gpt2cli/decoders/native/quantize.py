@@ -1,0 +1,286 @@
+"""Matrices in 8 or 4 bits for the native engine: coded once, kept on this disk, mapped from there.
+
+The file is a safetensors file of bytes, in the folder that huggingface_hub sets aside for what
+programs derive from models. It is found by where the checkpoint lies, and belongs to it as long
+as `identity`, of all its weight files, is the same; its header is predictable down to the
+checksum, so that a file is good exactly when its first bytes are those expected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from gpt2cli.arrays import NDArray, are_numbers
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders import native
+from gpt2cli.errors import WeightsError
+from gpt2cli.files import atomic, discard_leftovers
+from gpt2cli.progress import Progress
+from gpt2cli.weights import checkpoint
+from gpt2cli.weights.safetensors import StoredTensor
+
+HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
+LAYOUT = 2  # to be raised with every change to how engine.cpp arranges its codes
+ALIGNMENT = 64  # a cache line
+PAGE = 4096  # bytes
+UNKNOWN = "0" * 64  # as long as a checksum
+SECTOR = 512  # bytes; disks lose and exchange no less
+SAMPLED = 16  # pages of a file of weights
+
+
+def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """What is coded: the head and the matrices of all blocks, as (in, out)."""
+    found = {HEAD: (config.emb_dim, config.vocab_size)}
+    for name, shape in checkpoint.parameter_shapes(config).items():
+        if name.startswith("blocks.") and len(shape) == 2:
+            found[name] = (shape[0], shape[1])
+    return found
+
+
+def encode(
+    config: ModelConfig, weights: Mapping[str, NDArray], precision: str
+) -> dict[str, NDArray]:
+    """Code fp32 arrays in memory: a row of bytes for each matrix.
+
+    Raises `WeightsError` for any parameter that is no numbers, those that stay in fp32 too:
+    products of bytes would hide it.
+    """
+    _check_vectors(config, weights.__getitem__)
+    return {
+        name: _encode(name, weights[name], shape, precision)
+        for name, shape in shapes(config).items()
+    }
+
+
+def identity(directory: Path) -> dict[str, str]:
+    """Which weights a checkpoint holds: where the first file is, and a hash that tells them apart.
+
+    It covers size, time and some pages of every file. To be taken before any tensor is read,
+    so that weights which are replaced meanwhile are noticed.
+    """
+    files = [path.resolve() for path in checkpoint.weight_files(directory)]
+    digest = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            for i in range(SAMPLED):
+                file.seek(i * max(0, stat.st_size - PAGE) // (SAMPLED - 1))
+                digest.update(file.read(PAGE))
+    return {"weights": str(files[0]), "identity": digest.hexdigest()}
+
+
+def open_coded(
+    directory: Path,
+    known: Mapping[str, str],
+    config: ModelConfig,
+    tensors: Mapping[str, StoredTensor],
+    precision: str,
+    progress: Progress | None = None,
+) -> dict[str, NDArray]:
+    """The same of a checkpoint, from the file of an earlier run if that is still good.
+
+    `known` is the `identity` of what `tensors` are from. `progress` is told of the bytes
+    written. A disk that is full or read-only costs only time. Raises `WeightsError` for
+    weights that are no numbers.
+    """
+    sizes = _sizes(config, precision)
+    path = cache_path(directory, precision)
+    if (coded := _read(path, known, sizes)) is not None and identity(directory) == known:
+        return coded
+    pieces = _encode_all(config, tensors, precision, sum(sizes.values()), progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            with temporary.open("wb") as file:
+                _write(file, known, sizes, pieces)
+            if identity(directory) != known:
+                raise OSError("the weights were replaced while they were quantized")
+        if (coded := _read(path, known, sizes)) is not None:
+            return coded
+    except OSError:
+        pass
+    return dict(_encode_all(config, tensors, precision, sum(sizes.values()), progress))
+
+
+def are_kept(directory: Path, precision: str) -> bool:
+    """Whether the next run will find the codes of a checkpoint."""
+    sizes = _sizes(checkpoint.read(directory)[0], precision)
+    return _read(cache_path(directory, precision), identity(directory), sizes) is not None
+
+
+def cache_path(directory: Path, precision: str) -> Path:
+    """Where the codes of a checkpoint are kept."""
+    # Revisions may share some files of weights.
+    weights = [os.fsencode(path.resolve()) for path in checkpoint.weight_files(directory)]
+    name = hashlib.sha256(b"\0".join(weights)).hexdigest()[:16]
+    return _folder() / f"{name}-{precision}.safetensors"
+
+
+def prune() -> int:
+    """Delete the codes of checkpoints that are gone; returns the bytes freed."""
+    freed = discard_leftovers(_folder())
+    for path in _folder().glob("*.safetensors"):
+        if not path.is_file():  # to open a FIFO would wait for who writes into it
+            continue
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            if not Path(header["__metadata__"]["weights"]).exists():
+                freed += path.stat().st_size
+                path.unlink()
+        except (OSError, ValueError, KeyError, MemoryError, OverflowError):
+            continue
+    return freed
+
+
+def _folder() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "gpt2cli"
+
+
+def _encode_all(
+    config: ModelConfig,
+    tensors: Mapping[str, StoredTensor],
+    precision: str,
+    total: int,
+    progress: Progress | None,
+) -> Iterator[tuple[str, NDArray]]:
+    """One matrix after the other, so that little of a large model is in memory at a time."""
+    _check_vectors(config, lambda name: tensors[name].to_numpy())
+    done = 0
+    for name, shape in shapes(config).items():
+        codes = _encode(name, tensors[name].to_numpy(), shape, precision)
+        tensors[name].release()
+        yield name, codes
+        done += codes.nbytes
+        if progress:
+            progress(f"weights in {precision}", done, total)
+
+
+def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) -> NDArray:
+    """One fp32 matrix as codes, by all threads."""
+    library = native.library()
+    weight = np.ascontiguousarray(weight, dtype=np.float32)
+    _check_numbers(name, weight)
+    codes = np.zeros(_bytes(name, shape, precision), dtype=np.uint8)
+    rows, columns = (1, shape[0]) if name == HEAD else (shape[1], 1)
+    threads = native.thread_count()
+
+    def encode_share(thread: int) -> None:
+        library.engine_encode(
+            weight.ctypes.data,
+            rows,
+            columns,
+            *shape,
+            _bits(name, precision),
+            codes.ctypes.data,
+            threads,
+            thread,
+        )
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(encode_share, range(threads)))
+    return codes
+
+
+def _check_vectors(config: ModelConfig, weight: Callable[[str], NDArray]) -> None:
+    """Check all parameters that are not coded."""
+    coded = shapes(config)
+    for name in checkpoint.parameter_shapes(config):
+        if name not in coded:
+            _check_numbers(name, weight(name))
+
+
+def _check_numbers(name: str, weight: NDArray) -> None:
+    if not are_numbers(weight):
+        raise WeightsError(
+            f"{checkpoint.hub_name(name)} holds NaN or infinity: the weights are damaged; "
+            "fetch or train the model again"
+        )
+
+
+def _bits(name: str, precision: str) -> int:
+    """The head keeps 8 bits: it decides between words."""
+    return 8 if name == HEAD else native.BITS[precision]
+
+
+def _bytes(name: str, shape: tuple[int, int], precision: str) -> int:
+    """Length of a matrix in the file, filled up so that the next begins a cache line."""
+    size: int = native.library().engine_code_bytes(*shape, _bits(name, precision))
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _sizes(config: ModelConfig, precision: str) -> dict[str, int]:
+    """The bytes of each matrix."""
+    return {name: _bytes(name, shape, precision) for name, shape in shapes(config).items()}
+
+
+def _header(known: Mapping[str, str], sizes: Mapping[str, int], checksum: str) -> bytes:
+    """The first bytes of a safetensors file that holds the codes of these weights."""
+    metadata = {**known, "layout": str(LAYOUT), "checksum": checksum}
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, size in sizes.items():
+        begin, end = end, end + size
+        header[name] = {"dtype": "U8", "shape": [size], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _checksum(pieces: Iterable[NDArray]) -> str:
+    """A hash of what the 64-bit words of each sector sum up to: as fast as memory is read."""
+    digest = hashlib.sha256()
+    for codes in pieces:
+        words = codes.view(np.uint64)
+        sums = np.add.reduceat(words, np.arange(0, len(words), SECTOR // 8))
+        digest.update(sums.data)
+    return digest.hexdigest()
+
+
+def _write(
+    file: BinaryIO,
+    known: Mapping[str, str],
+    sizes: Mapping[str, int],
+    pieces: Iterator[tuple[str, NDArray]],
+) -> None:
+    def written() -> Iterator[NDArray]:
+        for _, codes in pieces:
+            file.write(codes.data)
+            yield codes
+
+    file.write(_header(known, sizes, UNKNOWN))
+    checksum = _checksum(written())
+    file.seek(0)
+    file.write(_header(known, sizes, checksum))
+
+
+def _read(
+    path: Path, known: Mapping[str, str], sizes: Mapping[str, int]
+) -> dict[str, NDArray] | None:
+    """The codes in a file, or None if it is not there, of other weights, or damaged."""
+    start = len(_header(known, sizes, UNKNOWN))
+    try:
+        if not path.is_file():  # to open a FIFO would wait for who writes into it
+            return None
+        data: NDArray = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    except (OSError, ValueError):  # ValueError: it is empty
+        return None
+    if len(data) != start + sum(sizes.values()):
+        return None
+    ends = np.cumsum(list(sizes.values())) + start
+    coded = {
+        name: data[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)
+    }
+    good = data[:start].tobytes() == _header(known, sizes, _checksum(coded.values()))
+    return coded if good else None

@@ -1,0 +1,104 @@
+"""Beam search: the most probable text that keeping the best few beginnings finds.
+
+Nothing is drawn. The scoring is that of transformers: the sum of log-probabilities over
+length ** length_penalty (Wu et al. 2016, arXiv:1609.08144, section 7, in a simpler form),
+where the end-of-text token counts; so is when to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from array_api_compat import device
+
+from gpt2cli.arrays import Array, are_numbers, array_namespace
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.errors import not_numbers
+from gpt2cli.generation.loop import event_of
+from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.progress import Advance
+from gpt2cli.sampling.rules import keep_top_k, log_softmax
+from gpt2cli.text.stream import TextStream
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.window import fit_prompt, slide
+
+IMPOSSIBLE = -1e9  # the score of a row that must not win
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """Some tokens after the prompt; `score` is their log-probability, scaled once finished."""
+
+    ids: tuple[int, ...]
+    score: float
+
+
+def generate(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    advance: Advance = lambda _: None,
+) -> Iterator[Event]:
+    """The `config.samples` best texts, best first: all their events, once they are found."""
+    eos = None if config.ignore_eos else tokenizer.end_of_text
+    found = search(decoder, prompt, config, eos, advance)
+    for i, beam in enumerate(found[: config.samples]):
+        text = TextStream(tokenizer)
+        for n, token_id in enumerate(beam.ids, start=1):
+            yield event_of(i, token_id, text, eos, may_stop=False, last=n == config.max_tokens)
+
+
+def search(
+    decoder: Decoder,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    eos: int | None,
+    advance: Advance = lambda _: None,
+) -> list[Beam]:
+    """The best `config.beams` finished beams, by score."""
+    width, penalty = config.beams or 1, config.length_penalty
+    # All rows are the same at first, and only one of them may count.
+    running = [Beam((), 0.0 if i == 0 else IMPOSSIBLE) for i in range(width)]
+    finished: list[Beam] = []
+    logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
+    for length in range(1, config.max_tokens + 1):
+        advance(1)
+        if not are_numbers(logits):
+            raise not_numbers("the model", decoder.length)
+        longer, parents = [], []
+        for rank, (row, token_id, score) in enumerate(_best(logits, running, 2 * width)):
+            beam = Beam((*running[row].ids, token_id), score)
+            if token_id != eos and length < config.max_tokens:
+                longer.append(beam)
+                parents.append(row)
+            elif rank < width:
+                finished.append(Beam(beam.ids, score / length**penalty))
+        finished = sorted(finished, key=lambda beam: -beam.score)[:width]
+        running, parents = longer[:width], parents[:width]
+        if not running:
+            break
+        best_to_come = running[0].score / length**penalty
+        if len(finished) == width and best_to_come <= finished[-1].score:
+            break
+        if decoder.length == decoder.context_length:
+            texts = [slide([*prompt, *beam.ids], decoder.context_length) for beam in running]
+            logits = decoder.prefill(texts)
+        else:
+            decoder.reorder(parents)
+            logits = decoder.step([beam.ids[-1] for beam in running])
+    return finished
+
+
+def _best(logits: Array, running: Sequence[Beam], count: int) -> list[tuple[int, int, float]]:
+    """The `count` most probable ways to go on, as (row, token id, score), best first."""
+    xp = array_namespace(logits)
+    so_far = xp.asarray([beam.score for beam in running], dtype=logits.dtype, device=device(logits))
+    scores = log_softmax(logits) + so_far[:, None]
+    kept = keep_top_k(xp.reshape(scores, (1, -1)), count)[0, :]
+    (places,) = xp.nonzero(kept > -xp.inf)
+    ways = zip(places.tolist(), kept[places].tolist(), strict=True)
+    size = logits.shape[1]
+    ranked = sorted(ways, key=lambda way: -way[1])
+    return [(place // size, place % size, score) for place, score in ranked]

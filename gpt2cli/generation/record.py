@@ -1,0 +1,89 @@
+"""What a generation produced, in enough detail to understand it and to run it again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from gpt2cli.errors import GPT2CLIError
+from gpt2cli.generation.request import ChosenLogprob, Event
+
+
+@dataclass(slots=True)
+class Sample:
+    """One continuation: its text, its tokens (end-of-text left out) and why it ended.
+
+    `finish_reason` is None as long as it has not ended, for good if it was interrupted.
+    `matched` is true when it has ended as a constraint demands.
+    """
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    logprobs: list[ChosenLogprob] = field(default_factory=list)
+    matched: bool = False
+
+
+class Recorder:
+    """Keeps what passes by, and when: seconds to the first token, tokens per second after it.
+
+    Events that were not `streamed` come all at the end, and tell nothing about speed.
+    """
+
+    def __init__(self, samples: int, *, streamed: bool = True) -> None:
+        self.streamed = streamed
+        self.samples = [Sample() for _ in range(samples)]
+        self.started = time.perf_counter()
+        self.first: float | None = None
+        self.last = self.started
+
+    def watch(self, events: Iterable[Event]) -> Iterator[Event]:
+        """The same events, remembered."""
+        self.started = self.last = time.perf_counter()
+        for event in events:
+            self.last = time.perf_counter()
+            if self.first is None:
+                self.first = self.last
+            sample = self.samples[event.sample]
+            sample.text += event.text
+            sample.finish_reason = event.finish_reason
+            sample.matched = bool(event.matched)
+            if event.token_id is not None:
+                sample.token_ids.append(event.token_id)
+                if event.logprob is not None:
+                    sample.logprobs.append(event.logprob)
+            yield event
+
+    def check_matched(self, max_tokens: int) -> None:
+        """Raises `GPT2CLIError` if a sample did not end as its constraint demands."""
+        if cut := sum(not sample.matched for sample in self.samples):
+            which = (
+                f"{cut} of {len(self.samples)} samples do"
+                if len(self.samples) > 1
+                else ("the text does")
+            )
+            raise GPT2CLIError(
+                f"{which} not match the constraint: max_tokens ({max_tokens}) came first; raise it",
+                "max_tokens",
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated, over all samples."""
+        return sum(len(sample.token_ids) for sample in self.samples)
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from the prompt to its first new token: prefill and one choice."""
+        return None if self.first is None else self.first - self.started
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Speed of decoding over all samples, the first token of each left out."""
+        if not self.streamed:
+            return None
+        steps = sum(len(s.token_ids) - 1 for s in self.samples if s.token_ids)
+        if self.first is None or steps < 1 or self.last <= self.first:
+            return None
+        return steps / (self.last - self.first)

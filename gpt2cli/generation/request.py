@@ -1,0 +1,133 @@
+"""What to generate, and what comes of it: settings in, events out."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.errors import UsageError
+from gpt2cli.sampling.constraint import Constraint
+
+FinishReason = Literal["stop", "length", "eos"]
+
+
+MOST_LOGPROBS = 100  # a token; all of a vocabulary would drown a reader
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """What to generate. Sample i draws from its own generator, made of `seed` and i.
+
+    Neither end-of-text nor a stop string ends a text before `min_tokens`. `bias` is added to
+    the logits of token ids; −∞ bans one. Tokens that hold a text of `dry_breakers` interrupt
+    what DRY takes for a repetition. `beams` is for `beam.generate`, where nothing is drawn:
+    the other settings must leave that to it, and the best `samples` beams are the result. A
+    `constraint` alone decides where a text may end.
+    """
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    max_tokens: int = 100
+    samples: int = 1
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    min_tokens: int = 0
+    bias: Mapping[int, float] = field(default_factory=dict)
+    dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    beams: int | None = None
+    length_penalty: float = 1.0
+    logprobs: int | None = None
+    constraint: Constraint | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "samples"):
+            if (value := getattr(self, name)) < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}", name)
+        if self.seed < 0:
+            raise UsageError(f"seed must be 0 or more, not {self.seed}", "seed")
+        if "" in self.stop:
+            raise UsageError("a stop string must not be empty")
+        if "" in self.dry_breakers:
+            raise UsageError("a DRY breaker must not be empty")
+        if not 0 <= self.min_tokens <= self.max_tokens:
+            raise UsageError(
+                f"min_tokens must be between 0 and max_tokens ({self.max_tokens}), "
+                f"not {self.min_tokens}",
+                "min_tokens",
+                "max_tokens",
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise UsageError(
+                f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}", "logprobs"
+            )
+        if self.beams is not None:
+            self._check_beams(self.beams)
+        if self.constraint is not None:
+            names = ("stop", "ignore_eos", "min_tokens", "beams")
+            if clash := [name for name in names if getattr(self, name)]:
+                raise UsageError(
+                    f"a constraint and {clash[0]} cannot go together; leave one of them out",
+                    clash[0],
+                )
+
+    def _check_beams(self, beams: int) -> None:
+        if beams < 1:
+            raise UsageError(f"beams must be at least 1, not {beams}", "beams")
+        if not math.isfinite(self.length_penalty):
+            raise UsageError(
+                f"length_penalty must be a number, not {self.length_penalty}", "length_penalty"
+            )
+        if self.samples > beams:
+            raise UsageError(f"{beams} beams give at most {beams} samples, not {self.samples}")
+        greedy = SamplingConfig(temperature=0)
+        names = [f.name for f in fields(greedy)]
+        clash = [n for n in names if getattr(self.sampling, n) != getattr(greedy, n)]
+        clash += [name for name in ("stop", "bias", "min_tokens") if getattr(self, name)]
+        clash += ["logprobs"] if self.logprobs is not None else []
+        if clash:
+            raise UsageError(
+                f"beams and {clash[0]} cannot go together; leave one of them out", "beams", clash[0]
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token and its log-probability by the model, before any rule of sampling; in nats."""
+
+    token: str
+    id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenLogprob(Logprob):
+    """The same of a token that was chosen, and of the most probable ones, best first."""
+
+    top: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One more token of one sample.
+
+    `text` is what can be shown by now: it lags behind where a character is unfinished or a
+    stop string may have begun. `token_id` is None when the end-of-text token ended it. There
+    is a `logprob` if the config asks for it. With a constraint, `matched` says whether the text
+    has ended as it demands.
+    """
+
+    sample: int
+    token_id: int | None
+    text: str
+    finish_reason: FinishReason | None = None
+    logprob: ChosenLogprob | None = None
+    matched: bool | None = None
+
+
+def new_seed() -> int:
+    """A seed for those who gave none; short enough to type."""
+    return secrets.randbelow(2**31)

@@ -1,0 +1,228 @@
+"""Speculative decoding: a draft proposes tokens, which the model checks all in one pass.
+
+A pass over a few tokens takes a model little longer than one over a single token: it waits
+for its weights either way. Leviathan et al. 2022, arXiv:2211.17192; Chen et al. 2023,
+arXiv:2302.01318. What is generated, and how often, is what the model alone would generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from gpt2cli.arrays import Array
+from gpt2cli.decoders.prefix_cache import PrefixCache
+from gpt2cli.decoders.protocol import Decoder, Rows
+from gpt2cli.errors import UsageError
+from gpt2cli.generation import loop
+from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.sampling.sampler import Proposal, Sampler
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.window import slide
+
+NGRAM = "ngram"  # the draft that is no model
+NGRAM_SIZES = (3, 2)  # tokens that must match, the longest first
+MOST_TOKENS = 7  # with the token before them 8 rows, which the engine multiplies at once
+
+
+class Draft(Protocol):
+    """Guesses how a text goes on."""
+
+    def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
+        """At most `count` tokens; those that are drawn are by the rules of `sampler`."""
+
+
+class ModelDraft:
+    """A smaller model of the same vocabulary.
+
+    Its window slides by itself, over all of the text: it may hold fewer tokens than the model.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._cache = PrefixCache(decoder)
+        self._start = 0  # of the window within the text
+
+    def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
+        """Tokens that this model goes on with, each drawn by the rules of `sampler`."""
+        window, context_length = list(text[self._start :]), self._cache.context_length
+        if len(window) + count > context_length:
+            window = slide(text, context_length)
+            self._start = len(text) - len(window)
+        proposals: list[Proposal] = []
+        longer = list(text)
+        for _ in range(min(count, context_length - len(window))):
+            # All but the newest token or two are in the KV cache.
+            logits = self._cache.prefill([longer[self._start :]])
+            if (proposal := sampler.propose(logits, longer)) is None:
+                break
+            proposals.append(proposal)
+            longer.append(proposal.token)
+        return proposals
+
+
+class NgramDraft:
+    """Expects that a text repeats itself: what followed its last tokens before comes again.
+
+    "Prompt lookup", Saxena 2023: github.com/apoorvumang/prompt-lookup-decoding.
+    """
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[int, ...], int] = {}  # where each n-gram ended last
+        self._known = 1  # the tokens that have been looked at
+
+    def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
+        """The tokens after the last place that reads like the end of the text."""
+        for end in range(self._known, len(text)):
+            for n in NGRAM_SIZES:
+                if n <= end:
+                    self._ends[tuple(text[end - n : end])] = end
+        self._known = len(text)
+        for n in NGRAM_SIZES:
+            if end := self._ends.get(tuple(text[-n:]), 0):
+                # Past the end of the text the repetition repeats itself.
+                return [Proposal(text[end + i % (len(text) - end)]) for i in range(count)]
+        return []
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many tokens were proposed, how many of them came true, and the model's passes."""
+
+    proposed: int = 0
+    accepted: int = 0
+    passes: int = 0
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """The share of proposals that came true; None before there is any."""
+        return self.accepted / self.proposed if self.proposed else None
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Tokens that the model reads for good in a pass; 1 without a draft."""
+        return 1 + self.accepted / self.passes if self.passes else None
+
+    def facts(self) -> dict[str, float | None]:
+        """All of it by name."""
+        rates = {"acceptance_rate": self.acceptance_rate, "tokens_per_pass": self.tokens_per_pass}
+        return asdict(self) | rates
+
+
+def check(config: GenerationConfig, most: int) -> None:
+    """Refuse what cannot be done with a draft. Raises `UsageError`."""
+    if config.samples > 1 or config.beams is not None:
+        many = "beams" if config.beams is not None else "samples"
+        raise UsageError(f"a draft and {many} cannot go together; leave one of them out", many)
+    if config.constraint is not None:
+        raise UsageError("a draft and a constraint cannot go together; leave one of them out")
+    if most < 1:
+        raise UsageError(f"a draft must propose at least 1 token, not {most}")
+
+
+def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> None:
+    """Raises `UsageError` if a draft's tokens are not those of the model; the draft comes first."""
+    draft, model = tokenizers
+    if draft != model:
+        raise UsageError(
+            f"{names[0]} cannot draft for {names[1]}: their vocabularies differ "
+            f"({draft.size:,} and {model.size:,} tokens); use a model of the same family, "
+            f"or {NGRAM}"
+        )
+
+
+class Speculation:
+    """A model that has read on as its draft proposes; to `generate`, a model and its sampler.
+
+    A `step` is answered with logits that are there already, as long as the tokens chosen are
+    those proposed. Otherwise the model forgets the proposals, and reads new ones after the token
+    that was chosen: as many as came true the last time and one, at most `most`. No text
+    has more than `end` tokens.
+    """
+
+    def __init__(
+        self, decoder: Decoder, draft: Draft, sampler: Sampler, tally: Tally, most: int, end: int
+    ) -> None:
+        self._decoder, self._draft, self._sampler = decoder, draft, sampler
+        self._tally, self._most, self._end = tally, most, end
+        self._text: list[int] = []
+        self._length = 0  # of what has been chosen and read; the decoder may be further
+        self._proposals: list[Proposal] = []  # of the last pass
+        self._logits: Any = None  # (T, V), after the token before them and after each
+        self._true = 0  # how many of them came true
+        self._count = most
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that the model can hold."""
+        return self._decoder.context_length
+
+    @property
+    def length(self) -> int:
+        """The tokens that it holds now, without proposals."""
+        return self._length
+
+    def prefill(self, rows: Rows) -> Any:
+        """Forget everything, proposals too, then read one row. → (1, V)"""
+        self._proposals = []
+        self._length = len(rows[0])
+        return self._decoder.prefill(rows)
+
+    def choose(self, logits: Array, texts: Rows) -> Array:
+        """The next token of the one text, in view of what was proposed for it. → (1,)"""
+        ids = self._sampler.choose(logits, texts, self._proposal)
+        self._text = [*texts[0], *ids.tolist()]
+        return ids
+
+    def step(self, ids: Sequence[int]) -> Any:
+        """Logits after one more token. → (1, V)"""
+        (token,) = ids
+        if self._proposal and self._proposal.token == token:
+            self._true += 1
+            self._tally.accepted += 1
+        else:
+            self._read_ahead(token)
+        self._length += 1
+        return self._logits[self._true : self._true + 1]
+
+    @property
+    def _proposal(self) -> Proposal | None:
+        """That for the token to be chosen now."""
+        return self._proposals[self._true] if self._true < len(self._proposals) else None
+
+    def _read_ahead(self, token: int) -> None:
+        """Read a token that nobody proposed, and what the draft proposes to follow it."""
+        room = min(self.context_length - self._length, self._end - len(self._text)) - 1
+        if self._proposals:
+            self._count = min(self._most, self._true + 1)
+        count = min(room, self._count)
+        self._decoder.truncate(self._length)
+        self._proposals = self._draft.propose(self._text, count, self._sampler) if count else []
+        self._true = 0
+        self._tally.passes += 1
+        self._tally.proposed += len(self._proposals)
+        if self._proposals:
+            proposed = [proposal.token for proposal in self._proposals]
+            self._logits = self._decoder.extend([[token, *proposed]])[0]
+        else:
+            self._logits = self._decoder.step([token])
+
+
+def generate(
+    decoder: Decoder,
+    draft: Draft,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    config: GenerationConfig,
+    tally: Tally,
+    most: int = MOST_TOKENS,
+) -> Iterator[Event]:
+    """As `loop.generate`, for one sample, with a draft that proposes up to `most` tokens.
+
+    Greedy, the text is the same; otherwise each text is as probable as it is without a draft.
+    """
+    check(config, most)
+    sampler = loop.new_sampler(tokenizer, len(prompt), config)
+    end = len(prompt) + config.max_tokens
+    speculation = Speculation(decoder, draft, sampler, tally, most, end)
+    yield from loop.generate(speculation, tokenizer, prompt, config, speculation.choose)

@@ -1,0 +1,1 @@
+"""The network in PyTorch: the reference that every decoder is compared with."""

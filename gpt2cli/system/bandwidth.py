@@ -1,0 +1,71 @@
+"""How fast this machine's memory can be read: what limits a decoder that reads all weights a token.
+
+The best of several readings counts, as in McCalpin's STREAM benchmark
+(www.cs.virginia.edu/stream/ref.html): whatever else runs can only make memory seem slower.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gpt2cli.system import machine
+
+CPU_BUFFER = 512 << 20  # bytes: many times the caches of most CPUs
+GPU_BUFFER = 4 << 30
+READINGS = 8
+_SLICE = 4 << 20  # bytes that a thread reads at a time
+
+Read = Callable[[], object]
+Clock = Callable[[], float]
+
+
+def measure(device: str, threads: int, clock: Clock = time.perf_counter) -> float:
+    """Bytes a second that `threads` of the CPU, or a GPU, can read from its memory."""
+    if device == "cpu":
+        available = machine.memory()[1]
+        with ThreadPoolExecutor(threads) as pool:
+            return best(*cpu_reader(min(CPU_BUFFER, available // 4), threads, pool), clock)
+    return best(*torch_reader(device, GPU_BUFFER), clock)
+
+
+def best(read: Read, size: int, clock: Clock = time.perf_counter) -> float:
+    """The highest rate in bytes a second of several calls, after one that does not count."""
+    read()
+    rates = []
+    for _ in range(READINGS):
+        begun = clock()
+        read()
+        rates.append(size / (clock() - begun))
+    return max(rates)
+
+
+def cpu_reader(size: int, threads: int, pool: ThreadPoolExecutor) -> tuple[Read, int]:
+    """What reads a new buffer of about `size` bytes by so many threads, and its true size.
+
+    A maximum is NumPy's cheapest use of a number: one vector instruction, without the GIL.
+    """
+    # Written to, for fresh pages are all one page of zeros, which would stay in the cache.
+    parts = [np.ones(max(size // threads // 4, 1), dtype=np.int32) for _ in range(threads)]
+
+    def read_part(part: np.ndarray) -> int:
+        step = _SLICE // part.itemsize
+        return max(int(part[i : i + step].max()) for i in range(0, len(part), step))
+
+    return lambda: list(pool.map(read_part, parts)), sum(part.nbytes for part in parts)
+
+
+def torch_reader(device: str, size: int) -> tuple[Read, int]:
+    """The same for a device of PyTorch, which is waited for; a quarter of free memory at most."""
+    import torch
+
+    kind = device.partition(":")[0]
+    if kind == "cuda":
+        size = min(size, torch.cuda.mem_get_info(device)[0] // 4)
+    elif kind == "mps":
+        size = min(size, machine.memory()[1] // 4)
+    buffer = torch.ones(max(size // 4, 1), dtype=torch.float32, device=device)
+    return lambda: buffer.sum().item(), buffer.nbytes  # item() waits until the sum is there

@@ -1,0 +1,130 @@
+"""Which device and precision this machine should use, checked before weights are loaded.
+
+torch is imported only where a GPU may be present or half precision is asked for: a CPU
+needs it for neither answer.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.errors import DeviceError, did_you_mean
+
+DTYPES = ("float32", "bfloat16", "float16")
+_OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model runs and in which precision, in torch's words: cuda:0, bfloat16."""
+
+    device: str
+    dtype: str
+
+
+def check_names(device: str, dtype: str) -> None:
+    """Refuse names that no machine knows. Raises `DeviceError`."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        likely = _OTHER_NAMES.get(device.lower(), device)
+        hint = did_you_mean(likely, ("auto", "cpu", "cuda", "mps"))
+        raise DeviceError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps{hint}")
+    if dtype not in ("auto", *DTYPES):
+        hint = did_you_mean(dtype, DTYPES)
+        raise DeviceError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}{hint}")
+
+
+def limit_threads(threads: int) -> None:
+    """Have NumPy's BLAS and torch use so many CPU threads; must come before their import."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(threads)
+    os.environ["VECLIB_MAXIMUM_THREADS"] = str(threads)
+
+
+def place(device: str = "auto", dtype: str = "auto") -> Placement:
+    """Choose: a CUDA GPU, else Apple's, else the CPU; bf16 on GPUs that have it, else fp32.
+
+    Raises `DeviceError` for a device or precision that this machine does not have.
+    """
+    check_names(device, dtype)
+    chosen = "cpu" if device == "cpu" or not may_have_gpu() else _ask_torch(device)
+    if chosen == "cpu" and device not in ("cpu", "auto"):
+        raise DeviceError(f"there is no {device} GPU here; choose device cpu or auto", "device")
+    if dtype != "auto":
+        placement = Placement(chosen, dtype)
+        if dtype != "float32":
+            _probe(placement)
+        return placement
+    return Placement(chosen, "bfloat16" if _has_bf16(chosen) else "float32")
+
+
+def may_have_gpu() -> bool:
+    """Whether it is worth asking torch for a GPU; False only where there is none."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    # The driver's device files on Linux and in WSL; elsewhere its tool.
+    files = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+    return any(map(os.path.exists, files)) or shutil.which("nvidia-smi") is not None
+
+
+def _ask_torch(name: str) -> str:
+    """The device that `name` means here; "cpu" where torch finds no such GPU."""
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    if name == "mps":
+        return "mps" if mps else "cpu"
+    if cuda and int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise DeviceError(f"there is no {name} here; the last GPU is cuda:{last}")
+    return name if cuda else "cpu"
+
+
+def _has_bf16(device: str) -> bool:
+    if not device.startswith("cuda"):
+        return False
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported())
+
+
+def _probe(placement: Placement) -> None:
+    """Run a toy model: some builds lack half-precision kernels for some devices."""
+    import torch
+
+    if placement == Placement("cpu", "float16") and not _cpu_has_float16():
+        raise DeviceError(
+            "this CPU has no float16 arithmetic, only slow emulation; "
+            "use dtype float32, or bfloat16 for half the memory",
+            "dtype",
+        )
+
+    from gpt2cli.model.gpt2 import GPT2
+
+    config = ModelConfig(vocab_size=8, context_length=4, emb_dim=8, n_heads=2, n_layers=1)
+    dtype = getattr(torch, placement.dtype)
+    try:
+        model = GPT2(config).init_weights().eval().to(placement.device, dtype)
+        model(torch.zeros(1, 2, dtype=torch.long, device=placement.device))
+    except (RuntimeError, TypeError):
+        raise DeviceError(
+            f"{placement.device} cannot compute in {placement.dtype} here; "
+            "use dtype float32 or auto",
+            "dtype",
+        ) from None
+
+
+def _cpu_has_float16() -> bool:
+    """Whether products run in hardware: on all 64-bit Arm, on x86 with AVX-512 FP16."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())

@@ -1,0 +1,218 @@
+"""How large a GPT-2 is and what it needs, from its `ModelConfig` alone.
+
+Bytes and operations are computed, never measured, so that they are known before anything is
+downloaded. Letters as in `model`: L layers, C width, H heads, T context, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, fields
+
+from gpt2cli.config.model import ModelConfig
+
+# Bytes a number. Coded weights are stored in groups of 32 with one bf16 scale each.
+PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32, "int4": 1 / 2 + 2 / 32}
+_CODED = ("int8", "int4")
+_FP32 = 4
+_H100_MEMORY = 80e9  # bytes; NVIDIA's data sheet for the H100 SXM
+
+
+def precision_of(dtype: str, quantize: str | None = None) -> str:
+    """The key of `PRECISIONS` that a dtype, or what the weights are coded in, stands for."""
+    return quantize or ("fp32" if dtype == "float32" else "bf16")
+
+
+def parameters(config: ModelConfig) -> dict[str, int]:
+    """Parameters by component, the head tied to the token embedding."""
+    L, C = config.n_layers, config.emb_dim
+    qkv_bias = 3 * C if config.qkv_bias else 0
+    return {
+        "token embedding": config.vocab_size * C,
+        "position embedding": config.context_length * C,
+        "attention": L * (3 * C * C + qkv_bias + C * C + C),
+        "feed-forward": L * (4 * C * C + 4 * C + 4 * C * C + C),
+        "layer norms": L * 4 * C + 2 * C,
+    }
+
+
+def total_parameters(config: ModelConfig, *, tied: bool = True) -> int:
+    """All parameters; untied, the head has a matrix of its own, V · C more."""
+    head = 0 if tied else config.vocab_size * config.emb_dim
+    return sum(parameters(config).values()) + head
+
+
+def weight_bytes(config: ModelConfig, precision: str) -> int:
+    """Bytes of the weights; with int8 or int4 all but the matrices stays in fp32."""
+    count = total_parameters(config)
+    if precision not in _CODED:
+        return int(count * PRECISIONS[precision])
+    head, matrices = _multiplied(config)
+    return _coded_bytes(config, precision) + (count - head - matrices) * _FP32
+
+
+def _multiplied(config: ModelConfig) -> tuple[int, int]:
+    """Numbers in the head, and in the matrices of all layers."""
+    C = config.emb_dim
+    return config.vocab_size * C, config.n_layers * 12 * C * C
+
+
+def _coded_bytes(config: ModelConfig, precision: str) -> int:
+    """Bytes of the head, which has 8 bits either way, and of the matrices."""
+    head, matrices = _multiplied(config)
+    return int(head * PRECISIONS["int8"] + matrices * PRECISIONS[precision])
+
+
+def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: int = 1) -> int:
+    """Bytes of keys and values: 2 · L · C numbers a token.
+
+    With int8 or int4 weights in 8 bits, and an fp32 scale for each of 2 · L · H vectors.
+    """
+    L, C, H = config.n_layers, config.emb_dim, config.n_heads
+    width = C + H * _FP32 if precision in _CODED else C * PRECISIONS[precision]
+    return int(2 * L * width) * tokens * samples
+
+
+def step_weight_bytes(config: ModelConfig, precision: str, samples: int = 1) -> int:
+    """Bytes of weights that decoding one token a sample must read.
+
+    Each is read once for all samples, the token embedding whole, as it is the head too, and
+    of the position embedding one row. With int8 or int4 the head is coded, in 8 bits, and
+    the samples' own rows of the embeddings are read besides in fp32, as biases and norms are.
+    """
+    C, (head, matrices) = config.emb_dim, _multiplied(config)
+    counts = parameters(config)
+    vectors = sum(counts.values()) - head - matrices - counts["position embedding"] + C
+    if precision not in _CODED:
+        return int((head + matrices + vectors) * PRECISIONS[precision])
+    return _coded_bytes(config, precision) + (vectors + samples * C) * _FP32
+
+
+def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:
+    """Bytes that reading a prompt takes besides, at its widest point, in fp32.
+
+    A layer's feed-forward (4 C · T) before and after its GELU, and the logits of every
+    sample. All samples share a prompt; once the context is full, each is read again.
+    """
+    rows = samples if tokens >= config.context_length else 1
+    return 2 * _FP32 * (rows * 4 * config.emb_dim * tokens + samples * config.vocab_size)
+
+
+def inference_bytes(
+    config: ModelConfig, precision: str, tokens: int | None = None, samples: int = 1
+) -> int:
+    """Weights, KV cache and working memory for `tokens` (the whole context by default)."""
+    tokens = min(tokens or config.context_length, config.context_length)
+    return (
+        weight_bytes(config, precision)
+        + kv_cache_bytes(config, precision, tokens, samples)
+        + working_bytes(config, tokens, samples)
+    )
+
+
+def search_bytes(config: ModelConfig, precision: str, tokens: int, beams: int) -> int:
+    """Bytes that beam search needs beside the decoding of so many rows.
+
+    A part of the KV cache is copied where beams change places; of B · V scores there are up to
+    four copies in fp32, a count in 8 bytes for each, twice, and three masks.
+    """
+    moved = kv_cache_bytes(config, precision, tokens, beams) // 2
+    return moved + beams * config.vocab_size * (4 * _FP32 + 2 * 8 + 3)
+
+
+def sampling_bytes(config: ModelConfig, samples: int) -> int:
+    """Bytes that choosing the next tokens takes beside the logits.
+
+    To be sorted and summed, each of B · V is copied into up to six numbers of 8 bytes.
+    """
+    return samples * config.vocab_size * 6 * 8
+
+
+def training_bytes(config: ModelConfig, batch_size: int = 1, dtype: str = "float32") -> int:
+    """Bytes to train with AdamW on sequences of the whole context.
+
+    Weights, gradients and two moments are 16 bytes a parameter. A layer keeps 16 · T · C
+    activations where attention is fused, and two dropout masks, which PyTorch stores in
+    fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34
+    bytes in half precision. Logits and log-probabilities have a gradient each. With
+    bfloat16 weights stay in fp32, and at the least activations take half.
+    """
+    T, C = config.context_length, config.emb_dim
+    activations = (16 + 2) * T * C * config.n_layers + 4 * T * config.vocab_size
+    width = _FP32 if dtype == "float32" else _FP32 // 2
+    return 4 * _FP32 * total_parameters(config) + width * batch_size * activations
+
+
+def flops_per_token(config: ModelConfig, context: int = 0) -> int:
+    """Floating-point operations to read one token after `context` others.
+
+    Two for each weight of a matrix, the head's included (Kaplan et al. 2020,
+    arXiv:2001.08361, section 2.1), and 4 · C a layer for each token that attention looks at:
+    its key and its value are a product each (Hoffmann et al. 2022, arXiv:2203.15556,
+    appendix F).
+    """
+    L, C = config.n_layers, config.emb_dim
+    return 2 * (12 * L * C * C + config.vocab_size * C) + 4 * L * C * (context + 1)
+
+
+def training_flops_per_token(config: ModelConfig) -> int:
+    """Forward and backward, which is twice forward; attention at half the context on average."""
+    return 3 * flops_per_token(config, config.context_length // 2)
+
+
+def gpus_needed(config: ModelConfig, precision: str = "bf16") -> int:
+    """80 GB GPUs that the weights and one full KV cache fill."""
+    return math.ceil(inference_bytes(config, precision) / _H100_MEMORY)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the papers say about training; None where they do not."""
+
+    year: int
+    training_tokens: int | None
+    training_text: str
+    source: str
+
+
+HISTORY = {
+    # Section 2.1 gives WebText as some 8 million documents, 40 GB; neither the paper nor the
+    # release says how many tokens were seen in training.
+    "gpt2": History(2019, None, "WebText, 40 GB", "Radford et al. 2019, section 2.1"),
+    # The caption of table 2.1 gives the tokens seen, table 2.2 where they are from.
+    "gpt3-175B": History(
+        2020, 300_000_000_000, "Common Crawl, WebText2, books, Wikipedia", "arXiv:2005.14165"
+    ),
+}
+
+
+def history(name: str) -> History | None:
+    """What is published about a model, by its config's name; the four sizes share a paper."""
+    return HISTORY.get("gpt2" if name in ("124M", "355M", "774M", "1558M") else name)
+
+
+def describe(config: ModelConfig) -> dict[str, object]:
+    """All of the above for one model, as plain numbers: bytes, counts, operations."""
+    return {
+        "config": {f.name: getattr(config, f.name) for f in fields(config)},
+        "parameters": {
+            **{re.sub(r"\W", "_", name): count for name, count in parameters(config).items()},
+            "total": total_parameters(config),
+            "total_untied": total_parameters(config, tied=False),
+        },
+        "memory": {
+            precision: {
+                "weights": weight_bytes(config, precision),
+                "kv_cache_per_token": kv_cache_bytes(config, precision, 1),
+                "kv_cache": kv_cache_bytes(config, precision, config.context_length),
+                "inference": inference_bytes(config, precision),
+            }
+            for precision in PRECISIONS
+        },
+        "training_memory": training_bytes(config),
+        "flops_per_token": flops_per_token(config),
+        "flops_per_token_full_context": flops_per_token(config, config.context_length - 1),
+        "training_flops_per_token": training_flops_per_token(config),
+        "gpus_needed": gpus_needed(config),
+    }

@@ -1,0 +1,19 @@
+"""Which tokens of a text a model looks back on: all that fit, else the newest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def slide(ids: Sequence[int], context_length: int) -> list[int]:
+    """The newest tokens, with room to go on: once the window is full its oldest quarter goes.
+
+    Positions are learned, so what remains must be read again. Doing that for a quarter of
+    the window at a time keeps the cost a token flat: three tokens of prefill for each.
+    """
+    return list(ids[-(context_length - context_length // 4) :])
+
+
+def fit_prompt(ids: Sequence[int], context_length: int) -> list[int]:
+    """The prompt as the model will read it: whole if it fits, else its newest part."""
+    return list(ids) if len(ids) <= context_length else slide(ids, context_length)

@@ -1,0 +1,1 @@
+"""A GPT-2 from a text file: corpus, optimiser, trainer, state."""

@@ -1,0 +1,168 @@
+"""What a training run keeps in its directory besides the model: its lock, its plan, its place.
+
+The full state is one safetensors file, which `training` writes; what is told here comes from
+the metadata in its header, so nothing needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gpt2cli.config.fields import build
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.training import TrainingConfig
+from gpt2cli.errors import ConfigError, GPT2CLIError, UsageError, WeightsError
+from gpt2cli.text.vocabulary import VOCABULARIES
+from gpt2cli.weights import layout
+from gpt2cli.weights.safetensors import read_metadata
+
+STATE_FILE = "training_state.safetensors"
+_LOCK = ".training.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does: the same plan and the same text give the same model.
+
+    `model.vocab_size` is what was asked for; a short text may have given less. `dtype` is what
+    products are computed in, `save_dtype` what the model is stored in. `data` only says where
+    the text was. These three are empty where they are not known.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    dtype: str = "float32"
+    save_dtype: str = "float32"
+    data: str = ""
+
+    def check_same(self, other: Plan) -> None:
+        """Raise `UsageError` that names a setting of `other` that is not as here.
+
+        The number of steps may differ, and where the text is.
+        """
+        before, now = self._settings(), other._settings()
+        # Versions that did not note the precisions noted the vocabulary's real size.
+        unknown = () if self.dtype else ("vocab_size", "dtype", "save_dtype")
+        for name in before:
+            if before[name] != now[name] and name not in unknown:
+                raise UsageError(
+                    f"{name} was {before[name]} when this run began and cannot become "
+                    f"{now[name]}; leave it as it was, or train anew in another directory",
+                    name,
+                )
+
+    def _settings(self) -> dict[str, object]:
+        own = {"dtype": self.dtype, "save_dtype": self.save_dtype}
+        same = asdict(self.model) | asdict(self.training) | own
+        del same["steps"]
+        return same
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a run had come when its state was saved. `digest` identifies its text."""
+
+    plan: Plan
+    digest: str
+    step: int
+    best_val_loss: float = math.inf
+
+    def check_goes_on_as(self, plan: Plan) -> None:
+        """Refuse a plan that the run cannot go on with. Raises `UsageError`."""
+        self.plan.check_same(plan)
+        if plan.training.steps < self.step:
+            raise UsageError(f"steps must be at least the {self.step} that are done", "steps")
+        if plan.training.steps == self.step and math.isinf(self.best_val_loss):
+            raise UsageError(
+                f"steps must be more than the {self.step} that are done, which left no model yet",
+                "steps",
+            )
+
+    def metadata(self) -> dict[str, str]:
+        """For the header of a safetensors file, which has room for texts only."""
+        return {
+            "plan": json.dumps(asdict(self.plan)),
+            "digest": self.digest,
+            "step": str(self.step),
+            "best_val_loss": self.best_val_loss.hex(),
+        }
+
+
+def read_position(directory: Path) -> Position:
+    """Where the run in a directory stands.
+
+    Raises `WeightsError` where there is none, or its file is damaged.
+    """
+    path = directory / STATE_FILE
+    if not path.is_file():
+        raise WeightsError(f"nothing to resume: there is no {path}")
+    metadata = read_metadata(path)
+    try:
+        plan, digest = _read_plan(metadata, str(path))
+        step, best = int(metadata["step"]), float.fromhex(metadata["best_val_loss"])
+        return Position(plan, digest, step, best)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, ConfigError):
+        raise WeightsError(f"{path} is damaged; it does not say what the run was") from None
+
+
+def _read_plan(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
+    if "plan" in metadata:
+        noted, digest = json.loads(metadata["plan"]), metadata["digest"]
+    else:  # by a version that noted less
+        model, training, digest = json.loads(metadata["identity"])
+        noted = {"model": model, "training": training}
+    plan = Plan(
+        build(ModelConfig, noted["model"], source),
+        build(TrainingConfig, noted["training"], source),
+        *(str(noted.get(name, "")) for name in ("dtype", "save_dtype", "data")),
+    )
+    return plan, str(digest)
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a directory that holds a model or a vocabulary already. Raises `UsageError`."""
+    for name in (STATE_FILE, layout.WEIGHTS, layout.INDEX):
+        if (directory / name).exists():
+            hint = ", or resume its run" if name == STATE_FILE else ""
+            raise UsageError(f"{directory} already holds a model; choose another directory{hint}")
+    for names in VOCABULARIES:
+        for name in names:
+            if (directory / name).exists():
+                raise UsageError(
+                    f"{directory} already holds a vocabulary without a model, {name}; choose "
+                    "another directory, or delete it if nothing needs it"
+                )
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Make a directory and keep other runs out of it; the lock of a killed process is void.
+
+    Raises `UsageError` where it cannot be made or written to, `GPT2CLIError` while another
+    run is in it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(directory / _LOCK, timeout=0)
+    try:
+        if directory.exists() and not directory.is_dir():
+            raise UsageError(f"{directory} is a file, not a directory")
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise GPT2CLIError(
+            f"another run is training in {directory}; wait for its end, or choose another directory"
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot write a model into {directory} ({error.strerror}); choose another directory"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

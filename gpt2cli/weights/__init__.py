@@ -1,0 +1,1 @@
+"""A model's names and files: sources, cache, downloads, checkpoints."""

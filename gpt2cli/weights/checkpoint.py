@@ -1,0 +1,249 @@
+"""Weights in safetensors files: reading into our model, and writing what others can read.
+
+The files use OpenAI's names as the Hugging Face hub spells them; `NAMES` is the whole
+mapping. Nothing here opens a pickle, which could run code of a stranger's choosing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpt2cli.config.hub import is_tied, read_hub_config, to_hub_config
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.errors import WeightsError, shown
+from gpt2cli.weights import layout
+from gpt2cli.weights.safetensors import StoredTensor, read_mapped, write_safetensors, write_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from gpt2cli.model.gpt2 import GPT2
+
+# Ours → the hub's, applied in this order. Matrices are (in, out) on both sides, so nothing
+# is transposed.
+NAMES = (
+    ("token_embedding.", "wte."),
+    ("position_embedding.", "wpe."),
+    ("final_norm.", "ln_f."),
+    ("blocks.", "h."),
+    ("norm1.", "ln_1."),
+    ("norm2.", "ln_2."),
+    ("attention.qkv.", "attn.c_attn."),
+    ("attention.out.", "attn.c_proj."),
+    ("feed_forward.up.", "mlp.c_fc."),
+    ("feed_forward.down.", "mlp.c_proj."),
+    (".scale", ".weight"),
+    (".shift", ".bias"),
+)
+PREFIX = "transformer."  # some checkpoints have it, some do not
+MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old checkpoints carry
+HEAD = "lm_head.weight"
+_SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
+QKV_BIAS = ".attn.c_attn.bias"
+_COMPARED = 2**20  # elements at a time
+_LISTED = 8  # problems that a message has room for
+
+
+def hub_name(name: str) -> str:
+    """The hub's name, without prefix, of one of our parameters."""
+    for ours, theirs in NAMES:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a checkpoint. Raises `WeightsError` when there are none."""
+    if (directory / layout.WEIGHTS).is_file():
+        return [directory / layout.WEIGHTS]
+    index = directory / layout.INDEX
+    if index.is_file():
+        try:
+            names = list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise WeightsError(f"{index} is damaged; fetch the model again") from None
+        for name in names:
+            if not isinstance(name, str) or not _SHARD.fullmatch(name):
+                raise WeightsError(f"{index} names {shown(name)}, which is no file beside it")
+        files = [directory / name for name in sorted(set(names))]
+        for path in files:
+            if not path.is_file():  # to open a FIFO would wait for who writes into it
+                raise WeightsError(f"{directory} has no file {path.name}; fetch the model again")
+        return files
+    raise WeightsError(_no_weights(directory))
+
+
+def _no_weights(directory: Path) -> str:
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    pickled = [name for name in names if name.endswith(layout.PICKLED)]
+    if pickled:
+        return layout.refusal(str(directory), pickled[0])
+    return f"{directory} has no {layout.WEIGHTS}"
+
+
+def read(directory: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+    """The architecture of a checkpoint and its tensors by our names, still in the file.
+
+    Raises `WeightsError` that lists every missing, unexpected or wrongly shaped tensor.
+    """
+    config = read_hub_config(directory / layout.CONFIG)
+    stored: dict[str, StoredTensor] = {}
+    for path in weight_files(directory):
+        for key, tensor in read_mapped(path, MASKS).items():
+            if (name := key.removeprefix(PREFIX)) in stored:
+                raise WeightsError(f"{path} holds {name} a second time")
+            stored[name] = tensor
+    config = _settle_qkv_bias(config, stored)
+    _settle_head(stored, directory)
+    shapes = parameter_shapes(config)
+    _check({hub_name(name): shape for name, shape in shapes.items()}, stored, directory)
+    return config, {name: stored[hub_name(name)] for name in shapes}
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of `model.GPT2` and its shape, without building it."""
+    C = config.emb_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding.weight": (config.vocab_size, C),
+        "position_embedding.weight": (config.context_length, C),
+    }
+    for i in range(config.n_layers):
+        block = f"blocks.{i}."
+        shapes |= _norm(block + "norm1", C) | _linear(block + "attention.qkv", C, 3 * C)
+        if not config.qkv_bias:
+            del shapes[block + "attention.qkv.bias"]
+        shapes |= _linear(block + "attention.out", C, C) | _norm(block + "norm2", C)
+        shapes |= _linear(block + "feed_forward.up", C, 4 * C)
+        shapes |= _linear(block + "feed_forward.down", 4 * C, C)
+    return shapes | _norm("final_norm", C)
+
+
+def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.scale": (width,), f"{name}.shift": (width,)}
+
+
+def _linear(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (n_in, n_out), f"{name}.bias": (n_out,)}
+
+
+def load(
+    directory: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> GPT2:
+    """Read a checkpoint into a PyTorch model for inference, in fp32 unless told otherwise.
+
+    Tensors that already have `dtype` stay memory-mapped on a CPU: no second copy is made.
+    Raises `WeightsError` as `read` does.
+    """
+    import torch
+
+    config, tensors = read(directory)
+    dtype = dtype or torch.float32
+    return assemble(config, {name: t.to_torch(device, dtype) for name, t in tensors.items()})
+
+
+def assemble(config: ModelConfig, state: Mapping[str, torch.Tensor]) -> GPT2:
+    """A PyTorch model for inference around tensors, which are not copied."""
+    import torch
+
+    from gpt2cli.model.gpt2 import GPT2
+
+    with torch.device("meta"):
+        model = GPT2(config)
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def _settle_qkv_bias(config: ModelConfig, tensors: dict[str, StoredTensor]) -> ModelConfig:
+    """Drop the zero biases that `save` adds for transformers' sake; keep any trained since."""
+    if config.qkv_bias:
+        return config
+    biases = [name for name in tensors if name.endswith(QKV_BIAS)]
+    if any(tensors[name].bits.any() for name in biases):
+        return replace(config, qkv_bias=True)
+    for name in biases:
+        del tensors[name]
+    return config
+
+
+def _settle_head(tensors: dict[str, StoredTensor], directory: Path) -> None:
+    """Drop a head that is the token embedding again. Raises `WeightsError` for another."""
+    head, embedding = tensors.pop(HEAD, None), tensors.get("wte.weight")
+    if head is None and not is_tied(directory / layout.CONFIG):
+        raise WeightsError(f"{directory} has no {HEAD}, although its config is of a model with one")
+    if head is None or embedding is None:
+        return
+    if not _is_same(head, embedding):
+        raise WeightsError(
+            f"{directory} has a head of its own: {HEAD} is not the token embedding, with which "
+            "GPT-2 predicts"
+        )
+
+
+def _is_same(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two tensors hold the same, in slices whose memory the system gets back."""
+    if one.shape != other.shape:
+        return False
+    for begin in range(0, one.bits.size, _COMPARED):
+        span = slice(begin, begin + _COMPARED)
+        a, b = (StoredTensor(t.bits.reshape(-1)[span], t.dtype) for t in (one, other))
+        if a.dtype == b.dtype:  # by bytes: half precision is slow to compare
+            same = np.array_equal(a.bits.view(np.uint8), b.bits.view(np.uint8))
+        else:
+            same = np.array_equal(a.to_numpy(), b.to_numpy())
+        a.release()
+        b.release()
+        if not same:
+            return False
+    return True
+
+
+def _check(
+    wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], directory: Path
+) -> None:
+    if len(stored) < len(wanted) // 2:
+        raise WeightsError(
+            f"{directory} does not hold this GPT-2: {len(stored):,} tensors instead of "
+            f"{len(wanted):,}"
+        )
+    problems = [f"missing {name}" for name in wanted if name not in stored]
+    problems += [f"unexpected {name}" for name in stored if name not in wanted]
+    problems += [
+        f"{name} is {stored[name].shape} instead of {shape}"
+        for name, shape in wanted.items()
+        if name in stored and stored[name].shape != shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - _LISTED:,} more" if len(problems) > _LISTED else ""
+        listed = "; ".join(problems[:_LISTED]) + more
+        raise WeightsError(f"{directory} does not hold this GPT-2: {listed}")
+
+
+def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> None:
+    """Write weights and `config.json` so that `load` and transformers can read them.
+
+    transformers always has QKV biases, so a model without gets zeros there.
+    """
+    import torch
+
+    tensors = {hub_name(n): p.detach().to("cpu", dtype) for n, p in model.named_parameters()}
+    if large := next((n for n, tensor in tensors.items() if not tensor.isfinite().all()), None):
+        kind = str(dtype).removeprefix("torch.")
+        raise WeightsError(f"{large} has numbers too large for {kind}, or none; nothing was saved")
+    if not model.config.qkv_bias:
+        for i in range(model.config.n_layers):
+            tensors[f"h.{i}{QKV_BIAS}"] = torch.zeros(3 * model.config.emb_dim, dtype=dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+    config = to_hub_config(model.config, end_of_text, str(dtype).removeprefix("torch."))
+    # Weights come last: with them the directory is a model.
+    write_text(json.dumps(config, indent=2) + "\n", directory / layout.CONFIG)
+    write_safetensors(named, directory / layout.WEIGHTS, {"format": "pt"})

@@ -1,0 +1,149 @@
+"""safetensors files: memory-mapped when read, replaced whole when written."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from gpt2cli.arrays import NDArray
+from gpt2cli.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+from gpt2cli.files import atomic
+
+# safetensors' type names → the NumPy type of their bits, and torch's name. NumPy has no bfloat16.
+_DTYPES = {
+    "F32": ("<f4", "float32"),
+    "F16": ("<f2", "float16"),
+    "BF16": ("<u2", "bfloat16"),
+    "F64": ("<f8", "float64"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a memory-mapped file: nothing is read before it is used.
+
+    `bits` has the tensor's shape, and uint16 elements for bfloat16.
+    """
+
+    bits: NDArray
+    dtype: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+        return tuple(self.bits.shape)
+
+    def to_numpy(self) -> NDArray:
+        """In fp32; a view of the file if that is how it is stored."""
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            return (self.bits.astype(np.uint32) << 16).view(np.float32)
+        return self.bits.astype(np.float32, copy=False)
+
+    def release(self) -> None:
+        """Let the system take back the memory of what was read; the file still has it."""
+        mapped: Any = self.bits
+        while isinstance(mapped, np.ndarray):
+            mapped = mapped.base
+        if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
+            return
+        first = self.bits.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+        begin = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (first + self.bits.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if begin < end:
+            mapped.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+
+    def to_torch(self, device: torch.device | str, dtype: torch.dtype) -> torch.Tensor:
+        """On a device and in a precision; a view of the file if it is stored like that."""
+        import torch
+
+        tensor = torch.from_numpy(self.bits).view(getattr(torch, self.dtype))
+        return tensor.to(device=device, dtype=dtype)
+
+
+def read_mapped(path: Path, ignored: tuple[str, ...] = ()) -> dict[str, StoredTensor]:
+    """Memory-map one safetensors file, without the tensors whose names end with `ignored`.
+
+    Its layout (github.com/huggingface/safetensors): 8 bytes of header length, the header in
+    JSON, the data. The library checks it; its own tensors would be copies in NumPy.
+    """
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
+    # Copy on write: torch wants writable memory, and the file must never change.
+    data: NDArray = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
+    start = 8 + int.from_bytes(data[:8].tobytes(), "little")
+    header = json.loads(data[8:start].tobytes())
+    header.pop("__metadata__", None)
+    return {
+        key: _stored(data[start:], entry, f"{path}: {key}")
+        for key, entry in header.items()
+        if not key.endswith(ignored)
+    }
+
+
+def _stored(data: NDArray, entry: dict[str, Any], where: str) -> StoredTensor:
+    if entry["dtype"] not in _DTYPES:
+        raise WeightsError(f"{where} is stored as {entry['dtype']}, which is no floating point")
+    numpy_type, torch_name = _DTYPES[entry["dtype"]]
+    begin, end = entry["data_offsets"]
+    return StoredTensor(data[begin:end].view(numpy_type).reshape(entry["shape"]), torch_name)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """`atomic` for the files of a checkpoint. Raises `WeightsError` where writing fails."""
+    try:
+        with atomic(path) as temporary:
+            yield temporary
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"cannot write {path} ({reason}); what was there is kept") from None
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write one text file, atomically. Raises `WeightsError` where that fails."""
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_safetensors(
+    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
+) -> None:
+    """Write one safetensors file, atomically. Raises `WeightsError` where that fails."""
+    from safetensors.torch import save_file
+
+    with _replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What stands in the header of a safetensors file. Raises `WeightsError` if it is damaged."""
+    try:
+        with safe_open(path, framework="np") as opened:
+            return dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors of one file and its metadata. Raises `WeightsError` if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return tensors, dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
