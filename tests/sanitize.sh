@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# tests/test_engine.py against the engine as GCC's sanitizers build it: memory and undefined
-# behaviour first, then threads. Works on a temporary copy. One or two minutes, so no part of .ci/run.
-# Usage: tests/sanitize.sh [pytest's arguments]
+# tests/decoders/native/test_decoder.py against the engine as GCC's sanitizers build it: memory
+# and undefined behaviour first, then threads. Works on a temporary copy. One or two minutes, so no
+# part of .ci/run.
+# Usage: tests/sanitize.sh [arguments of pytest]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +19,7 @@ check() {  # the sanitizers, their library, arguments of pytest, which must not 
         -shared -pthread "-fsanitize=$1" -fno-sanitize-recover=undefined \
         gpt2cli/decoders/native/engine.cpp -o "$library"
     LD_PRELOAD="$(g++ -print-file-name="$2")" PYTHONPATH="$copy" OMP_NUM_THREADS=2 \
-        python -m pytest -q -s -p no:cacheprovider tests/test_engine.py "${@:3}"
+        python -m pytest -q -s -p no:cacheprovider tests/decoders/native/test_decoder.py "${@:3}"
 }
 
 # Python keeps memory to its end, which is no leak of ours.

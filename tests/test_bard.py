@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA
+from helpers import SHARED_DATA
 
 from gpt2cli.config.spec import BUNDLED_DIR, find_spec
 from gpt2cli.text.tokenizer import Tokenizer

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA
+from helpers import REPOSITORY as ROOT
+from helpers import SHARED_DATA
 
 from gpt2cli.decoders import native
 
-ROOT = Path(__file__).parent.parent
 SHAKESPEARE = SHARED_DATA / "tinyshakespeare.txt"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Gpt2, error_of
+from helpers import Gpt2, error_of
 
 from gpt2cli.cli import options
 from gpt2cli.cli.usage import OPTION_ALIASES

@@ -1,0 +1,183 @@
+"""`gpt2 bench` as a shell sees it: numbers for people and programs, errors, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import Gpt2
+
+from gpt2cli.analysis import bench
+from gpt2cli.decoders import native
+from gpt2cli.system import bandwidth
+from gpt2cli.weights import checkpoint
+
+BENCH = ("bench", "-m", "bard", "--device", "cpu", "--repeats", "2", "--tokens", "3")
+
+
+def test_a_table_for_people(gpt2: Gpt2) -> None:
+    done = gpt2(*BENCH, "--context", "5", "--context", "100", "--threads", "1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].startswith("bard on cpu (")
+    assert lines[0].endswith(", 1 thread")
+    rows = [line.split() for line in lines[4:6]]
+    assert [row[0] for row in rows] == ["5", "100"]
+    assert [len(row) for row in rows] == [5, 5]
+    assert "GB/s" in done.stdout.decode()
+    assert b"\x1b" not in done.stdout
+
+
+def test_an_object_for_programs(gpt2: Gpt2) -> None:
+    done = gpt2(*BENCH, "--json", "-s", "2")
+    assert (done.returncode, done.stderr) == (0, b"")
+    data = json.loads(done.stdout)
+    assert (data["model"], data["device"], data["dtype"]) == ("bard", "cpu", "float32")
+    assert data["weights"] == "real"
+    assert data["load_s"] > 0
+    assert data["engine"] == ("native" if native.available() else "NumPy")
+    assert (data["samples"], data["tokens"], data["repeats"]) == (2, 3, 2)
+    assert data["threads"] == native.thread_count()
+    assert [entry["context"] for entry in data["contexts"]] == [32, 128, 224]
+    for entry in data["contexts"]:
+        limit = 2 * data["bandwidth_bytes_per_second"] / entry["bytes_per_step"]
+        assert entry["limit_tokens_per_second"] == pytest.approx(limit)
+        speed = entry["decode_tokens_per_second"]
+        assert 0 < speed["lowest"] <= speed["median"] <= speed["highest"]
+        share, cache = entry["share_of_limit"], data["cache_bytes"] or 0
+        if share is None:
+            assert entry["bytes_per_step"] <= cache or speed["median"] > limit
+        else:
+            assert share == pytest.approx(speed["median"] / limit)
+    first = data["contexts"][0]["prefill_tokens_per_second"]
+    assert data["time_to_first_token_s"]["lowest"] == pytest.approx(32 / first["highest"])
+
+
+def test_a_model_without_a_vocabulary_can_be_measured(
+    gpt2: Gpt2, tiny_directory: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in (tiny_directory / "config.json", *checkpoint.weight_files(tiny_directory)):
+        (bare / path.name).write_bytes(path.read_bytes())
+    data = json.loads(gpt2("bench", "-m", str(bare), "--repeats", "1", "--json").stdout)
+    assert [entry["context"] for entry in data["contexts"]] == [16, 24]
+
+
+@pytest.mark.skipif(not native.available(), reason="the engine was not built")
+def test_fewer_bits_are_fewer_bytes(gpt2: Gpt2) -> None:
+    sizes = []
+    for more in ([], ["--quantize", "int8"], ["--quantize", "int4"]):
+        data = json.loads(gpt2(*BENCH, "--context", "9", "--json", *more).stdout)
+        sizes.append(data["contexts"][0]["bytes_per_step"])
+    assert sizes == sorted(sizes, reverse=True)
+
+
+NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+TINY = "vocab_size: 512\ncontext_length: 64\nemb_dim: 64\nn_heads: 4\nn_layers: 2\n"
+
+
+@pytest.mark.parametrize("repo_id", ["", "repo_id: owner/name\n"])
+@pytest.mark.parametrize("quantize", [[], ["--quantize", "int8"]])
+def test_what_is_not_in_the_cache_is_measured_with_random_weights(
+    gpt2: Gpt2, tmp_path: Path, repo_id: str, quantize: list[str]
+) -> None:
+    if quantize and not native.available():
+        pytest.skip(native.why_not())
+    config = tmp_path / "mine.yaml"
+    config.write_text(TINY + repo_id)
+    arguments = ("bench", "-m", str(config), "--device", "cpu", "--repeats", "1", *quantize)
+    done = gpt2(*arguments, "--json", env=NOWHERE)
+    assert done.returncode == 0
+    why = "it is not in the cache" if repo_id else "its config names none"
+    notice = done.stderr.decode()
+    assert notice.startswith(f"gpt2: mine is measured with random weights, for {why}")
+    assert ("gpt2 models pull owner/name" in notice) == bool(repo_id)
+    assert notice.count("\n") == 1
+    data = json.loads(done.stdout)
+    assert (data["model"], data["weights"], data["load_s"]) == ("mine", "random", None)
+    assert [entry["context"] for entry in data["contexts"]] == [32, 48]
+    assert not list(tmp_path.rglob("*.safetensors"))  # neither weights nor codes are kept
+    table = gpt2(*arguments, env=NOWHERE).stdout.decode()
+    assert table.startswith("mine with random weights on cpu (")
+
+
+def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_made(gpt2: Gpt2) -> None:
+    done = gpt2("bench", "-m", "gpt3-175B", "--device", "cpu", env=NOWHERE)
+    assert (done.returncode, done.stdout) == (2, b"")
+    message = done.stderr.decode()
+    assert message.startswith("gpt2: gpt3-175B with 1 sample of up to 1842 tokens needs 71")
+    assert message.endswith("GB are free; choose a smaller model\n")
+
+
+@pytest.mark.parametrize("cache", [1 << 40, 0, None])
+def test_a_share_is_left_out_where_the_cache_holds_the_model(
+    here: Gpt2, monkeypatch: pytest.MonkeyPatch, cache: int | None
+) -> None:
+    monkeypatch.setattr(bench, "cache_size", lambda device: cache)
+    monkeypatch.setattr(bandwidth, "measure", lambda device, threads: 1e15)
+    arguments = (*BENCH, "--context", "5")
+    data = json.loads(here(*arguments, "--json").stdout)
+    assert data["cache_bytes"] == cache
+    assert (data["contexts"][0]["share_of_limit"] is None) == bool(cache)
+    lines = here(*arguments).stdout.decode().splitlines()
+    assert lines[4].split()[-1] == "-" if cache else lines[4].endswith("%")
+    footnote = "-: what a step reads fits the cache of 1,099,512 MB, in whole or in part"
+    assert lines[-1].startswith(footnote) == bool(cache)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "bard", "--context", "0"], "context must be at least 1, not 0"),
+        (["-m", "bard", "--context", "250"], "give at most --context 206"),
+        (["--context", "1024"], "exceed the model's 1024"),
+        (["--tokens", "0"], "tokens must be at least 1"),
+        (["-m", "some/repository", "--repeats", "0"], "repeats must be at least 1"),
+        (["-m", "some/repository", "-s", "0"], "samples must be at least 1"),
+        (["--tokens", "1024"], "leave no room"),
+        (["--quantize", "int2"], "quantize must be int8 or int4"),
+        (["--device", "gpu"], "unknown device 'gpu'"),
+        (["-m", "124m-"], "unknown model '124m-'; did you mean '124M'?"),
+    ],
+)
+def test_wrong_use_is_one_sentence_before_anything_is_fetched(
+    gpt2: Gpt2, arguments: list[str], message: str
+) -> None:
+    done = gpt2("bench", "--offline", *arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert message in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_progress_on_a_terminal_goes_away_and_ctrl_c_ends_with_130() -> None:
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "gpt2cli", *BENCH, "--repeats", "100000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal)
+    os.close(terminal)
+    shown = b""
+    try:
+        while b"measuring" not in shown:
+            shown += os.read(controller, 4096)
+        process.send_signal(signal.SIGINT)
+        # A terminal that nobody reads fills up, and then the command cannot leave.
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                shown += os.read(controller, 4096)
+            except OSError:  # Linux: the other end is closed
+                break
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+        os.close(controller)
+    assert process.stdout is not None
+    assert process.stdout.read() == b""
+    assert b"Traceback" not in shown

@@ -1,0 +1,194 @@
+"""`gpt2 train` as a shell sees it: train, stop, resume, use."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import TEXT, Gpt2, error_of, on_terminal
+
+from gpt2cli.cli.render import train_view
+from gpt2cli.training import run
+from gpt2cli.training.trainer import Report
+
+CONFIG = """
+{vocab_size: 300, context_length: 16, emb_dim: 24, n_heads: 2, n_layers: 1, qkv_bias: false,
+ training: {steps: 6, batch_size: 2, warmup_steps: 1, eval_interval: 3}}
+"""
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    (tmp_path / "mine.yaml").write_text(CONFIG)
+    (tmp_path / "text").write_text(TEXT)
+    names = {"--config": "mine.yaml", "--data": "text", "--out": "model"}
+    return ["train", *(part for key, name in names.items() for part in (key, str(tmp_path / name)))]
+
+
+def test_training_leaves_a_model_that_generates(
+    here: Gpt2, arguments: list[str], tmp_path: Path
+) -> None:
+    done = here(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[-1]["bits_per_byte"] > 0
+    text = here("generate", "ROMEO", "-m", str(tmp_path / "model"), "-n", "5")
+    assert text.returncode == 0, text.stderr
+    again = here(*arguments)
+    assert again.returncode == 2
+    assert b"already holds a model" in again.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_resume_needs_only_the_directory(
+    here: Gpt2, arguments: list[str], tmp_path: Path, number: int, code: int
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpt2cli", *arguments, "--steps", "100000", "--json"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(number)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"--resume" in errors
+    assert b"Traceback" not in errors
+    last = json.loads(rest.splitlines()[-1])["step"] if rest else 1
+    resume = ["train", "--out", str(tmp_path / "model"), "--resume"]
+    more = here(*resume, "--steps", str(last + 2), "--json")
+    assert more.returncode == 0, more.stderr
+    assert [json.loads(line)["step"] for line in more.stdout.splitlines()] == [last + 1, last + 2]
+
+
+def test_resume_knows_what_the_run_was(here: Gpt2, arguments: list[str], tmp_path: Path) -> None:
+    assert here(*arguments, "--learning-rate", "0.01", "--dtype", "bfloat16").returncode == 0
+    resume = ["train", "--out", str(tmp_path / "model"), "--resume"]
+    done = here(*resume)
+    assert done.returncode == 0
+    assert b"model has had its 6 steps; more --steps go on" in done.stderr
+    more = here(*resume, "--steps", "9")
+    assert (more.returncode, more.stderr.count(b"bits/byte")) == (0, 1)
+    changed = here(*resume, "--steps", "12", "--learning-rate", "0.5")
+    assert changed.returncode == 2
+    assert "--learning-rate was 0.01 when this run began" in error_of(changed)
+    fewer = here(*resume, "--steps", "5")
+    assert fewer.returncode == 2
+    assert "--steps must be at least the 9 that are done" in error_of(fewer)
+
+
+def test_the_text_of_a_run_may_move_but_not_change(
+    here: Gpt2, arguments: list[str], tmp_path: Path
+) -> None:
+    assert here(*arguments).returncode == 0
+    (tmp_path / "text").rename(tmp_path / "moved")
+    resume = ["train", "--out", str(tmp_path / "model"), "--resume", "--steps", "7"]
+    gone = here(*resume)
+    assert gone.returncode == 2
+    assert "text, is gone; --data FILE tells where it is now" in error_of(gone)
+    (tmp_path / "other").write_text(TEXT + "x")
+    other = here(*resume, "--data", str(tmp_path / "other"))
+    assert other.returncode == 2
+    assert "the text is not the one that the run" in error_of(other)
+    assert here(*resume, "--data", str(tmp_path / "moved")).returncode == 0
+
+
+def test_divergence_is_a_failure_in_one_sentence(
+    here: Gpt2, arguments: list[str], tmp_path: Path
+) -> None:
+    done = here(*arguments, "--learning-rate", "1e9", "--json")
+    assert done.returncode == 1
+    assert "nothing was saved; try a lower --learning-rate" in error_of(done)
+    assert b"NaN" not in done.stdout
+    assert not (tmp_path / "model" / "vocab.json").exists()
+
+
+def test_a_file_has_a_line_for_each_validation_and_one_at_the_end(
+    here: Gpt2, arguments: list[str]
+) -> None:
+    first, second, end = here(*arguments).stderr.decode().splitlines()
+    for step, line in ((3, first), (6, second)):
+        assert line.startswith(f"gpt2: step {step}: loss ")
+        assert line.endswith(" bits/byte, saved")
+    assert end.startswith("gpt2: done; try: gpt2 generate --model ")
+
+
+def test_quiet_says_nothing(here: Gpt2, arguments: list[str]) -> None:
+    done = here(*arguments, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_verbose_tells_what_is_trained_and_how_long(here: Gpt2, arguments: list[str]) -> None:
+    lines = here(*arguments, "-v").stderr.decode().splitlines()
+    assert "parameters" in lines[0]
+    assert "on cpu in float32" in lines[0]
+    assert "6 steps in" in lines[-2]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 100])
+def test_no_number_is_broken_in_a_narrow_terminal(columns: int) -> None:
+    parts = [(0, "24/60"), (5, "━" * 10), (1, "loss 3.913"), (2, "3.073 bits/byte")]
+    parts += [(4, "58,042 tokens/s"), (3, "0:00:12 left")]
+    shown = train_view.fitting(parts, columns)
+    assert shown[0] == "24/60"
+    assert len(" ".join(shown)) <= columns
+    kept = {rank for rank, text in parts if text in shown}
+    assert kept == set(range(len(kept)))  # what matters most
+    line = train_view.validation_line(Report(24, 3.9131, 1e-3, 5e4, 3.871, 3.073, True), columns)
+    assert line.startswith("step 24: ")
+    assert "3.073 bits/byte" in line
+    if columns == 60:
+        assert line == "step 24: loss 3.913, val 3.871, 3.073 bits/byte, saved"
+
+
+def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
+    code, screen = on_terminal(*arguments, env={"COLUMNS": "40", "TERM": "xterm"})
+    assert code == 0
+    assert "6/6 loss " in screen
+    assert "…" not in screen
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--config", "nothing"], "there is no config 'nothing'"),
+        (["--data", "/nowhere"], "cannot read /nowhere"),
+        (["--steps", "0"], "steps must be at least 1"),
+        (["--dtype", "float16"], "training needs float32 or bfloat16"),
+        (["--device", "tpu"], "unknown device"),
+        (["--resume"], "nothing to resume"),
+        (["--batch-size", "100000000"], "GB are free; choose a smaller batch"),
+        (["--data", "/dev/null"], "text has only 0 bytes"),
+        (["--out", "/dev/null"], "/dev/null is a file, not a directory"),
+        (["--out", "/proc/x1"], "cannot write a model into /proc/x1"),
+        (["--save-dtype", "int8"], "--save-dtype must be"),
+    ],
+)
+def test_wrong_use_is_one_sentence_before_the_text_is_encoded(
+    here: Gpt2,
+    arguments: list[str],
+    extra: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "learn_vocabulary", None)
+    done = here(*arguments, *extra)
+    assert done.returncode in (1, 2)
+    assert message in error_of(done)
+
+
+@pytest.mark.parametrize(("left", "message"), [(2, "needs --data FILE"), (4, "needs --config")])
+def test_a_new_run_needs_config_and_text(
+    here: Gpt2, arguments: list[str], left: int, message: str
+) -> None:
+    config, data, out = arguments[1:3], arguments[3:5], arguments[5:7]
+    done = here("train", *(config if left == 2 else data), *out)
+    assert done.returncode == 2
+    assert message in error_of(done)

@@ -1,0 +1,204 @@
+"""The native CPU decoder against model.py: shapes, instruction sets, numbers of threads."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import SHARED_DATA, random_model
+
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.spec import BUNDLED_DIR
+from gpt2cli.decoders import native
+from gpt2cli.decoders.native.decoder import EngineDecoder
+from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
+
+# Widths that fill no register, or some exactly; one head; odd contexts; no QKV bias.
+CONFIGS = [
+    ModelConfig(vocab_size=77, context_length=37, emb_dim=40, n_heads=1, n_layers=2),
+    ModelConfig(vocab_size=300, context_length=64, emb_dim=30, n_heads=6, n_layers=1),
+    ModelConfig(vocab_size=257, context_length=65, emb_dim=192, n_heads=3, n_layers=2),
+    ModelConfig(129, 48, emb_dim=112, n_heads=7, n_layers=2, qkv_bias=False),
+]
+
+
+def model_of(config: ModelConfig) -> Any:
+    """Random weights, smaller in a wide model: its logits shall be of the size of a real one's."""
+    model = random_model(config)
+    for p in model.parameters():
+        p.mul_(min(1, (40 / config.emb_dim) ** 0.5) if p.dim() > 1 else 1)
+    return model
+
+
+def weights_of(model: Any) -> dict[str, Any]:
+    return {name: p.numpy() for name, p in model.named_parameters()}
+
+
+def make(model: Any, **options: Any) -> Any:
+    return EngineDecoder(model.config, weights_of(model), **options)
+
+
+def random_ids(config: ModelConfig, rows: int) -> Any:
+    shape = (rows, config.context_length)
+    return torch.randint(0, config.vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def read(decoder: Decoder, ids: Any, prompt: int) -> Any:
+    """Logits after the prompt and after each token that follows. (B, T) → (B, T − prompt + 1, V)"""
+    logits = [decoder.prefill(ids[:, :prompt].tolist())]
+    logits += [decoder.step(ids[:, t].tolist()) for t in range(prompt, ids.shape[1])]
+    return np.stack(logits, axis=1)
+
+
+def levels() -> list[str]:
+    library = native.load()
+    best = 0 if isinstance(library, str) else library.engine_best_level()
+    return list(native.LEVELS[: best + 1])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"C{c.emb_dim}")
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("rows", [1, 3])
+def test_logits_are_those_of_the_model(config: ModelConfig, level: str, rows: int) -> None:
+    model = model_of(config)
+    ids = random_ids(config, rows)
+    expected = model(ids)[:, 18:].numpy()
+    assert np.abs(read(make(model, batch_size=rows, level=level), ids, 19) - expected).max() < 1e-4
+
+
+def test_a_prompt_longer_than_a_block_is_read_in_parts() -> None:
+    config = ModelConfig(vocab_size=64, context_length=700, emb_dim=32, n_heads=2, n_layers=2)
+    model = model_of(config)
+    ids = random_ids(config, 2)
+    expected = model(ids)[:, -2:].numpy()
+    assert np.abs(read(make(model, batch_size=2), ids, 699) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize("rows", [1, 2])
+def test_logits_after_every_token_are_those_after_the_last_of_each(
+    rows: int, level: str, precision: str
+) -> None:
+    """Over blocks and the two ways of the head; 300 rows of tokens do not fit one block."""
+    config = ModelConfig(vocab_size=150, context_length=320, emb_dim=48, n_heads=2, n_layers=2)
+    model = model_of(config)
+    ids = random_ids(config, rows)[:, :300]
+    decoder = make(model, batch_size=rows, level=level, precision=precision)
+    every = decoder.extend(ids.tolist())
+    if precision == "fp32":
+        assert np.abs(every - model(ids).numpy()).max() < 1e-4
+    for length in (1, 7, 200, 300):
+        last = make(model, batch_size=rows, level=level, precision=precision)
+        scores = last.prefill(ids[:, :length].tolist())
+        assert np.abs(every[:, length - 1] - scores).max() < (1e-4 if precision == "fp32" else 0.2)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_number_of_threads_changes_nothing(threads: int) -> None:
+    model = model_of(CONFIGS[2])
+    ids = random_ids(model.config, 2)
+    alone, together = (make(model, batch_size=2, threads=n) for n in (1, threads))
+    assert np.array_equal(read(alone, ids, 20), read(together, ids, 20))
+
+
+def test_greedy_text_is_that_of_numpy_for_200_tokens() -> None:
+    config = ModelConfig(vocab_size=500, context_length=256, emb_dim=96, n_heads=4, n_layers=3)
+    model = model_of(config)
+    decoders = [make(model), NumpyDecoder(config, weights_of(model))]
+    chosen = [[int(decoder.prefill([[1, 2, 3]]).argmax())] for decoder in decoders]
+    for _ in range(200):
+        for decoder, ids in zip(decoders, chosen, strict=True):
+            ids.append(int(decoder.step(ids[-1:]).argmax()))
+    assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize(("precision", "most"), [("int8", 0.05), ("int4", 0.45)])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"C{c.emb_dim}")
+def test_fewer_bits_score_nearly_the_same(
+    config: ModelConfig, precision: str, most: float, level: str
+) -> None:
+    """The share of the scores that is error; 12 rows fill tiles and leave some over.
+
+    Wide limits, for wrong code gives 1 or more: weights this large and random magnify every
+    error (measured: 0.035 and 0.32). What a trained model makes of it is tested below.
+    """
+    model = model_of(config)
+    ids = random_ids(config, 12)
+    exact = model(ids)[:, 18:].numpy()
+    coded = read(make(model, batch_size=12, precision=precision, level=level), ids, 19)
+    error = float(np.sqrt(np.square(coded - exact).mean() / np.square(exact).mean()))
+    assert error < most
+
+
+def log_softmax(logits: Any) -> Any:
+    return torch.from_numpy(logits).double().log_softmax(-1).numpy()
+
+
+@pytest.mark.parametrize(("precision", "most"), [("int8", 0.002), ("int4", 0.03)])
+def test_fewer_bits_keep_the_perplexity_of_bard(precision: str, most: float) -> None:
+    """On the end of its text, which it was not trained on."""
+    directory, text = BUNDLED_DIR / "bard", SHARED_DATA / "tinyshakespeare.txt"
+    if not directory.is_dir() or not text.is_file():
+        pytest.skip("bard or its text is not here")
+    config, tensors = checkpoint.read(directory)
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+    B, T = 8, config.context_length
+    tokens = Tokenizer.load(directory).encode(text.read_text(encoding="utf-8")[-30_000:])
+    ids = torch.tensor(tokens[: B * T]).view(B, T)
+
+    def loss(precision: Any) -> float:
+        decoder = EngineDecoder(config, weights, B, precision=precision)
+        scores = log_softmax(read(decoder, ids[:, :-1], 1))  # (B, T − 1, V)
+        return float(-np.take_along_axis(scores, ids[:, 1:, None].numpy(), axis=2).mean())
+
+    assert abs(np.expm1(loss(precision) - loss("fp32"))) < most
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    decoder = make(model_of(CONFIGS[0]), capacity=8)
+    with pytest.raises(ValueError, match="vocabulary"):
+        decoder.prefill([[1, 77]])
+    with pytest.raises(ValueError, match="vocabulary"):
+        decoder.prefill([[-1]])
+    decoder.prefill([[1] * 8])
+    with pytest.raises(ValueError, match="KV cache"):
+        decoder.step([1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_told_to_make_its_own() -> None:
+    decoder = make(model_of(CONFIGS[0]), threads=2)
+    decoder.prefill([[1, 2]])
+    child = os.fork()
+    if child == 0:
+        try:
+            decoder.step([3])
+        except ValueError as error:
+            os._exit(7 if "forked" in str(error) else 1)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    decoder.step([3])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone holds us to a core")
+def test_threads_that_share_a_core_end_with_the_same() -> None:
+    model = model_of(CONFIGS[2])
+    ids = random_ids(model.config, 2)
+    expected = read(make(model, batch_size=2, threads=1), ids, 20)
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # the threads of a new decoder inherit it
+    try:
+        crowded = read(make(model, batch_size=2, threads=4), ids, 20)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert np.array_equal(crowded, expected)

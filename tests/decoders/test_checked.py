@@ -1,0 +1,215 @@
+"""Logits of the vocabulary alone, and what is said where they are no numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import BYTES, Gpt2, decoders, error_of, random_model
+
+from gpt2cli.analysis import comparison, scoring
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.decoders import native
+from gpt2cli.decoders.checked import CheckedDecoder
+from gpt2cli.decoders.native import quantize
+from gpt2cli.errors import WeightsError
+from gpt2cli.generation import beam, loop
+from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.weights import checkpoint
+from gpt2cli.weights.safetensors import read_safetensors, write_safetensors
+
+IDS = [5, 17, 280, 3, 99]
+SAYS = "give no numbers (NaN or infinity instead) within the first"
+
+
+@pytest.fixture(scope="module")
+def padded(
+    tiny_directory: Path, tiny_config: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A model whose vocabulary is padded beyond the tokenizer's 300 entries, with large logits."""
+    directory = tmp_path_factory.mktemp("padded")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(tiny_directory / name, directory)
+    model = random_model(replace(tiny_config, vocab_size=320))
+    model.token_embedding.weight.data[300:] *= 10
+    checkpoint.save(model, directory, 0, torch.float32)
+    return directory
+
+
+def damage(source: Path, target: Path, parameter: str, row: int, value: float) -> Path:
+    """A copy of a checkpoint with one number in the place of another."""
+    shutil.copytree(source, target)
+    tensors, metadata = read_safetensors(source / "model.safetensors")
+    tensor = tensors["transformer." + checkpoint.hub_name(parameter)]
+    tensor.view(tensor.shape[0], -1)[row, 0] = value
+    write_safetensors(tensors, target / "model.safetensors", metadata)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_padding_is_no_part_of_any_logits(
+    kind: str, padded: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    full = decoders(kind, padded)()
+    cut = CheckedDecoder(decoders(kind, padded)(), 300)
+    assert np.array_equal(cut.prefill([IDS]), full.prefill([IDS])[:, :300])
+    assert np.array_equal(cut.step([7]), full.step([7])[:, :300])
+    cut.truncate(2), full.truncate(2)
+    assert np.array_equal(cut.extend([IDS]), full.extend([IDS])[..., :300])
+    assert (cut.length, cut.context_length) == (full.length, full.context_length)
+
+
+def test_ids_beyond_the_vocabulary_are_never_chosen(padded: Path, here: Gpt2) -> None:
+    raw = decoders("numpy", padded)().prefill([[0]])
+    assert raw.argmax() >= 300  # as they are, they would be
+    for options in (("-t", "0"), ("--beams", "2"), ("--seed", "1", "-t", "9")):
+        done = here("generate", "-m", str(padded), *options, "--json", "The")
+        assert done.returncode == 0
+        assert max(json.loads(done.stdout)["token_ids"]) < 300
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_score_and_diff_agree_on_a_padded_vocabulary(
+    kind: str, padded: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    a, b = (CheckedDecoder(decoders(kind, padded)(), 300) for _ in range(2))
+    compared = [d.surprisals[0] for d in comparison.compare(a, b, IDS) if d.surprisals]
+    (score,) = scoring.join(scoring.stretches(a, tiny_tokenizer, [IDS], stride=16))
+    assert compared == pytest.approx(score.bits[1:].tolist(), abs=1e-4)
+    model = checkpoint.load(padded)
+    log_p = model(torch.tensor([IDS]))[0, :, :300].log_softmax(-1) / math.log(2)
+    wanted = [-float(log_p[t, token]) for t, token in enumerate(IDS[1:])]
+    assert compared == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_damage_is_found_where_it_is_first_seen(
+    kind: str, value: float, tiny_directory: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    broken = damage(tiny_directory, tmp_path / "broken", "position_embedding.weight", 3, value)
+    decoder = CheckedDecoder(decoders(kind, broken)(), 300, "mine")
+    decoder.prefill([IDS[:2]])
+    decoder.step([9])
+    with pytest.raises(WeightsError, match=r"of mine give no numbers.* within the first 4 "):
+        decoder.step([9])
+    decoder.truncate(0)
+    with pytest.raises(WeightsError, match="first 5 tokens"):
+        decoder.extend([IDS])
+    with pytest.raises(WeightsError, match="first 5 tokens"):
+        decoder.prefill([IDS])
+    assert not recwarn.list
+
+
+class Remote:
+    """A decoder whose arrays are PyTorch's, as on a GPU; after its third token one is damaged."""
+
+    context_length, length = 8, 0
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def prefill(self, rows: list[list[int]]) -> torch.Tensor:
+        self.length = len(rows[0])
+        return self.logits()
+
+    def step(self, ids: list[int]) -> torch.Tensor:
+        self.length += 1
+        return self.logits()
+
+    def reorder(self, rows: list[int]) -> None:
+        pass
+
+    def logits(self) -> torch.Tensor:
+        logits = torch.arange(257.0).repeat(self._rows, 1).flip(-1)
+        if self.length == 3:
+            logits[-1, 99] = math.inf
+        return logits
+
+
+@pytest.mark.parametrize("sampling", [SamplingConfig(temperature=0), SamplingConfig(top_k=5)])
+def test_damage_that_a_gpu_sees_is_told_at_the_token_it_is_seen_at(
+    sampling: SamplingConfig,
+) -> None:
+    """The last one: no other step follows that could ask."""
+    decoder: Any = CheckedDecoder(Remote(2), BYTES.size)
+    config = GenerationConfig(sampling, max_tokens=2, samples=2)
+    events = loop.generate(decoder, BYTES, [1, 2], config)
+    assert [next(events).sample for _ in range(3)] == [0, 1, 0]
+    with pytest.raises(WeightsError, match="first 3 tokens"):
+        next(events)  # the second token of the second sample
+    searched = GenerationConfig(SamplingConfig(temperature=0), max_tokens=2, beams=2)
+    with pytest.raises(WeightsError, match="first 3 tokens"):
+        list(beam.generate(decoder, BYTES, [1, 2], searched))
+
+
+COMMANDS = [
+    ("generate", "The", "-t", "0"),
+    ("generate", "The", "--seed", "1"),
+    ("generate", "The", "--beams", "2"),
+    ("generate", "The", "-t", "0", "--draft", "ngram"),
+    ("generate", "The", "-t", "0", "--dtype", "bfloat16"),
+    ("generate", "The", "--explain-sampling"),
+    ("generate", "The", "--json", "--logprobs", "2"),
+    ("generate", "The", "--choice", "a", "--choice", "b"),
+    ("score", "--text", "The quick brown"),
+    ("score", "--text", "The quick brown", "--json"),
+    ("score", "--text", "The", "--choices", " quick", "--choices", " brown"),
+    ("inspect", "The quick", "--json"),
+]
+
+
+@pytest.mark.parametrize("parameter", ["token_embedding.weight", "blocks.1.feed_forward.up.weight"])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: "-".join(c[:1] + c[2:]))
+def test_every_command_says_that_weights_are_damaged(
+    command: tuple[str, ...], parameter: str, tiny_directory: Path, tmp_path: Path, here: Gpt2
+) -> None:
+    broken = damage(tiny_directory, tmp_path / "broken", parameter, 0, math.nan)
+    done = here(*command, "-m", str(broken))
+    assert done.returncode == 1
+    assert SAYS in error_of(done)
+    assert b"NaN" not in done.stdout
+
+
+def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, here: Gpt2) -> None:
+    broken = damage(tiny_directory, tmp_path / "broken", "token_embedding.weight", 0, math.inf)
+    done = here("score", "--lines", "-m", str(broken), stdin=b"The quick brown\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert SAYS in error_of(done)
+    done = here("diff", "-m", str(tiny_directory), "-m", str(broken), "The quick")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert SAYS in error_of(done)
+
+
+@pytest.mark.skipif(not native.available(), reason="the engine was not built")
+@pytest.mark.parametrize(
+    ("parameter", "theirs"),
+    [
+        ("blocks.1.feed_forward.up.weight", "h.1.mlp.c_fc.weight"),
+        ("blocks.1.feed_forward.up.bias", "h.1.mlp.c_fc.bias"),
+        ("position_embedding.weight", "wpe.weight"),
+        ("final_norm.scale", "ln_f.weight"),
+    ],
+)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_damaged_weights_are_not_quantized(
+    parameter: str, theirs: str, value: float, tiny_directory: Path, tmp_path: Path, here: Gpt2
+) -> None:
+    broken = damage(tiny_directory, tmp_path / "broken", parameter, 5, value)
+    for precision in ("int8", "int4"):
+        done = here("generate", "-m", str(broken), "--quantize", precision, "The")
+        assert done.returncode == 1
+        assert f"{theirs} holds NaN or infinity" in error_of(done)
+    config, tensors = checkpoint.read(broken)
+    weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
+    with pytest.raises(WeightsError, match=f"{theirs} holds NaN"):
+        quantize.encode(config, weights, "int8")

@@ -1,0 +1,376 @@
+"""The generation loop: stops, slides, seeds and batches, on a scripted and on a real decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import BYTES, MakeDecoder, decoders, random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2LMHeadModel
+
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.errors import UsageError
+from gpt2cli.generation.loop import generate
+from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.text.stream import TextStream
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.window import fit_prompt, slide
+from gpt2cli.weights import checkpoint
+
+GREEDY = SamplingConfig(temperature=0)
+
+
+class Script:
+    """A decoder that "predicts" the given rows of ids, and remembers how it was called."""
+
+    def __init__(self, *rows: Sequence[int], context_length: int = 1000) -> None:
+        self.rows = [list(row) for row in rows]
+        self.context_length = context_length
+        self.length = 0
+        self.calls: list[Any] = []
+        self.given = 0
+
+    def prefill(self, rows: Sequence[Sequence[int]]) -> Any:
+        self.calls.append([list(row) for row in rows])
+        self.length = len(rows[0])
+        return self.next_logits()
+
+    def step(self, ids: Sequence[int]) -> Any:
+        assert self.length < self.context_length
+        self.calls.append(list(ids))
+        self.length += 1
+        return self.next_logits()
+
+    def truncate(self, length: int) -> None:
+        self.length = min(self.length, length)
+
+    def next_logits(self) -> Any:
+        logits = np.zeros((len(self.rows), BYTES.size), dtype=np.float32)
+        for i, row in enumerate(self.rows):
+            logits[i, row[self.given] if self.given < len(row) else ord("?")] = 9
+        self.given += 1
+        return logits
+
+
+def run(text: str | bytes, **settings: Any) -> list[Event]:
+    data = text.encode() if isinstance(text, str) else text
+    config = GenerationConfig(GREEDY, **{"max_tokens": len(data), **settings})
+    return list(generate(Script(list(data)), BYTES, [65], config))
+
+
+def text_of(events: list[Event], sample: int = 0) -> str:
+    return "".join(event.text for event in events if event.sample == sample)
+
+
+def test_yields_one_event_a_token_and_ends_for_length() -> None:
+    events = run("hello")
+    assert [event.text for event in events] == list("hello")
+    assert [event.token_id for event in events] == list(b"hello")
+    assert [event.finish_reason for event in events] == [None] * 4 + ["length"]
+
+
+def test_end_of_text_ends_without_being_shown() -> None:
+    decoder = Script([*b"ab", 256, *b"cd"])
+    events = list(generate(decoder, BYTES, [65], GenerationConfig(GREEDY)))
+    assert text_of(events) == "ab"
+    assert (events[-1].token_id, events[-1].finish_reason) == (None, "eos")
+    assert len(decoder.calls) == 3  # nothing is computed after the end
+
+
+def test_end_of_text_can_be_ignored() -> None:
+    decoder = Script([*b"ab", 256, *b"cd"])
+    config = GenerationConfig(GREEDY, max_tokens=5, ignore_eos=True)
+    assert text_of(list(generate(decoder, BYTES, [65], config))) == "ab<|endoftext|>cd"
+
+
+def test_no_step_is_computed_for_a_token_that_is_not_wanted() -> None:
+    decoder = Script(b"abc")
+    list(generate(decoder, BYTES, [65], GenerationConfig(GREEDY, max_tokens=3)))
+    assert decoder.calls == [[[65]], [ord("a")], [ord("b")]]
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "shown"),
+    [
+        ("one. two. three", (". t",), "one"),
+        ("one. two. three", ("three", "two"), "one. "),
+        ("aaab", ("aab",), "a"),
+        ("abcabd", ("abd",), "abc"),
+        ("x\n\ny", ("\n\n",), "x"),
+        ("stop", ("stop",), ""),
+        ("héllo wörld", ("ö",), "héllo w"),
+    ],
+)
+def test_stop_strings_that_span_tokens_are_never_shown(
+    text: str, stop: tuple[str, ...], shown: str
+) -> None:
+    events = run(text, stop=stop)
+    assert text_of(events) == shown
+    assert events[-1].finish_reason == "stop"
+
+
+def test_what_only_began_a_stop_string_is_shown_in_the_end() -> None:
+    events = run("the en", stop=("end",))
+    assert text_of(events) == "the en"
+    assert events[-1].finish_reason == "length"
+
+
+@given(
+    text=st.text(alphabet="ab🙂é\n", max_size=30),
+    stops=st.lists(st.text(alphabet="ab🙂é", min_size=1, max_size=4), max_size=3),
+)
+@settings(deadline=None, max_examples=150)
+def test_stopping_in_a_stream_equals_cutting_the_whole_text(text: str, stops: list[str]) -> None:
+    stream, shown = TextStream(BYTES, stops), ""
+    for token_id in text.encode():
+        shown += stream.push(token_id)
+        if stream.stopped:
+            break
+    else:
+        shown += stream.flush()
+    # A stream acts on the stop string that ends first; one that begins earlier may end later.
+    first_end = min((text.find(s) + len(s) for s in stops if s in text), default=None)
+    if first_end is None:
+        assert shown == text
+        return
+    seen = text[:first_end]
+    cut = min(seen.find(stop) for stop in stops if stop in seen)
+    assert shown == seen[:cut]
+    assert stream.stopped
+
+
+def test_half_a_character_is_held_back_and_flushed_as_a_replacement() -> None:
+    events = run("é🙂".encode()[:-1])
+    assert [event.text for event in events] == ["", "é", "", "", "\ufffd"]
+
+
+def test_samples_end_on_their_own() -> None:
+    decoder = Script([*b"ab", 256], [*b"abcd"])
+    config = GenerationConfig(GREEDY, max_tokens=4, samples=2)
+    events = list(generate(decoder, BYTES, [65], config))
+    assert [text_of(events, i) for i in (0, 1)] == ["ab", "abcd"]
+    assert [event.finish_reason for event in events if event.finish_reason] == ["eos", "length"]
+
+
+def test_a_full_context_slides_in_blocks() -> None:
+    decoder = Script(b"x" * 40, context_length=16)
+    config = GenerationConfig(GREEDY, max_tokens=40)
+    list(generate(decoder, BYTES, list(b"prompt"), config))
+    prefills = [call[0] for call in decoder.calls if isinstance(call[0], list)]
+    assert [len(ids) for ids in prefills] == [6, 12, 12, 12, 12, 12, 12]
+    assert bytes(prefills[1]) == b"t" + b"x" * 11  # the newest of what was there
+    # 40 tokens: the cost stays flat, three prefilled tokens for each generated one.
+    assert sum(map(len, prefills[1:])) <= 3 * 40
+
+
+def test_a_prompt_longer_than_the_context_loses_its_oldest_tokens() -> None:
+    assert fit_prompt(range(16), 16) == list(range(16))
+    assert fit_prompt(range(17), 16) == list(range(5, 17))
+    assert slide(range(100), 16) == list(range(88, 100))
+    assert fit_prompt([1, 2], 1) == [2]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_tokens": 0}, {"samples": 0}, {"seed": -1}, {"stop": ("",)}]
+)
+def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        GenerationConfig(**wrong)
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(UsageError, match="empty"):
+        next(generate(Script(b""), BYTES, [], GenerationConfig()))
+
+
+# From here on with a real decoder.
+
+
+@pytest.fixture(scope="module")
+def model(tiny_directory: Path) -> Any:
+    return checkpoint.load(tiny_directory)
+
+
+def sample_ids(
+    make: MakeDecoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
+) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(config.samples)]
+    for event in generate(make(batch_size=config.samples), tokenizer, prompt, config):
+        if event.token_id is not None:
+            rows[event.sample].append(event.token_id)
+    return rows
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+def test_a_hundred_greedy_tokens_equal_those_of_transformers(
+    kind: str, qkv_bias: bool, tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    config = ModelConfig(300, context_length=128, emb_dim=48, n_heads=4, n_layers=3)
+    model = random_model(replace(config, qkv_bias=qkv_bias))
+    checkpoint.save(model, tmp_path, end_of_text=0, dtype=torch.float32)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    prompt = tiny_tokenizer.encode("ROMEO: But")
+    expected = theirs.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=100,
+        min_new_tokens=100,
+        do_sample=False,
+        pad_token_id=0,
+    )[0, len(prompt) :]
+    greedy = GenerationConfig(GREEDY, max_tokens=100, ignore_eos=True)
+    assert sample_ids(decoders(kind, tmp_path), tiny_tokenizer, prompt, greedy) == [
+        expected.tolist()
+    ]
+    assert len(set(expected.tolist())) > 10  # not one token over and over
+
+
+SAMPLED = SamplingConfig(temperature=1.0, top_p=0.95)
+
+
+def test_a_seed_repeats_and_another_does_not(make: MakeDecoder, tiny_tokenizer: Tokenizer) -> None:
+    def ids(seed: int) -> list[int]:
+        config = GenerationConfig(SAMPLED, max_tokens=25, seed=seed, ignore_eos=True)
+        return sample_ids(make, tiny_tokenizer, [5, 6], config)[0]
+
+    assert ids(0) == ids(0)
+    assert ids(0) != ids(1)
+
+
+def test_a_sample_does_not_depend_on_how_many_are_asked_for(
+    make: MakeDecoder, tiny_tokenizer: Tokenizer
+) -> None:
+    def ids(samples: int) -> list[list[int]]:
+        config = GenerationConfig(SAMPLED, max_tokens=25, seed=3, samples=samples, ignore_eos=True)
+        return sample_ids(make, tiny_tokenizer, [5, 6, 7], config)
+
+    alone, three, five = ids(1), ids(3), ids(5)
+    assert alone == three[:1] == five[:1]
+    assert three == five[:3]
+    assert len({tuple(row) for row in five}) == 5
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_sliding_gives_the_logits_of_the_text_that_remains(
+    make: MakeDecoder, model: Any, tiny_tokenizer: Tokenizer, samples: int
+) -> None:
+    """Every token past the window is the model's own choice given the window alone."""
+    prompt = tiny_tokenizer.encode("It is the east")
+    config = GenerationConfig(GREEDY, max_tokens=70, samples=samples, ignore_eos=True)
+    context = model.config.context_length
+    generated = sample_ids(make, tiny_tokenizer, prompt, config)[-1]
+    window = list(prompt)
+    for token_id in generated:
+        if len(window) > context:
+            window = slide(window, context)
+        assert model(torch.tensor([window]))[0, -1].argmax().item() == token_id
+        window.append(token_id)
+
+
+def test_repetition_penalty_counts_prompt_and_generated_tokens(
+    make: MakeDecoder, tiny_directory: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
+    prompt = tiny_tokenizer.encode("Juliet is the sun")
+    expected = theirs.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=15,
+        min_new_tokens=15,
+        do_sample=False,
+        repetition_penalty=1.7,
+        pad_token_id=0,
+    )[0, len(prompt) :]
+    sampling = SamplingConfig(temperature=0, repetition_penalty=1.7)
+    config = GenerationConfig(sampling, max_tokens=15, ignore_eos=True)
+    assert sample_ids(make, tiny_tokenizer, prompt, config)[0] == expected.tolist()
+
+
+def test_decoders_equal_the_model_step_by_step(make: MakeDecoder, model: Any) -> None:
+    rows = torch.randint(0, 300, (3, 32), generator=torch.Generator().manual_seed(0))
+    expected = model(rows).numpy()
+    decoder = make(batch_size=3)
+    assert np.allclose(decoder.prefill(rows[:, :10].tolist()), expected[:, 9], atol=1e-4)
+    for t in range(10, 32):
+        assert np.allclose(decoder.step(rows[:, t].tolist()), expected[:, t], atol=1e-4)
+    assert decoder.length == decoder.context_length == 32
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_extending_gives_the_logits_after_every_token(
+    make: MakeDecoder, model: Any, rows: int
+) -> None:
+    """In pieces of any length, after a prompt or from nothing, for all rows or the first few."""
+    ids = torch.randint(0, 300, (rows, 32), generator=torch.Generator().manual_seed(0))
+    expected = model(ids).numpy()
+    decoder = make(batch_size=3)
+    decoder.prefill([[5, 6, 7]])
+    decoder.truncate(0)
+    begin = 0
+    for T in (7, 1, 20, 4):
+        logits = decoder.extend(ids[:, begin : begin + T].tolist())
+        assert logits.shape == (rows, T, 300)
+        assert np.allclose(logits, expected[:, begin : begin + T], atol=1e-4)
+        begin += T
+    assert decoder.length == 32
+    decoder.truncate(10)
+    assert np.allclose(decoder.extend(ids[:, 10:20].tolist()), expected[:, 10:20], atol=1e-4)
+
+
+def test_decoders_forget_what_is_truncated(make: MakeDecoder) -> None:
+    decoder = make()
+    decoder.prefill([[1, 2, 3, 4, 5]])
+    decoder.truncate(3)
+    assert decoder.length == 3
+    after = decoder.step([9])
+    assert np.allclose(after, make().prefill([[1, 2, 3, 9]]), atol=1e-5)
+
+
+def test_a_prompt_for_the_whole_batch_is_read_as_if_repeated(make: MakeDecoder) -> None:
+    one, three = make(batch_size=3), make(batch_size=3)
+    assert np.allclose(one.prefill([[7, 8, 9]]), three.prefill([[7, 8, 9]] * 3), atol=1e-5)
+    assert np.allclose(one.step([1, 2, 3]), three.step([1, 2, 3]), atol=1e-5)
+
+
+def test_logits_do_not_change_when_the_next_step_is_computed(make: MakeDecoder) -> None:
+    decoder = make()
+    first = decoder.prefill([[1, 2, 3]])
+    kept = first.copy()
+    decoder.step([4])
+    assert np.array_equal(first, kept)
+
+
+def test_decoders_go_on_with_reordered_rows(make: MakeDecoder) -> None:
+    rows = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    decoder, expected = make(batch_size=3), make(batch_size=3)
+    decoder.prefill(rows)
+    decoder.reorder([2, 0, 0])
+    expected.prefill([rows[2], rows[0], rows[0]])
+    assert np.allclose(decoder.step([10, 11, 12]), expected.step([10, 11, 12]), atol=1e-5)
+
+
+def test_logprobs_are_those_of_the_model_before_any_rule(
+    make: MakeDecoder, model: Any, tiny_tokenizer: Tokenizer
+) -> None:
+    sampling = SamplingConfig(temperature=0.5, top_k=2)
+    config = GenerationConfig(sampling, max_tokens=6, samples=2, logprobs=3, ignore_eos=True)
+    prompt = [5, 6, 7]
+    texts: list[list[int]] = [list(prompt), list(prompt)]
+    for event in generate(make(batch_size=2), tiny_tokenizer, prompt, config):
+        assert event.logprob is not None
+        text = texts[event.sample]
+        expected = torch.log_softmax(model(torch.tensor([text]))[0, -1], dim=-1)
+        best = torch.topk(expected, 3)
+        assert [token.id for token in event.logprob.top] == best.indices.tolist()
+        assert np.allclose([t.logprob for t in event.logprob.top], best.values, atol=1e-4)
+        assert event.logprob.id == event.token_id
+        assert event.logprob.logprob == pytest.approx(float(expected[event.token_id]), abs=1e-4)
+        assert event.logprob.token == tiny_tokenizer.decode([event.logprob.id])
+        text.append(event.logprob.id)

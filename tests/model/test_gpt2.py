@@ -1,0 +1,176 @@
+"""The model against its formulas, and against transformers with the same random weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import random_model
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.model.gpt2 import GELU, GPT2, LayerNorm
+from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.weights import checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config: ModelConfig) -> GPT2:
+    return random_model(tiny_config)
+
+
+def ids(batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, 300, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_layer_norm_gives_zero_mean_and_unit_variance() -> None:
+    x = torch.randn(4, 7, 64) * 5 + 3
+    y = LayerNorm(64, eps=1e-5).formula(x)
+    assert torch.allclose(y.mean(-1), torch.zeros(4, 7), atol=1e-5)
+    assert torch.allclose(y.var(-1, correction=0), torch.ones(4, 7), atol=1e-4)
+
+
+def test_layer_norm_by_hand() -> None:
+    norm = LayerNorm(2, eps=0.75)
+    norm.scale.data, norm.shift.data = torch.tensor([2.0, 3.0]), torch.tensor([1.0, -1.0])
+    # mean 1.5, biased variance 0.25, √(0.25 + 0.75) = 1
+    y = norm(torch.tensor([[1.0, 2.0]]))
+    assert y.tolist() == [[-0.5 * 2 + 1, 0.5 * 3 - 1]]
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.1])
+def test_fused_layer_norm_equals_its_formula(eps: float) -> None:
+    norm = LayerNorm(48, eps)
+    torch.nn.init.normal_(norm.scale)
+    torch.nn.init.normal_(norm.shift)
+    x = torch.randn(3, 5, 48) * 10 - 4
+    assert torch.allclose(norm(x), norm.formula(x), atol=1e-5)
+
+
+def test_fused_gelu_equals_its_formula_and_the_tanh_form_by_hand() -> None:
+    x = torch.linspace(-6, 6, 101)
+    assert torch.allclose(GELU()(x), GELU().formula(x), atol=1e-6)
+    by_hand = 0.5 * 1.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (1.5 + 0.044715 * 1.5**3)))
+    assert GELU()(torch.tensor(1.5)).item() == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(vocab_size=300, context_length=64, emb_dim=48, n_heads=4, n_layers=3),
+        ModelConfig(vocab_size=97, context_length=32, emb_dim=40, n_heads=1, n_layers=1),
+        ModelConfig(300, 32, 24, n_heads=3, n_layers=2, layer_norm_eps=1e-3),
+    ],
+)
+def test_logits_equal_those_of_transformers(config: ModelConfig, tmp_path: Path) -> None:
+    ours = random_model(config)
+    checkpoint.save(ours, tmp_path, end_of_text=0, dtype=torch.float32)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    x = torch.randint(0, config.vocab_size, (2, config.context_length))
+    with torch.inference_mode():
+        assert torch.allclose(ours(x), theirs(x).logits, atol=1e-4)
+
+
+def test_without_qkv_bias_equals_transformers_with_zero_biases(
+    tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    ours = random_model(replace(tiny_config, qkv_bias=False))
+    assert not any("qkv.bias" in name for name, _ in ours.named_parameters())
+    checkpoint.save(ours, tmp_path, end_of_text=0, dtype=torch.float32)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        assert torch.allclose(ours(ids(2, 32)), theirs(ids(2, 32)).logits, atol=1e-4)
+
+
+def test_gradients_equal_those_of_transformers(tiny_config: ModelConfig, tmp_path: Path) -> None:
+    ours = random_model(replace(tiny_config, drop_rate=0.0)).requires_grad_(True).train()
+    checkpoint.save(ours, tmp_path, end_of_text=0, dtype=torch.float32)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).train()
+    x = ids(2, 32)
+    loss = torch.nn.functional.cross_entropy(ours(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten())
+    reference = theirs(x, labels=x).loss
+    loss.backward()  # type: ignore[no-untyped-call]
+    reference.backward()
+    assert loss.item() == pytest.approx(reference.item(), abs=1e-5)
+    expected = {n.removeprefix("transformer."): p for n, p in theirs.named_parameters()}
+    for name, p in ours.named_parameters():
+        assert p.grad is not None
+        assert torch.allclose(p.grad, expected[checkpoint.hub_name(name)].grad, atol=1e-4), name
+
+
+@torch.inference_mode()
+def test_no_token_sees_a_later_one(model: GPT2) -> None:
+    x = ids(1, 20)
+    changed = x.clone()
+    changed[0, 12:] = (changed[0, 12:] + 1) % 300
+    a, b = model(x), model(changed)
+    assert torch.equal(a[:, :12], b[:, :12])
+    assert not torch.allclose(a[:, 12:], b[:, 12:])
+
+
+@pytest.mark.parametrize("chunks", [[32], [1] * 32, [20, 1, 1, 10], [5, 9, 17, 1]])
+@torch.inference_mode()
+def test_cached_logits_equal_a_full_pass_for_any_chunking(model: GPT2, chunks: list[int]) -> None:
+    x = ids(2, 32)
+    cache = KVCache(model.config, batch_size=2, max_length=32)
+    pieces = [model(part, cache) for part in x.split(chunks, dim=1)]
+    assert cache.length == 32
+    assert torch.allclose(torch.cat(pieces, dim=1), model(x), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_cache_is_written_in_place_and_can_be_truncated(model: GPT2) -> None:
+    cache = KVCache(model.config, batch_size=1, max_length=32)
+    storage = cache.keys.data_ptr(), cache.values.data_ptr()
+    x = ids(1, 16)
+    model(x, cache)
+    cache.length = 10
+    again = model(x[:, 10:], cache)
+    assert (cache.keys.data_ptr(), cache.values.data_ptr()) == storage
+    assert torch.allclose(again, model(x)[:, 10:], atol=1e-5)
+
+
+def test_too_many_tokens_are_refused(model: GPT2) -> None:
+    with pytest.raises(ValueError, match="33 tokens exceed a context of 32"):
+        model(ids(1, 33))
+    cache = KVCache(model.config, batch_size=1, max_length=4)
+    with pytest.raises(ValueError, match="do not fit a KV cache of 4"):
+        model(ids(1, 5), cache)
+
+
+def test_dropout_acts_in_training_only(tiny_config: ModelConfig) -> None:
+    model = random_model(replace(tiny_config, drop_rate=0.5))
+    x = ids(1, 16)
+    assert torch.equal(model(x), model(x))
+    model.train()
+    assert not torch.allclose(model(x), model(x))
+
+
+def test_initial_weights_follow_the_paper() -> None:
+    config = ModelConfig(vocab_size=500, context_length=256, emb_dim=128, n_heads=4, n_layers=8)
+    model = GPT2(config).init_weights(torch.Generator().manual_seed(0))
+    expected = {
+        "token_embedding.weight": 0.02,
+        "position_embedding.weight": 0.01,
+        "blocks.0.attention.qkv.weight": 0.02,
+        "blocks.0.attention.out.weight": 0.02 / 4,  # √(2 · 8) = 4
+        "blocks.7.feed_forward.up.weight": 0.02,
+        "blocks.7.feed_forward.down.weight": 0.02 / 4,
+    }
+    for name, std in expected.items():
+        assert model.get_parameter(name).std().item() == pytest.approx(std, rel=0.05), name
+    assert torch.equal(model.final_norm.scale, torch.ones(128))
+    assert not model.get_parameter("blocks.3.feed_forward.up.bias").any()
+    loss = torch.nn.functional.cross_entropy(
+        model(ids(4, 64))[:, :-1].flatten(0, 1), ids(4, 64)[:, 1:].flatten()
+    )
+    assert loss.item() == pytest.approx(math.log(500), rel=0.02)
+
+
+def test_imported_names_are_transformers_names(tiny_config: ModelConfig) -> None:
+    config = GPT2Config(n_embd=24, n_head=3, n_layer=2, vocab_size=300, n_positions=32)
+    theirs = {n.removeprefix("transformer.") for n, _ in GPT2LMHeadModel(config).named_parameters()}
+    assert {checkpoint.hub_name(n) for n, _ in GPT2(tiny_config).named_parameters()} == theirs

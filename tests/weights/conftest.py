@@ -1,0 +1,22 @@
+"""Fixtures: a hub with one repository, and an empty home to download it to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from downloads import CLUTTER, FILES, REPO, Machine
+from hub_server import HubServer
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    with HubServer() as running:
+        running.add_repo(REPO, FILES | CLUTTER)
+        yield running
+
+
+@pytest.fixture
+def machine(server: HubServer, tmp_path: Path) -> Machine:
+    return Machine(tmp_path, server.url)
