@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SHARED_DATA, TEXT, Gpt2, MakeDecoder, decoders, random_model, says
+from helpers import SHARED_DATA, TEXT, MakeDecoder, Run, decoders, random_model, says
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.text.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
 
 
 @pytest.fixture
-def gpt2(tmp_path: Path) -> Gpt2:
+def run_process(tmp_path: Path) -> Run:
     """Run the command as a shell would, in a process of its own, away from the user's cache."""
 
     def run(
@@ -86,8 +86,8 @@ def letters(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Gpt2:
-    """As `gpt2`, but in this process, which has imported torch already."""
+def run_main(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """As `run_process`, but in this process, which has imported torch already."""
     from gpt2cli.cli import main
 
     def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

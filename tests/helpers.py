@@ -64,7 +64,7 @@ def decoders(kind: str, directory: Path) -> MakeDecoder:
     return partial(EngineDecoder, config, weights)
 
 
-Gpt2 = Callable[..., "subprocess.CompletedProcess[bytes]"]
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
 def error_of(done: subprocess.CompletedProcess[bytes]) -> str:

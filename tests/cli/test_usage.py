@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import Gpt2, error_of
+from helpers import Run, error_of
 
 from gpt2cli.cli import options
 from gpt2cli.cli.usage import OPTION_ALIASES
@@ -52,35 +52,35 @@ GENERATE = ("generate", "a", "-t", "0", "-n", "3")
     ],
 )
 def test_wrong_use_is_one_sentence_that_says_what_was_meant(
-    here: Gpt2, monkeypatch: pytest.MonkeyPatch, arguments: str, sentence: str
+    run_main: Run, monkeypatch: pytest.MonkeyPatch, arguments: str, sentence: str
 ) -> None:
     monkeypatch.setattr("gpt2cli.system.device.may_have_gpu", lambda: False)
-    done = here(*arguments.split())
+    done = run_main(*arguments.split())
     assert (done.returncode, done.stdout) == (2, b"")
     assert re.fullmatch(r"gpt2: .*\n", error_of(done))
     assert sentence in error_of(done)
 
 
-def test_what_was_typed_cannot_disguise_the_message(here: Gpt2) -> None:
+def test_what_was_typed_cannot_disguise_the_message(run_main: Run) -> None:
     for words in (["generate", "--\u202ex\x1b[31m"], ["\u202ex\x1b[31m"], ["-m", "\u202e\x1b"]):
-        error = error_of(here(*words))
+        error = error_of(run_main(*words))
         assert "\u202e" not in error
         assert "\x1b" not in error
 
 
-def test_texts_that_look_like_settings_stay_as_they_are(here: Gpt2) -> None:
-    assert "'max_tokens x'" in error_of(here("generate", "-m", "max_tokens x"))
-    assert "cannot read max_tokens:" in error_of(here("generate", "-f", "max_tokens"))
+def test_texts_that_look_like_settings_stay_as_they_are(run_main: Run) -> None:
+    assert "'max_tokens x'" in error_of(run_main("generate", "-m", "max_tokens x"))
+    assert "cannot read max_tokens:" in error_of(run_main("generate", "-f", "max_tokens"))
 
 
-def test_without_a_command_the_help_is_shown(here: Gpt2) -> None:
-    done = here()
+def test_without_a_command_the_help_is_shown(run_main: Run) -> None:
+    done = run_main()
     assert done.returncode == 2
     assert b"Commands:" in done.stderr
 
 
-def test_help_shows_every_command_whole(gpt2: Gpt2) -> None:
-    shown = gpt2("--help", env={"COLUMNS": "80"}).stdout.decode()
+def test_help_shows_every_command_whole(run_process: Run) -> None:
+    shown = run_process("--help", env={"COLUMNS": "80"}).stdout.decode()
     listed = shown[shown.index("Commands:") : shown.index("Exit codes")].rstrip().splitlines()[1:]
     assert all(line.endswith(".") and "..." not in line for line in listed)
     assert [line.split()[0] for line in listed][:3] == ["generate", "repl", "score"]
@@ -90,8 +90,8 @@ def test_help_shows_every_command_whole(gpt2: Gpt2) -> None:
     "command",
     ["generate", "repl", "score", "inspect", "diff", "tokenize", "info", "models", "bench"],
 )
-def test_help_speaks_of_numbers_files_names_and_texts(here: Gpt2, command: str) -> None:
-    shown = here(command, "--help").stdout.decode()
+def test_help_speaks_of_numbers_files_names_and_texts(run_main: Run, command: str) -> None:
+    shown = run_main(command, "--help").stdout.decode()
     assert not re.search(r"^ +-.* <(?!\|)|env var", shown, re.MULTILINE)
     assert "--quiet" in shown
     assert not any(f"--{alias} " in shown for alias in OPTION_ALIASES)
@@ -109,14 +109,16 @@ def test_help_speaks_of_numbers_files_names_and_texts(here: Gpt2, command: str) 
     ],
 )
 def test_options_answer_to_the_names_that_other_programs_have(
-    here: Gpt2, letters: Path, typed: str
+    run_main: Run, letters: Path, typed: str
 ) -> None:
-    assert here("generate", "a", "-m", str(letters), *typed.split()).stdout == b"bcd"
-    assert here("generate", "-m", str(letters), *typed.split(), "--prompt", "a").stdout == b"bcd"
+    assert run_main("generate", "a", "-m", str(letters), *typed.split()).stdout == b"bcd"
+    assert (
+        run_main("generate", "-m", str(letters), *typed.split(), "--prompt", "a").stdout == b"bcd"
+    )
 
 
-def test_a_value_that_looks_like_an_alias_is_left_alone(here: Gpt2, letters: Path) -> None:
-    done = here(*GENERATE, "-m", str(letters), "--json", "--stop", "--temp")
+def test_a_value_that_looks_like_an_alias_is_left_alone(run_main: Run, letters: Path) -> None:
+    done = run_main(*GENERATE, "-m", str(letters), "--json", "--stop", "--temp")
     assert b'"stop": ["--temp"]' in done.stdout
 
 
@@ -124,14 +126,14 @@ def test_a_value_that_looks_like_an_alias_is_left_alone(here: Gpt2, letters: Pat
 
 
 def test_every_option_about_sampling_length_and_machine_has_a_variable(
-    here: Gpt2, letters: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: Run, letters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"TOP_K": "3", "SEED": "7", "MODEL": str(letters), "SAMPLES": "2"}.items():
         monkeypatch.setenv(f"GPT2_{name}", value)
-    done = here("generate", "a", "-n", "3", "--json")
+    done = run_main("generate", "a", "-n", "3", "--json")
     assert done.stdout.count(b'"top_k": 3') == done.stdout.count(b'"seed": 7') == 2
     monkeypatch.setenv("GPT2_XTC_THRESHOLD", "0.2")  # a default, for when XTC is asked for
-    assert here("generate", "a", "-n", "3").returncode == 0
+    assert run_main("generate", "a", "-n", "3").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -139,41 +141,41 @@ def test_every_option_about_sampling_length_and_machine_has_a_variable(
     [("x", "GPT2_TOP_K must be a whole number, not 'x'"), ("0", "GPT2_TOP_K must be at least 1")],
 )
 def test_what_is_wrong_in_the_environment_is_named_as_there(
-    here: Gpt2, monkeypatch: pytest.MonkeyPatch, value: str, sentence: str
+    run_main: Run, monkeypatch: pytest.MonkeyPatch, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv("GPT2_TOP_K", value)
-    assert sentence in error_of(here("generate", "a"))
+    assert sentence in error_of(run_main("generate", "a"))
 
 
 def test_a_misspelt_variable_is_told_of_and_those_of_others_are_not(
-    here: Gpt2, letters: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: Run, letters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("GPT2_HOME", "GPT2_WEIGHTS_DIR", "GPT2_TEMPRATURE"):
         monkeypatch.setenv(name, "1")
-    done = here(*GENERATE, "-m", str(letters))
+    done = run_main(*GENERATE, "-m", str(letters))
     assert (done.returncode, done.stdout) == (0, b"bcd")
     assert done.stderr == b"gpt2: GPT2_TEMPRATURE sets nothing; did you mean GPT2_TEMPERATURE?\n"
-    assert here(*GENERATE, "-m", str(letters), "-q").stderr == b""
+    assert run_main(*GENERATE, "-m", str(letters), "-q").stderr == b""
 
 
 # Quiet.
 
 
-def test_quiet_leaves_errors_alone_on_stderr(here: Gpt2, letters: Path) -> None:
+def test_quiet_leaves_errors_alone_on_stderr(run_main: Run, letters: Path) -> None:
     long = ("generate", "a " * 100, "-m", str(letters), "-n", "3")
-    assert b"tokens are dropped" in here(*long).stderr
-    assert here(*long, "-q").stderr == b""
-    assert b"tokens are dropped" in here(*long).stderr  # each run anew
-    assert here("models", "-q", "path", "bard").returncode == 0
-    assert b"unknown model" in here("generate", "-q", "-m", "no such").stderr
+    assert b"tokens are dropped" in run_main(*long).stderr
+    assert run_main(*long, "-q").stderr == b""
+    assert b"tokens are dropped" in run_main(*long).stderr  # each run anew
+    assert run_main("models", "-q", "path", "bard").returncode == 0
+    assert b"unknown model" in run_main("generate", "-q", "-m", "no such").stderr
 
 
 # Completion.
 
 
-def completed(gpt2: Gpt2, typed: str) -> list[str]:
+def completed(run_process: Run, typed: str) -> list[str]:
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    return gpt2(env={"_GPT2_COMPLETE": "complete_bash", **words}).stdout.decode().split()
+    return run_process(env={"_GPT2_COMPLETE": "complete_bash", **words}).stdout.decode().split()
 
 
 @pytest.mark.parametrize(
@@ -197,9 +199,9 @@ def completed(gpt2: Gpt2, typed: str) -> list[str]:
     ],
 )
 def test_a_shell_completes_the_values_of_options(
-    gpt2: Gpt2, typed: str, offered: list[str]
+    run_process: Run, typed: str, offered: list[str]
 ) -> None:
-    assert completed(gpt2, typed) == offered
+    assert completed(run_process, typed) == offered
 
 
 def test_cached_repositories_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import BYTES, Gpt2, decoders, error_of, random_model
+from helpers import BYTES, Run, decoders, error_of, random_model
 
 from gpt2cli.analysis import comparison, scoring
 from gpt2cli.config.model import ModelConfig
@@ -68,11 +68,11 @@ def test_padding_is_no_part_of_any_logits(
     assert (cut.length, cut.context_length) == (full.length, full.context_length)
 
 
-def test_ids_beyond_the_vocabulary_are_never_chosen(padded: Path, here: Gpt2) -> None:
+def test_ids_beyond_the_vocabulary_are_never_chosen(padded: Path, run_main: Run) -> None:
     raw = decoders("numpy", padded)().prefill([[0]])
     assert raw.argmax() >= 300  # as they are, they would be
     for options in (("-t", "0"), ("--beams", "2"), ("--seed", "1", "-t", "9")):
-        done = here("generate", "-m", str(padded), *options, "--json", "The")
+        done = run_main("generate", "-m", str(padded), *options, "--json", "The")
         assert done.returncode == 0
         assert max(json.loads(done.stdout)["token_ids"]) < 300
 
@@ -171,21 +171,21 @@ COMMANDS = [
 @pytest.mark.parametrize("parameter", ["token_embedding.weight", "blocks.1.feed_forward.up.weight"])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: "-".join(c[:1] + c[2:]))
 def test_every_command_says_that_weights_are_damaged(
-    command: tuple[str, ...], parameter: str, tiny_directory: Path, tmp_path: Path, here: Gpt2
+    command: tuple[str, ...], parameter: str, tiny_directory: Path, tmp_path: Path, run_main: Run
 ) -> None:
     broken = damage(tiny_directory, tmp_path / "broken", parameter, 0, math.nan)
-    done = here(*command, "-m", str(broken))
+    done = run_main(*command, "-m", str(broken))
     assert done.returncode == 1
     assert SAYS in error_of(done)
     assert b"NaN" not in done.stdout
 
 
-def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, here: Gpt2) -> None:
+def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, run_main: Run) -> None:
     broken = damage(tiny_directory, tmp_path / "broken", "token_embedding.weight", 0, math.inf)
-    done = here("score", "--lines", "-m", str(broken), stdin=b"The quick brown\n")
+    done = run_main("score", "--lines", "-m", str(broken), stdin=b"The quick brown\n")
     assert (done.returncode, done.stdout) == (1, b"")
     assert SAYS in error_of(done)
-    done = here("diff", "-m", str(tiny_directory), "-m", str(broken), "The quick")
+    done = run_main("diff", "-m", str(tiny_directory), "-m", str(broken), "The quick")
     assert (done.returncode, done.stdout) == (1, b"")
     assert SAYS in error_of(done)
 
@@ -202,11 +202,11 @@ def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, here: G
 )
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_damaged_weights_are_not_quantized(
-    parameter: str, theirs: str, value: float, tiny_directory: Path, tmp_path: Path, here: Gpt2
+    parameter: str, theirs: str, value: float, tiny_directory: Path, tmp_path: Path, run_main: Run
 ) -> None:
     broken = damage(tiny_directory, tmp_path / "broken", parameter, 5, value)
     for precision in ("int8", "int4"):
-        done = here("generate", "-m", str(broken), "--quantize", precision, "The")
+        done = run_main("generate", "-m", str(broken), "--quantize", precision, "The")
         assert done.returncode == 1
         assert f"{theirs} holds NaN or infinity" in error_of(done)
     config, tensors = checkpoint.read(broken)

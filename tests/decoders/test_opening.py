@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import Gpt2
+from helpers import Run
 
 from gpt2cli.decoders import native, opening
 from gpt2cli.errors import UsageError
@@ -54,16 +54,16 @@ def test_more_beams_than_memory_are_refused_before_weights_are_read(tmp_path: Pa
 @pytest.mark.skipif(not native.available(), reason="the engine was not built")
 @pytest.mark.parametrize("command", ["generate -n 1 A", "score --text ROMEO:", "repl"])
 def test_verbose_says_why_weights_are_quantized_on_every_run(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Gpt2
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_main: Run
 ) -> None:
     arguments = (*command.split(), "-m", "bard", "--quantize", "int4", "-v")
     cache = tmp_path / "gpt2cli"
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
-    assert b"could not be kept" not in here(*arguments).stderr
+    assert b"could not be kept" not in run_main(*arguments).stderr
     (file,) = cache.iterdir()
     file.write_bytes(b"of other weights")
     monkeypatch.setattr("gpt2cli.decoders.native.quantize.atomic", _full)
-    done = here(*arguments)
+    done = run_main(*arguments)
     assert done.returncode == 0
     assert b"the int4 weights could not be kept in" in done.stderr
 

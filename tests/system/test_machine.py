@@ -12,9 +12,9 @@ from gpt2cli.system import machine
 
 
 def test_the_machine_has_memory_and_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    here = machine.detect()
-    assert 0 < here.memory_available <= here.memory_total
-    assert here.cores >= 1
+    found = machine.detect()
+    assert 0 < found.memory_available <= found.memory_total
+    assert found.cores >= 1
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("400000\n")
     monkeypatch.setattr(machine, "_CGROUP", tmp_path)
@@ -50,9 +50,9 @@ def test_a_gpu_is_what_the_drivers_tool_says(
     tool.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    here = machine.detect()
-    assert (here.device, here.name) == ("cuda", "NVIDIA H200")
-    assert here.memory_total == 143771 * 2**20
+    found = machine.detect()
+    assert (found.device, found.name) == ("cuda", "NVIDIA H200")
+    assert found.memory_total == 143771 * 2**20
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert machine.detect().device != "cuda"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TEXT, Gpt2, random_model
+from helpers import TEXT, Run, random_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Reference
@@ -163,14 +163,14 @@ def test_a_session_goes_on_from_its_text_as_it_is(
 
 
 def test_a_constraint_is_met_whatever_is_put_before_a_text(
-    described: dict[str, Any], tmp_path: Path, here: Gpt2
+    described: dict[str, Any], tmp_path: Path, run_main: Run
 ) -> None:
     cut = described["pre_tokenizer"] | {"add_prefix_space": True}
     both = {"pre_tokenizer": cut, "post_processor": template(f"{EOT} $A")}
     load(tmp_path, described | both)
     checkpoint.save(random_model(CONFIG), tmp_path, 0, torch.float32)
     assert constraint.resolve(choice=["fox"]) is not None
-    done = here(
+    done = run_main(
         "generate", "-m", str(tmp_path), "--choice", "fox", "--seed", "1", "--no-echo", "The"
     )
     assert done.stdout.decode().strip() == "fox", done.stderr
@@ -236,7 +236,7 @@ def test_a_section_that_holds_anything_is_as_in_tokenizers_or_refused(
     ids=["normalizer", "pre_tokenizer"],
 )
 def test_the_command_encodes_as_the_file_says(
-    data: dict[str, Any], described: dict[str, Any], tmp_path: Path, here: Gpt2
+    data: dict[str, Any], described: dict[str, Any], tmp_path: Path, run_main: Run
 ) -> None:
     changed = {k: json.loads(v.__getstate__()) for k, v in data.items()}
     if "pre_tokenizer" in changed:
@@ -244,6 +244,6 @@ def test_the_command_encodes_as_the_file_says(
         changed["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
     load(tmp_path, described | changed)
     checkpoint.save(random_model(CONFIG), tmp_path, 0, torch.float32)
-    done = here("tokenize", "-m", str(tmp_path), "--ids", "The e\u0301 a12")
+    done = run_main("tokenize", "-m", str(tmp_path), "--ids", "The e\u0301 a12")
     expected = Reference.from_str(json.dumps(described | changed)).encode("The e\u0301 a12").ids
     assert done.stdout.decode().split() == [*map(str, expected)]

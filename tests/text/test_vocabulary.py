@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TEXT, Gpt2, error_of, random_model
+from helpers import TEXT, Run, error_of, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, ByteLevelBPETokenizer, normalizers, pre_tokenizers, processors
@@ -179,13 +179,13 @@ def test_what_transformers_saves_now_has_its_new_tokens(pair: Path, tmp_path: Pa
     assert ours.size == 303
 
 
-def test_added_tokens_are_generated(pair: Path, tmp_path: Path, here: Gpt2) -> None:
+def test_added_tokens_are_generated(pair: Path, tmp_path: Path, run_main: Run) -> None:
     saved_by_transformers_4(pair, tmp_path)
     config = ModelConfig(302, context_length=16, emb_dim=24, n_heads=3, n_layers=1)
     model = random_model(config)
     model.final_norm.shift.data = 50 * model.token_embedding.weight.data[300]
     checkpoint.save(model, tmp_path, 0, torch.float32)
-    done = here("generate", "-m", str(tmp_path), "-t", "0", "-n", "3", "The")
+    done = run_main("generate", "-m", str(tmp_path), "-t", "0", "-n", "3", "The")
     assert done.stdout.decode() == START * 3
 
 
@@ -381,12 +381,12 @@ def test_a_long_text_that_is_not_cut_into_words_is_refused(pair: Path, tmp_path:
 
 
 def test_the_command_says_what_is_not_supported(
-    tiny_directory: Path, tmp_path: Path, here: Gpt2
+    tiny_directory: Path, tmp_path: Path, run_main: Run
 ) -> None:
     shutil.copytree(tiny_directory, tmp_path, dirs_exist_ok=True)
     data = json.loads(reference(tiny_directory).to_str())
     data["model"]["dropout"] = 0.1
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
-    done = here("generate", "-m", str(tmp_path), "The")
+    done = run_main("generate", "-m", str(tmp_path), "The")
     assert done.returncode == 1
     assert "its dropout makes other tokens of the same text each time" in error_of(done)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import Gpt2
+from helpers import Run
 
 from gpt2cli.analysis import bench
 from gpt2cli.decoders import native
@@ -22,8 +22,8 @@ from gpt2cli.weights import checkpoint
 BENCH = ("bench", "-m", "bard", "--device", "cpu", "--repeats", "2", "--tokens", "3")
 
 
-def test_a_table_for_people(gpt2: Gpt2) -> None:
-    done = gpt2(*BENCH, "--context", "5", "--context", "100", "--threads", "1")
+def test_a_table_for_people(run_process: Run) -> None:
+    done = run_process(*BENCH, "--context", "5", "--context", "100", "--threads", "1")
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.decode().splitlines()
     assert lines[0].startswith("bard on cpu (")
@@ -35,8 +35,8 @@ def test_a_table_for_people(gpt2: Gpt2) -> None:
     assert b"\x1b" not in done.stdout
 
 
-def test_an_object_for_programs(gpt2: Gpt2) -> None:
-    done = gpt2(*BENCH, "--json", "-s", "2")
+def test_an_object_for_programs(run_process: Run) -> None:
+    done = run_process(*BENCH, "--json", "-s", "2")
     assert (done.returncode, done.stderr) == (0, b"")
     data = json.loads(done.stdout)
     assert (data["model"], data["device"], data["dtype"]) == ("bard", "cpu", "float32")
@@ -61,21 +61,21 @@ def test_an_object_for_programs(gpt2: Gpt2) -> None:
 
 
 def test_a_model_without_a_vocabulary_can_be_measured(
-    gpt2: Gpt2, tiny_directory: Path, tmp_path: Path
+    run_process: Run, tiny_directory: Path, tmp_path: Path
 ) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for path in (tiny_directory / "config.json", *checkpoint.weight_files(tiny_directory)):
         (bare / path.name).write_bytes(path.read_bytes())
-    data = json.loads(gpt2("bench", "-m", str(bare), "--repeats", "1", "--json").stdout)
+    data = json.loads(run_process("bench", "-m", str(bare), "--repeats", "1", "--json").stdout)
     assert [entry["context"] for entry in data["contexts"]] == [16, 24]
 
 
 @pytest.mark.skipif(not native.available(), reason="the engine was not built")
-def test_fewer_bits_are_fewer_bytes(gpt2: Gpt2) -> None:
+def test_fewer_bits_are_fewer_bytes(run_process: Run) -> None:
     sizes = []
     for more in ([], ["--quantize", "int8"], ["--quantize", "int4"]):
-        data = json.loads(gpt2(*BENCH, "--context", "9", "--json", *more).stdout)
+        data = json.loads(run_process(*BENCH, "--context", "9", "--json", *more).stdout)
         sizes.append(data["contexts"][0]["bytes_per_step"])
     assert sizes == sorted(sizes, reverse=True)
 
@@ -87,14 +87,14 @@ TINY = "vocab_size: 512\ncontext_length: 64\nemb_dim: 64\nn_heads: 4\nn_layers: 
 @pytest.mark.parametrize("repo_id", ["", "repo_id: owner/name\n"])
 @pytest.mark.parametrize("quantize", [[], ["--quantize", "int8"]])
 def test_what_is_not_in_the_cache_is_measured_with_random_weights(
-    gpt2: Gpt2, tmp_path: Path, repo_id: str, quantize: list[str]
+    run_process: Run, tmp_path: Path, repo_id: str, quantize: list[str]
 ) -> None:
     if quantize and not native.available():
         pytest.skip(native.why_not())
     config = tmp_path / "mine.yaml"
     config.write_text(TINY + repo_id)
     arguments = ("bench", "-m", str(config), "--device", "cpu", "--repeats", "1", *quantize)
-    done = gpt2(*arguments, "--json", env=NOWHERE)
+    done = run_process(*arguments, "--json", env=NOWHERE)
     assert done.returncode == 0
     why = "it is not in the cache" if repo_id else "its config names none"
     notice = done.stderr.decode()
@@ -105,12 +105,14 @@ def test_what_is_not_in_the_cache_is_measured_with_random_weights(
     assert (data["model"], data["weights"], data["load_s"]) == ("mine", "random", None)
     assert [entry["context"] for entry in data["contexts"]] == [32, 48]
     assert not list(tmp_path.rglob("*.safetensors"))  # neither weights nor codes are kept
-    table = gpt2(*arguments, env=NOWHERE).stdout.decode()
+    table = run_process(*arguments, env=NOWHERE).stdout.decode()
     assert table.startswith("mine with random weights on cpu (")
 
 
-def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_made(gpt2: Gpt2) -> None:
-    done = gpt2("bench", "-m", "gpt3-175B", "--device", "cpu", env=NOWHERE)
+def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_made(
+    run_process: Run,
+) -> None:
+    done = run_process("bench", "-m", "gpt3-175B", "--device", "cpu", env=NOWHERE)
     assert (done.returncode, done.stdout) == (2, b"")
     message = done.stderr.decode()
     assert message.startswith("gpt2: gpt3-175B with 1 sample of up to 1842 tokens needs 71")
@@ -119,15 +121,15 @@ def test_a_model_too_large_for_memory_is_refused_before_its_weights_are_made(gpt
 
 @pytest.mark.parametrize("cache", [1 << 40, 0, None])
 def test_a_share_is_left_out_where_the_cache_holds_the_model(
-    here: Gpt2, monkeypatch: pytest.MonkeyPatch, cache: int | None
+    run_main: Run, monkeypatch: pytest.MonkeyPatch, cache: int | None
 ) -> None:
     monkeypatch.setattr(bench, "cache_size", lambda device: cache)
     monkeypatch.setattr(bandwidth, "measure", lambda device, threads: 1e15)
     arguments = (*BENCH, "--context", "5")
-    data = json.loads(here(*arguments, "--json").stdout)
+    data = json.loads(run_main(*arguments, "--json").stdout)
     assert data["cache_bytes"] == cache
     assert (data["contexts"][0]["share_of_limit"] is None) == bool(cache)
-    lines = here(*arguments).stdout.decode().splitlines()
+    lines = run_main(*arguments).stdout.decode().splitlines()
     assert lines[4].split()[-1] == "-" if cache else lines[4].endswith("%")
     footnote = "-: what a step reads fits the cache of 1,099,512 MB, in whole or in part"
     assert lines[-1].startswith(footnote) == bool(cache)
@@ -149,9 +151,9 @@ def test_a_share_is_left_out_where_the_cache_holds_the_model(
     ],
 )
 def test_wrong_use_is_one_sentence_before_anything_is_fetched(
-    gpt2: Gpt2, arguments: list[str], message: str
+    run_process: Run, arguments: list[str], message: str
 ) -> None:
-    done = gpt2("bench", "--offline", *arguments)
+    done = run_process("bench", "--offline", *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import Gpt2, error_of
+from helpers import Run, error_of
 
 from gpt2cli.decoders import native
 from gpt2cli.text.tokenizer import Tokenizer
@@ -74,9 +74,9 @@ from gpt2cli.text.tokenizer import Tokenizer
     ],
 )
 def test_wrong_values_are_one_sentence_and_exit_code_2(
-    gpt2: Gpt2, arguments: list[str], message: str
+    run_process: Run, arguments: list[str], message: str
 ) -> None:
-    done = gpt2("generate", "hello", *arguments)
+    done = run_process("generate", "hello", *arguments)
     assert done.returncode == 2
     assert done.stdout == b""
     assert message in error_of(done)
@@ -96,18 +96,20 @@ def test_wrong_values_are_found_without_importing_torch(tiny_directory: Path) ->
 
 
 def test_a_device_or_sample_count_that_is_not_here_is_refused(
-    gpt2: Gpt2, tiny_directory: Path
+    run_process: Run, tiny_directory: Path
 ) -> None:
-    done = gpt2("generate", "x", "-m", str(tiny_directory), "--device", "cuda:99")
+    done = run_process("generate", "x", "-m", str(tiny_directory), "--device", "cuda:99")
     assert done.returncode == 2
     assert "GPU" in error_of(done)
-    done = gpt2("generate", "x", "-m", str(tiny_directory), "--samples", "1000000000")
+    done = run_process("generate", "x", "-m", str(tiny_directory), "--samples", "1000000000")
     assert done.returncode == 2
     assert "memory" in error_of(done)
 
 
-def test_overflow_error_refuses(gpt2: Gpt2, tiny_directory: Path) -> None:
-    done = gpt2("generate", "x", "-m", str(tiny_directory), "-n", "32", "--overflow", "error")
+def test_overflow_error_refuses(run_process: Run, tiny_directory: Path) -> None:
+    done = run_process(
+        "generate", "x", "-m", str(tiny_directory), "-n", "32", "--overflow", "error"
+    )
     assert done.returncode == 2
     assert "exceed the context of 32" in error_of(done)
 
@@ -115,8 +117,8 @@ def test_overflow_error_refuses(gpt2: Gpt2, tiny_directory: Path) -> None:
 # Where the prompt comes from.
 
 
-def prompt_of(gpt2: Gpt2, model: Path, *arguments: str | bytes, stdin: bytes = b"") -> str:
-    done = gpt2(
+def prompt_of(run_process: Run, model: Path, *arguments: str | bytes, stdin: bytes = b"") -> str:
+    done = run_process(
         "generate", "-m", str(model), "-n", "1", "-t", "0", "--json", *arguments, stdin=stdin
     )
     assert done.returncode == 0, done.stderr
@@ -125,24 +127,26 @@ def prompt_of(gpt2: Gpt2, model: Path, *arguments: str | bytes, stdin: bytes = b
     return prompt
 
 
-def test_piped_text_comes_first_less_one_newline(gpt2: Gpt2, letters: Path) -> None:
-    assert prompt_of(gpt2, letters, stdin=b"piped\n\n") == "piped\n"
-    assert prompt_of(gpt2, letters, "own", stdin=b"piped\n") == "piped\nown"
-    assert prompt_of(gpt2, letters, "-", stdin=b"piped") == "piped"
-    assert prompt_of(gpt2, letters, "--keep-newline", stdin=b"piped\n") == "piped\n"
-    assert prompt_of(gpt2, letters, "own") == "own"
-    assert prompt_of(gpt2, letters, stdin=b"windows\r\n") == "windows"
-    assert prompt_of(gpt2, letters, stdin=b"kept\r") == "kept\r"
+def test_piped_text_comes_first_less_one_newline(run_process: Run, letters: Path) -> None:
+    assert prompt_of(run_process, letters, stdin=b"piped\n\n") == "piped\n"
+    assert prompt_of(run_process, letters, "own", stdin=b"piped\n") == "piped\nown"
+    assert prompt_of(run_process, letters, "-", stdin=b"piped") == "piped"
+    assert prompt_of(run_process, letters, "--keep-newline", stdin=b"piped\n") == "piped\n"
+    assert prompt_of(run_process, letters, "own") == "own"
+    assert prompt_of(run_process, letters, stdin=b"windows\r\n") == "windows"
+    assert prompt_of(run_process, letters, stdin=b"kept\r") == "kept\r"
 
 
-def test_the_prompt_can_be_a_file(gpt2: Gpt2, letters: Path, tmp_path: Path) -> None:
+def test_the_prompt_can_be_a_file(run_process: Run, letters: Path, tmp_path: Path) -> None:
     (tmp_path / "prompt").write_bytes("häßlich\n".encode())
     file = ("--file", str(tmp_path / "prompt"))
-    assert prompt_of(gpt2, letters, *file) == "häßlich"
-    assert prompt_of(gpt2, letters, "own", *file, "--keep-newline") == "häßlich\n\nown"
+    assert prompt_of(run_process, letters, *file) == "häßlich"
+    assert prompt_of(run_process, letters, "own", *file, "--keep-newline") == "häßlich\n\nown"
 
 
-def test_invalid_utf8_and_nothing_are_refused(gpt2: Gpt2, letters: Path, tmp_path: Path) -> None:
+def test_invalid_utf8_and_nothing_are_refused(
+    run_process: Run, letters: Path, tmp_path: Path
+) -> None:
     (tmp_path / "prompt").write_bytes(b"abc\x80")
     for arguments, stdin, message in (
         ([], b"ab\xff", "stdin is not valid UTF-8 text (at byte 2)"),
@@ -151,7 +155,7 @@ def test_invalid_utf8_and_nothing_are_refused(gpt2: Gpt2, letters: Path, tmp_pat
         ([], b"", "stdin is empty"),
         ([], b"\n", "stdin is empty"),
     ):
-        done = gpt2("generate", "-m", str(letters), *arguments, stdin=stdin)
+        done = run_process("generate", "-m", str(letters), *arguments, stdin=stdin)
         assert done.returncode == 2
         assert message in error_of(done)
 
@@ -159,13 +163,13 @@ def test_invalid_utf8_and_nothing_are_refused(gpt2: Gpt2, letters: Path, tmp_pat
 @pytest.mark.parametrize("locale", ["C", "POSIX", "en_US.ISO-8859-1"])
 @pytest.mark.parametrize("encoding", ["", "ascii", "cp1252"])
 def test_text_is_utf8_whatever_the_locale(
-    gpt2: Gpt2, letters: Path, locale: str, encoding: str
+    run_process: Run, letters: Path, locale: str, encoding: str
 ) -> None:
     env = {"LC_ALL": locale, "PYTHONIOENCODING": encoding, "PYTHONCOERCECLOCALE": "0"}
     if not encoding:
         del env["PYTHONIOENCODING"]
     arguments = ("generate", "-m", str(letters), "-n", "1", "-t", "0", "--echo")
-    done = gpt2(*arguments, "naïve 🙂".encode(), env=env)
+    done = run_process(*arguments, "naïve 🙂".encode(), env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("naïve 🙂".encode())
 
@@ -173,27 +177,27 @@ def test_text_is_utf8_whatever_the_locale(
 # What is printed.
 
 
-def test_stdout_is_the_text_and_nothing_else(gpt2: Gpt2, letters: Path) -> None:
+def test_stdout_is_the_text_and_nothing_else(run_process: Run, letters: Path) -> None:
     arguments = ("generate", "a", "-m", str(letters), "-n", "5", "-t", "0")
-    done = gpt2(*arguments)
+    done = run_process(*arguments)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == b"bcdef"
-    assert gpt2(*arguments, "--echo").stdout == b"abcdef"
-    assert gpt2(*arguments, "--no-stream").stdout == b"bcdef"
-    assert gpt2(*arguments, "--stop", "de").stdout == b"bc"
+    assert run_process(*arguments, "--echo").stdout == b"abcdef"
+    assert run_process(*arguments, "--no-stream").stdout == b"bcdef"
+    assert run_process(*arguments, "--stop", "de").stdout == b"bc"
 
 
-def test_verbose_tells_on_stderr_what_ran(gpt2: Gpt2, letters: Path) -> None:
-    done = gpt2("generate", "a", "-m", str(letters), "-n", "5", "-v", "--seed", "7")
+def test_verbose_tells_on_stderr_what_ran(run_process: Run, letters: Path) -> None:
+    done = run_process("generate", "a", "-m", str(letters), "-n", "5", "-v", "--seed", "7")
     assert b"on cpu in float32" in done.stderr
     assert b"tokens/s" in done.stderr
-    drawn = gpt2("generate", "a", "-m", str(letters), "-n", "5", "-v")
+    drawn = run_process("generate", "a", "-m", str(letters), "-n", "5", "-v")
     assert b"--seed " in drawn.stderr
 
 
-def test_json_holds_what_is_needed_to_run_again(gpt2: Gpt2, tiny_directory: Path) -> None:
+def test_json_holds_what_is_needed_to_run_again(run_process: Run, tiny_directory: Path) -> None:
     arguments = ("generate", "ROMEO:", "-m", str(tiny_directory), "-n", "9", "--json", "-s", "2")
-    done = gpt2(*arguments, "--top-k", "50", "--stop", "\t\t")
+    done = run_process(*arguments, "--top-k", "50", "--stop", "\t\t")
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first["sample"], second["sample"]) == (0, 1)
     assert first["text"] == Tokenizer.load(tiny_directory).decode(first["token_ids"])
@@ -203,7 +207,7 @@ def test_json_holds_what_is_needed_to_run_again(gpt2: Gpt2, tiny_directory: Path
     assert first["stop"] == ["\t\t"]
     assert {"seed", "model", "revision", "dtype", "device", "version", "timings"} <= first.keys()
     assert first["timings"]["time_to_first_token_s"] > 0
-    again = gpt2(*arguments, "--top-k", "50", "--stop", "\t\t", "--seed", str(first["seed"]))
+    again = run_process(*arguments, "--top-k", "50", "--stop", "\t\t", "--seed", str(first["seed"]))
     assert [json.loads(line)["text"] for line in again.stdout.splitlines()] == [
         first["text"],
         second["text"],
@@ -211,14 +215,16 @@ def test_json_holds_what_is_needed_to_run_again(gpt2: Gpt2, tiny_directory: Path
 
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not())
-def test_quantised_weights_say_the_same_where_the_model_is_sure(gpt2: Gpt2, letters: Path) -> None:
+def test_quantised_weights_say_the_same_where_the_model_is_sure(
+    run_process: Run, letters: Path
+) -> None:
     arguments = ("generate", "a", "-m", str(letters), "-n", "5", "-t", "0", "--device", "cpu")
     for bits in ("int8", "int4"):
-        done = gpt2(*arguments, "--quantize", bits, "--json")
+        done = run_process(*arguments, "--quantize", bits, "--json")
         record = json.loads(done.stdout)
         assert (record["text"], record["quantize"]) == ("bcdef", bits)
         assert record["engine"] == "native"
-    refused = gpt2(*arguments, "--quantize", "int8", "--dtype", "bfloat16")
+    refused = run_process(*arguments, "--quantize", "int8", "--dtype", "bfloat16")
     assert refused.returncode == 2
     assert b"--quantize works on a CPU in float32" in refused.stderr
 
@@ -239,36 +245,40 @@ def test_without_the_engine_the_text_is_the_same_and_quantising_is_refused(lette
 
 
 def test_samples_are_numbered_and_the_first_equals_a_run_alone(
-    gpt2: Gpt2, tiny_directory: Path
+    run_process: Run, tiny_directory: Path
 ) -> None:
     arguments = ("generate", "ROMEO:", "-m", str(tiny_directory), "-n", "9", "--seed", "0")
-    alone, three = gpt2(*arguments).stdout, gpt2(*arguments, "-s", "3").stdout
+    alone, three = run_process(*arguments).stdout, run_process(*arguments, "-s", "3").stdout
     assert three.startswith(b"--- 1/3 ---\n" + alone)
     assert three.count(b"--- ") == 3
 
 
-def test_defaults_can_be_set_in_the_environment(gpt2: Gpt2, letters: Path) -> None:
+def test_defaults_can_be_set_in_the_environment(run_process: Run, letters: Path) -> None:
     env = {"GPT2_MODEL": str(letters), "GPT2_MAX_TOKENS": "3", "GPT2_TEMPERATURE": "0"}
-    assert gpt2("generate", "a", env=env).stdout == b"bcd"
-    assert gpt2("generate", "a", "-n", "1", env=env).stdout == b"b"
+    assert run_process("generate", "a", env=env).stdout == b"bcd"
+    assert run_process("generate", "a", "-n", "1", env=env).stdout == b"b"
 
 
 def test_a_prompt_longer_than_the_context_is_cut_with_a_notice(
-    gpt2: Gpt2, tiny_directory: Path
+    run_process: Run, tiny_directory: Path
 ) -> None:
-    done = gpt2("generate", "-m", str(tiny_directory), "-n", "40", stdin=b"0 1 2 3 4 5 6 " * 20)
+    done = run_process(
+        "generate", "-m", str(tiny_directory), "-n", "40", stdin=b"0 1 2 3 4 5 6 " * 20
+    )
     assert done.returncode == 0
     assert b"tokens are dropped" in done.stderr
 
 
-def test_special_text_is_the_special_token_unless_told_otherwise(gpt2: Gpt2, letters: Path) -> None:
+def test_special_text_is_the_special_token_unless_told_otherwise(
+    run_process: Run, letters: Path
+) -> None:
     arguments = ("generate", "<|endoftext|>", "-m", str(letters), "-n", "1", "-t", "0")
-    assert gpt2(*arguments).stdout == b"b"  # one token
-    assert gpt2(*arguments, "--no-special").stdout != b"b"  # a dozen
+    assert run_process(*arguments).stdout == b"b"  # one token
+    assert run_process(*arguments, "--no-special").stdout != b"b"  # a dozen
 
 
-def test_the_debug_option_shows_a_traceback(gpt2: Gpt2, tiny_directory: Path) -> None:
-    done = gpt2("generate", "x", "-t", "-1", "--debug")
+def test_the_debug_option_shows_a_traceback(run_process: Run, tiny_directory: Path) -> None:
+    done = run_process("generate", "x", "-t", "-1", "--debug")
     assert done.returncode != 0
     assert b"Traceback" in done.stderr
 
@@ -284,8 +294,8 @@ def test_the_debug_option_shows_a_traceback(gpt2: Gpt2, tiny_directory: Path) ->
     ],
 )
 def test_a_shell_completes_commands_options_and_models(
-    gpt2: Gpt2, typed: str, offered: list[str]
+    run_process: Run, typed: str, offered: list[str]
 ) -> None:
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    done = gpt2(env={"_GPT2_COMPLETE": "complete_bash", **words})
+    done = run_process(env={"_GPT2_COMPLETE": "complete_bash", **words})
     assert done.stdout.decode().split() == offered

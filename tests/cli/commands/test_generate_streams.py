@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, Gpt2, on_terminal, says
+from helpers import REPOSITORY, Run, on_terminal, says
 
 from gpt2cli.text.tokenizer import Tokenizer
 
@@ -83,7 +83,7 @@ def test_a_terminal_shows_the_prompt_too_and_the_seed(letters: Path) -> None:
 
 
 def test_a_terminal_never_gets_raw_control_characters(
-    tiny_directory: Path, tmp_path: Path, gpt2: Gpt2
+    tiny_directory: Path, tmp_path: Path, run_process: Run
 ) -> None:
     escape, *rest = Tokenizer.load(tiny_directory).encode("\x1b]0;owned\x07")
     model = says(tmp_path / "model", [escape, *rest], tiny_directory)
@@ -94,7 +94,7 @@ def test_a_terminal_never_gets_raw_control_characters(
     assert "\x1b" not in screen
     assert "\x07" not in screen
     assert "␛" in screen
-    piped = gpt2("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
+    piped = run_process("generate", "a", "-m", str(model), "-n", "10", "-t", "0")
     assert b"\x1b" in piped.stdout
 
 
@@ -144,26 +144,26 @@ def test_a_loop_over_the_lines_of_a_file_keeps_its_lines(
 
 
 def test_a_file_is_continued_in_place_and_ends_as_the_text_does(
-    here: Gpt2, letters: Path, tmp_path: Path
+    run_main: Run, letters: Path, tmp_path: Path
 ) -> None:
     story = tmp_path / "story.txt"
     story.write_bytes(b"a\n")
     arguments = ("generate", "-m", str(letters), "-t", "0", "-n", "3", "--file", str(story))
     seen = Tokenizer.load(letters).encode("a\n")
-    first = here(*arguments, "--append").stdout
+    first = run_main(*arguments, "--append").stdout
     assert story.read_bytes() == b"a\n" + first
     assert first == bytes(range(ord("a") + len(seen), ord("a") + len(seen) + 3))
-    second = here(*arguments, "--append").stdout
+    second = run_main(*arguments, "--append").stdout
     assert story.read_bytes() == b"a\n" + first + second
     story.write_bytes(b"")
-    assert here(*arguments, "--append").returncode == 0
+    assert run_main(*arguments, "--append").returncode == 0
     assert story.read_bytes() == b"bcd"
     for wrong in (["--json"], ["-s", "2"], ["--explain-sampling"], ["a prompt"]):
-        refused = here(*arguments, "--append", *wrong)
+        refused = run_main(*arguments, "--append", *wrong)
         assert refused.returncode == 2
         assert b"--append" in refused.stderr
     assert story.read_bytes() == b"bcd"
-    device = here("generate", "-m", str(letters), "--append", "--file", "/dev/null")
+    device = run_main("generate", "-m", str(letters), "--append", "--file", "/dev/null")
     assert b"it is no regular file" in device.stderr
 
 

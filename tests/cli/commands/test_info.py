@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import Gpt2
+from helpers import Run
 
 
-def test_one_model_for_people(gpt2: Gpt2) -> None:
-    done = gpt2("info")
+def test_one_model_for_people(run_process: Run) -> None:
+    done = run_process("info")
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
     for shown in ("124,439,808", "163,037,184", "497.8 MB", "73.7 kB", "This machine", "fits"):
@@ -22,8 +22,8 @@ def test_one_model_for_people(gpt2: Gpt2) -> None:
     assert b"\x1b" not in done.stdout
 
 
-def test_one_model_for_programs(gpt2: Gpt2) -> None:
-    data = json.loads(gpt2("info", "-m", "medium", "--json").stdout)
+def test_one_model_for_programs(run_process: Run) -> None:
+    data = json.loads(run_process("info", "-m", "medium", "--json").stdout)
     assert data["model"] == "355M"
     assert data["parameters"]["total"] == 354_823_168
     assert data["memory"]["fp32"]["weights"] == 4 * 354_823_168
@@ -31,44 +31,44 @@ def test_one_model_for_programs(gpt2: Gpt2) -> None:
     assert isinstance(data["fits"], bool)
 
 
-def test_all_models(gpt2: Gpt2) -> None:
-    text = gpt2("info", "--all").stdout.decode()
+def test_all_models(run_process: Run) -> None:
+    text = run_process("info", "--all").stdout.decode()
     assert max(map(len, text.splitlines())) <= 80
     names = ("bard", "124M", "355M", "774M", "1558M", "gpt3-175B")
     assert [line.split()[0] for line in text.splitlines()[2:]] == list(names)
-    assert set(json.loads(gpt2("info", "--all", "--json").stdout)) == set(names)
+    assert set(json.loads(run_process("info", "--all", "--json").stdout)) == set(names)
 
 
-def test_what_fits(gpt2: Gpt2) -> None:
-    data = json.loads(gpt2("info", "--fit", "--json").stdout)
+def test_what_fits(run_process: Run) -> None:
+    data = json.loads(run_process("info", "--fit", "--json").stdout)
     assert data["models"]["bard"]["fp32"]["fits"]
     assert not data["models"]["gpt3-175B"]["fp32"]["fits"]
     assert data["machine"]["memory_available"] > 0
-    table = gpt2("info", "--fit").stdout.decode()
+    table = run_process("info", "--fit").stdout.decode()
     row = next(line for line in table.splitlines() if line.startswith("gpt3-175B"))
     assert row.count("too big") == len(data["models"]["gpt3-175B"])
     assert " - " not in table
 
 
-def test_beside_gpt3(gpt2: Gpt2) -> None:
-    text = gpt2("info", "--compare", "gpt3").stdout.decode()
+def test_beside_gpt3(run_process: Run) -> None:
+    text = run_process("info", "--compare", "gpt3").stdout.decode()
     for shown in ("174,604,259,328", "12,288", "300.0 G", "not published", "2,048", "arXiv"):
         assert shown in text
-    data = json.loads(gpt2("info", "--compare", "gpt3", "--json").stdout)
+    data = json.loads(run_process("info", "--compare", "gpt3", "--json").stdout)
     assert [data[name]["history"]["year"] for name in ("124M", "gpt3-175B")] == [2019, 2020]
 
 
-def test_a_model_without_a_paper_has_no_published_figures(gpt2: Gpt2) -> None:
-    text = gpt2("info", "-m", "bard", "--compare", "gpt3").stdout.decode()
+def test_a_model_without_a_paper_has_no_published_figures(run_process: Run) -> None:
+    text = run_process("info", "-m", "bard", "--compare", "gpt3").stdout.decode()
     assert "not published" not in text
 
 
-def test_a_directory(gpt2: Gpt2, tiny_directory: Path, tmp_path: Path) -> None:
-    data = json.loads(gpt2("info", "-m", str(tiny_directory), "--json").stdout)
+def test_a_directory(run_process: Run, tiny_directory: Path, tmp_path: Path) -> None:
+    data = json.loads(run_process("info", "-m", str(tiny_directory), "--json").stdout)
     assert data["config"]["emb_dim"] == 24
     odd = tmp_path / "[red]:heart:\x1b[2J"
     odd.symlink_to(tiny_directory)
-    shown = gpt2("info", "-m", str(odd)).stdout
+    shown = run_process("info", "-m", str(odd)).stdout
     assert b"[red]:heart:" in shown.replace(b"\n", b"")
     assert b"\x1b" not in shown
 
@@ -89,12 +89,12 @@ def test_a_reader_that_has_gone() -> None:
 
 @pytest.mark.parametrize("options", [["--all"], ["--fit"], ["--compare", "gpt3"], []])
 def test_a_narrow_terminal_breaks_no_number(
-    options: list[str], here: Gpt2, monkeypatch: pytest.MonkeyPatch
+    options: list[str], run_main: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = re.compile(r"\d[\d,.]*(?: [kMGT]?B)?")
-    wide = re.sub(r"\S+ GB of", "", here("info", *options).stdout.decode())  # free: it varies
+    wide = re.sub(r"\S+ GB of", "", run_main("info", *options).stdout.decode())  # free: it varies
     monkeypatch.setenv("COLUMNS", "40")
-    narrow = here("info", *options).stdout.decode()
+    narrow = run_main("info", *options).stdout.decode()
     assert max(map(len, narrow.splitlines())) <= 40
     # A sentence may end its line between a number and its unit.
     assert set(number.findall(wide)) <= set(number.findall(" ".join(narrow.split())))
@@ -108,14 +108,16 @@ def test_a_narrow_terminal_breaks_no_number(
         (["-m", "someone/thing"], b"gpt2 models pull someone/thing"),
     ],
 )
-def test_unknown_models_are_usage_errors(gpt2: Gpt2, arguments: list[str], message: bytes) -> None:
-    done = gpt2("info", *arguments)
+def test_unknown_models_are_usage_errors(
+    run_process: Run, arguments: list[str], message: bytes
+) -> None:
+    done = run_process("info", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_version(gpt2: Gpt2) -> None:
-    assert gpt2("--version").stdout.startswith(b"gpt2cli ")
+def test_version(run_process: Run) -> None:
+    assert run_process("--version").stdout.startswith(b"gpt2cli ")
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Gpt2
+from helpers import Run
 from transformers import GPT2LMHeadModel
 
 from gpt2cli.analysis import inspection
@@ -60,8 +60,8 @@ def chart(data: Inspection, section: str, **options: Any) -> str:
 # The numbers, put together.
 
 
-def test_json_holds_what_transformers_computes(here: Gpt2, tiny_directory: Path) -> None:
-    done = here("inspect", "The quick", "-m", str(tiny_directory), "--token", "q", "--json")
+def test_json_holds_what_transformers_computes(run_main: Run, tiny_directory: Path) -> None:
+    done = run_main("inspect", "The quick", "-m", str(tiny_directory), "--token", "q", "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     data = json.loads(done.stdout)
     assert set(SECTIONS) < set(data)
@@ -118,13 +118,15 @@ def test_parts_are_sorted_and_add_up(inspected: Inspection) -> None:
 # On paper.
 
 
-def test_the_overview_is_short_and_right(gpt2: Gpt2, here: Gpt2) -> None:
-    done = gpt2("inspect", "ROMEO:", "-m", "bard")
+def test_the_overview_is_short_and_right(run_process: Run, run_main: Run) -> None:
+    done = run_process("inspect", "ROMEO:", "-m", "bard")
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
     assert "Attention" not in text
     assert len(text.splitlines()) < 60
-    data = json.loads(here("inspect", "ROMEO:", "-m", "bard", "--json", "--show", "next").stdout)
+    data = json.loads(
+        run_main("inspect", "ROMEO:", "-m", "bard", "--json", "--show", "next").stdout
+    )
     assert set(data) == {"model", "prompt", "first", "tokens", "target", "next"}
     assert data["target"] == data["next"][0]
     assert data["target"]["text"] == "\n"  # what follows a speaker's name
@@ -160,8 +162,8 @@ def test_shades_follow_the_weights(inspected: Inspection) -> None:
     assert [f"head {layer}.{head}" in every for layer in (0, 1) for head in range(3)] == [True] * 6
 
 
-def test_untrusted_text_is_shown_as_it_is(here: Gpt2) -> None:
-    done = here("inspect", "[red]a[/red]:smile:\x1b[2J", "-m", "bard", "--show", "all")
+def test_untrusted_text_is_shown_as_it_is(run_main: Run) -> None:
+    done = run_main("inspect", "[red]a[/red]:smile:\x1b[2J", "-m", "bard", "--show", "all")
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stdout
     assert b":smile" not in done.stdout.replace(b"smile", b"")
@@ -177,8 +179,8 @@ def test_labels_fit_their_width_and_show_blanks() -> None:
 # Sections, choices and what is wrong with them.
 
 
-def test_sections_are_shown_in_the_order_asked_for(here: Gpt2) -> None:
-    done = here("inspect", "x", "-m", "bard", "--show", "norms, next", "--layer", "0")
+def test_sections_are_shown_in_the_order_asked_for(run_main: Run) -> None:
+    done = run_main("inspect", "x", "-m", "bard", "--show", "norms, next", "--layer", "0")
     text = done.stdout.decode()
     places = [text.index(title) for title in ("Layer norms", "most probable", "layer 0, the mean")]
     assert places == sorted(places)
@@ -202,16 +204,16 @@ def test_sections_are_shown_in_the_order_asked_for(here: Gpt2) -> None:
         (["-f", "missing.txt"], "cannot read missing.txt"),
     ],
 )
-def test_wrong_use_is_one_sentence(here: Gpt2, arguments: list[str], message: str) -> None:
-    done = here("inspect", "x", "-m", "bard", *arguments)
+def test_wrong_use_is_one_sentence(run_main: Run, arguments: list[str], message: str) -> None:
+    done = run_main("inspect", "x", "-m", "bard", *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
 
-def test_a_long_prompt_is_cut_with_the_usual_notice(here: Gpt2, tiny_directory: Path) -> None:
+def test_a_long_prompt_is_cut_with_the_usual_notice(run_main: Run, tiny_directory: Path) -> None:
     arguments = ("-m", str(tiny_directory), "--json", "--last", "4")
-    done = here("inspect", *arguments, stdin=b"0 1 2 3 4 5 6 " * 20)
+    done = run_main("inspect", *arguments, stdin=b"0 1 2 3 4 5 6 " * 20)
     assert done.returncode == 0
     assert b"tokens are dropped" in done.stderr
     data = json.loads(done.stdout)
@@ -273,15 +275,15 @@ def test_the_page_in_a_browser_shows_what_a_token_attends_to(
         assert content.count("<tr") == rows, table
 
 
-def test_files_are_written_whole_or_not_at_all(here: Gpt2, tmp_path: Path) -> None:
+def test_files_are_written_whole_or_not_at_all(run_main: Run, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    done = here("inspect", "ROMEO:", "-m", "bard", "--html", str(path))
+    done = run_main("inspect", "ROMEO:", "-m", "bard", "--html", str(path))
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
     assert path.read_bytes().startswith(b"<!doctype html>")
-    piped = here("inspect", "ROMEO:", "-m", "bard", "--html", "/dev/stdout")
+    piped = run_main("inspect", "ROMEO:", "-m", "bard", "--html", "/dev/stdout")
     assert piped.stdout == path.read_bytes()
-    full = here("inspect", "ROMEO:", "-m", "bard", "--html", "/dev/full")
+    full = run_main("inspect", "ROMEO:", "-m", "bard", "--html", "/dev/full")
     assert (full.returncode, full.stderr) == (
         1,
         b"gpt2: cannot write /dev/full: No space left on device\n",
@@ -315,13 +317,13 @@ def test_a_picture_of_all_sections_has_margins(inspected: Inspection, every: boo
 
 @pytest.mark.parametrize("option", [["--layer", "1"], ["--head", "0"], ["--all-heads"]])
 def test_a_picture_shows_attention_where_an_option_asks_for_it(
-    here: Gpt2, tmp_path: Path, option: list[str]
+    run_main: Run, tmp_path: Path, option: list[str]
 ) -> None:
     pytest.importorskip("matplotlib")
     heights = []
     for more in ([], option):
         path = tmp_path / "x.png"
-        done = here("inspect", "ROMEO:", "-m", "bard", "--png", str(path), *more)
+        done = run_main("inspect", "ROMEO:", "-m", "bard", "--png", str(path), *more)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
         heights.append(struct.unpack(">I", path.read_bytes()[20:24])[0])
     assert heights[1] - heights[0] >= 3 * 120

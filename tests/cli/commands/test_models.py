@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import Gpt2
+from helpers import Run
 from hub_server import HubServer
 
 REPO = "someone/tiny"
@@ -30,9 +30,11 @@ def server(files: dict[str, bytes]) -> Iterator[HubServer]:
         yield running
 
 
-def test_the_first_run_fetches_and_the_second_needs_no_hub(gpt2: Gpt2, server: HubServer) -> None:
+def test_the_first_run_fetches_and_the_second_needs_no_hub(
+    run_process: Run, server: HubServer
+) -> None:
     arguments = ("generate", "ROMEO:", "-m", REPO, "-n", "5", "--seed", "1", "--json")
-    first = gpt2(*arguments, env={"HF_ENDPOINT": server.url})
+    first = run_process(*arguments, env={"HF_ENDPOINT": server.url})
     assert first.returncode == 0, first.stderr
     assert first.stderr == b""  # no progress where nobody looks
     assert sorted(set(server.fetched())) == [
@@ -42,7 +44,7 @@ def test_the_first_run_fetches_and_the_second_needs_no_hub(gpt2: Gpt2, server: H
         "vocab.json",
     ]
     asked = len(server.requests)
-    second = gpt2(*arguments, env={"HF_ENDPOINT": server.url})
+    second = run_process(*arguments, env={"HF_ENDPOINT": server.url})
     assert len(server.requests) == asked
     records = [json.loads(done.stdout) for done in (first, second)]
     assert records[0]["text"] == records[1]["text"]
@@ -64,61 +66,61 @@ def test_the_first_run_fetches_and_the_second_needs_no_hub(gpt2: Gpt2, server: H
     ],
 )
 def test_what_a_vocabulary_rules_out_costs_no_weights(
-    gpt2: Gpt2, server: HubServer, arguments: list[str], message: str
+    run_process: Run, server: HubServer, arguments: list[str], message: str
 ) -> None:
-    done = gpt2(*arguments, env={"HF_ENDPOINT": server.url})
+    done = run_process(*arguments, env={"HF_ENDPOINT": server.url})
     assert done.returncode == 2
     assert message in done.stderr.decode()
     assert not server.stored()
 
 
-def test_pull_list_path_and_rm(gpt2: Gpt2, server: HubServer) -> None:
+def test_pull_list_path_and_rm(run_process: Run, server: HubServer) -> None:
     env = {"HF_ENDPOINT": server.url}
-    pulled = gpt2("models", "pull", REPO, env=env)
+    pulled = run_process("models", "pull", REPO, env=env)
     assert pulled.returncode == 0, pulled.stderr
     directory = pulled.stdout.decode().strip()
-    assert gpt2("models", "path", REPO, env=env).stdout.decode().strip() == directory
-    listed = json.loads(gpt2("models", "--json", env=env).stdout)
+    assert run_process("models", "path", REPO, env=env).stdout.decode().strip() == directory
+    listed = json.loads(run_process("models", "--json", env=env).stdout)
     rows = {row["name"]: row for row in listed}
     size = sum(path.stat().st_size for path in Path(directory).iterdir())
     assert rows[REPO]["status"] == "ready"
     assert rows[REPO]["size"] == pytest.approx(size, abs=100)
     assert rows["124M"]["status"] == "not fetched"
     assert rows["bard"]["status"] == "ready"
-    assert REPO in gpt2("models", env=env).stdout.decode()
-    assert gpt2("models", "rm", REPO, env=env).returncode == 0
-    gone = gpt2("models", "path", REPO, env=env)
+    assert REPO in run_process("models", env=env).stdout.decode()
+    assert run_process("models", "rm", REPO, env=env).returncode == 0
+    gone = run_process("models", "path", REPO, env=env)
     assert gone.returncode == 1
     assert b"gpt2 models pull" in gone.stderr
-    again = gpt2("models", "rm", REPO, env=env)
+    again = run_process("models", "rm", REPO, env=env)
     assert again.returncode == 1
     assert b"not in the cache" in again.stderr
 
 
 def test_pull_updates_what_is_cached(
-    gpt2: Gpt2, server: HubServer, files: dict[str, bytes]
+    run_process: Run, server: HubServer, files: dict[str, bytes]
 ) -> None:
     env = {"HF_ENDPOINT": server.url}
-    first = gpt2("models", "pull", REPO, env=env).stdout
+    first = run_process("models", "pull", REPO, env=env).stdout
     server.add_repo(REPO, {**files, "README.md": b"new"})
-    assert gpt2("models", "pull", REPO, env=env).stdout != first
+    assert run_process("models", "pull", REPO, env=env).stdout != first
 
 
-def test_what_does_not_come_from_the_hub_is_neither_pulled_nor_removed(gpt2: Gpt2) -> None:
+def test_what_does_not_come_from_the_hub_is_neither_pulled_nor_removed(run_process: Run) -> None:
     for command in ("pull", "rm"):
-        done = gpt2("models", command, "bard")
+        done = run_process("models", command, "bard")
         assert done.returncode == 2
         assert b"bard does not come from the hub" in done.stderr
-    assert gpt2("models", "path", "bard").stdout.strip().endswith(b"bard")
+    assert run_process("models", "path", "bard").stdout.strip().endswith(b"bard")
 
 
-def test_no_network_and_nothing_cached_is_one_sentence_with_a_way_out(gpt2: Gpt2) -> None:
+def test_no_network_and_nothing_cached_is_one_sentence_with_a_way_out(run_process: Run) -> None:
     for arguments, env in (
         ([], {"HF_ENDPOINT": "http://127.0.0.1:9"}),
         (["--offline"], {}),
         ([], {"HF_HUB_OFFLINE": "1"}),
     ):
-        done = gpt2("generate", "x", *arguments, env=env)
+        done = run_process("generate", "x", *arguments, env=env)
         assert done.returncode == 1
         assert done.stderr.count(b"\n") == 1
         assert b"--model bard" in done.stderr

@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from helpers import Gpt2
+from helpers import Run
 from prompt_toolkit.application import Application, create_app_session
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
@@ -56,8 +56,8 @@ def generated() -> Generated:
 # Lines in, completions out.
 
 
-def test_each_line_goes_on_with_the_text(gpt2: Gpt2, generated: Generated) -> None:
-    done = gpt2(*REPL, stdin=b"ROMEO:\nJULIET:\n, and\r\n\n")
+def test_each_line_goes_on_with_the_text(run_process: Run, generated: Generated) -> None:
+    done = run_process(*REPL, stdin=b"ROMEO:\nJULIET:\n, and\r\n\n")
     assert (done.returncode, done.stderr) == (0, b"")
     pieces: list[str] = []
     expected = ""
@@ -69,13 +69,13 @@ def test_each_line_goes_on_with_the_text(gpt2: Gpt2, generated: Generated) -> No
 
 
 def test_commands_act_and_speak_on_stderr_alone(
-    gpt2: Gpt2, generated: Generated, tmp_path: Path
+    run_process: Run, generated: Generated, tmp_path: Path
 ) -> None:
     file = tmp_path / "text so far"
     script = (
         f"/set max_tokens 3\nROMEO:\n so\n/undo\n/save {file}\n/tokens\n/set\n/help\n/quit\nx\n"
     )
-    done = gpt2(*REPL, stdin=script.encode())
+    done = run_process(*REPL, stdin=script.encode())
     assert done.returncode == 0
     first = generated(["ROMEO:"], 1, tokens=3)
     second = generated(["ROMEO:", first, " so"], 2, tokens=3)
@@ -88,21 +88,23 @@ def test_commands_act_and_speak_on_stderr_alone(
     assert all(f"/{name}" in errors for name in COMMANDS)
 
 
-def test_a_file_that_is_there_is_saved_over_only_when_asked(gpt2: Gpt2, tmp_path: Path) -> None:
+def test_a_file_that_is_there_is_saved_over_only_when_asked(
+    run_process: Run, tmp_path: Path
+) -> None:
     file = tmp_path / "keep.txt"
     file.write_text("precious")
-    done = gpt2(*REPL, stdin=f"ROMEO:\n/save {file}\n/reset\n".encode())
+    done = run_process(*REPL, stdin=f"ROMEO:\n/save {file}\n/reset\n".encode())
     assert done.returncode == 2
     assert f"{file} exists; /save! {file} writes over it" in done.stderr.decode()
     assert file.read_text() == "precious"
-    assert gpt2(*REPL, stdin=f"/save! {file}\n".encode()).returncode == 2  # with nothing
+    assert run_process(*REPL, stdin=f"/save! {file}\n".encode()).returncode == 2  # with nothing
     assert file.read_text() == "precious"
-    assert gpt2(*REPL, stdin=f"ROMEO:\n/save! {file}\n".encode()).returncode == 0
+    assert run_process(*REPL, stdin=f"ROMEO:\n/save! {file}\n".encode()).returncode == 0
     assert file.read_text().startswith("ROMEO:")
 
 
-def test_retry_draws_anew_and_two_slashes_are_one(gpt2: Gpt2, generated: Generated) -> None:
-    done = gpt2(*REPL, stdin=b"//quit\n/retry\n/reset\nROMEO:\n")
+def test_retry_draws_anew_and_two_slashes_are_one(run_process: Run, generated: Generated) -> None:
+    done = run_process(*REPL, stdin=b"//quit\n/retry\n/reset\nROMEO:\n")
     expected = [generated(["/quit"], 1), generated(["/quit"], 2)]
     expected += [generated(["ROMEO:"], 3)]
     assert done.stdout.decode() == "".join(text + "\n" for text in expected)
@@ -126,15 +128,15 @@ def test_retry_draws_anew_and_two_slashes_are_one(gpt2: Gpt2, generated: Generat
         (b"\xff", "line 1 of stdin is not valid UTF-8 text (at byte 0)"),
     ],
 )
-def test_the_first_error_ends_a_pipe(gpt2: Gpt2, line: bytes, message: str) -> None:
-    done = gpt2(*REPL, stdin=line + b"\nROMEO:\n")
+def test_the_first_error_ends_a_pipe(run_process: Run, line: bytes, message: str) -> None:
+    done = run_process(*REPL, stdin=line + b"\nROMEO:\n")
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
 
-def test_no_lines_are_no_error_and_a_closed_stdin_is(gpt2: Gpt2) -> None:
-    done = gpt2(*REPL)
+def test_no_lines_are_no_error_and_a_closed_stdin_is(run_process: Run) -> None:
+    done = run_process(*REPL)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     command = f"{sys.executable} -m gpt2cli repl -m bard <&-"
     closed = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
@@ -142,8 +144,8 @@ def test_no_lines_are_no_error_and_a_closed_stdin_is(gpt2: Gpt2) -> None:
     assert b"stdin is closed" in closed.stderr
 
 
-def test_wrong_options_are_refused_before_a_line_is_read(gpt2: Gpt2) -> None:
-    done = gpt2("repl", "-m", "bard", "--top-p", "2", stdin=b"x\n")
+def test_wrong_options_are_refused_before_a_line_is_read(run_process: Run) -> None:
+    done = run_process("repl", "-m", "bard", "--top-p", "2", stdin=b"x\n")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"--top-p must be above 0" in done.stderr
 
@@ -412,9 +414,9 @@ def test_without_a_terminal_nothing_is_hidden(monkeypatch: pytest.MonkeyPatch) -
             assert signal.getsignal(signal.SIGTSTP) == before
 
 
-def test_options_of_sampling_are_settings_as_in_generate(gpt2: Gpt2) -> None:
+def test_options_of_sampling_are_settings_as_in_generate(run_process: Run) -> None:
     options = ("--no-repeat-ngram", "2", "--xtc-probability", "0.5", "--min-tokens", "3")
-    done = gpt2("repl", "-m", "bard", *options, "--dry-breaker", ";", stdin=b"/set\n")
+    done = run_process("repl", "-m", "bard", *options, "--dry-breaker", ";", stdin=b"/set\n")
     assert (done.returncode, done.stdout) == (0, b"")
     shown = {
         line.split(maxsplit=1)[0]: line.split()[1] for line in done.stderr.decode().splitlines()

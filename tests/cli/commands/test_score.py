@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Gpt2, on_terminal
+from helpers import Run, on_terminal
 
 from gpt2cli.config.spec import BUNDLED_DIR
 from gpt2cli.decoders import native
@@ -37,8 +37,8 @@ def bits_of(text: str, *, bos: bool = False) -> list[float]:
     return found
 
 
-def test_json_holds_the_figures_and_every_token(gpt2: Gpt2) -> None:
-    done = gpt2("score", *BARD, "--text", TEXT, "--json")
+def test_json_holds_the_figures_and_every_token(run_process: Run) -> None:
+    done = run_process("score", *BARD, "--text", TEXT, "--json")
     assert (done.returncode, done.stderr) == (0, b"")
     found, expected = json.loads(done.stdout), bits_of(TEXT)
     assert found["surprisal_bits"][0] is None
@@ -54,14 +54,16 @@ def test_json_holds_the_figures_and_every_token(gpt2: Gpt2) -> None:
 
 
 def test_top_lists_the_most_surprising_tokens_of_each_text(
-    here: Gpt2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long, short = tmp_path / "long", tmp_path / "short"
     long.write_text("My lord, the king is dead. " * 60 + "xyz qqq")  # more than a window
     short.write_text("My [b]lord[/b]")
     names = (str(long), str(short))
-    records = [json.loads(r) for r in here("score", *BARD, "--json", *names).stdout.splitlines()]
-    done = here("score", *BARD, "--json", "--top", "4", *names)
+    records = [
+        json.loads(r) for r in run_main("score", *BARD, "--json", *names).stdout.splitlines()
+    ]
+    done = run_main("score", *BARD, "--json", "--top", "4", *names)
     for record, full in zip(map(json.loads, done.stdout.splitlines()), records, strict=True):
         bits = full["surprisal_bits"]
         order = sorted(range(1, len(bits)), key=lambda i: -bits[i])[:4]
@@ -71,7 +73,7 @@ def test_top_lists_the_most_surprising_tokens_of_each_text(
             assert (token["bits"], token["rank"]) == (bits[at], full["ranks"][at])
             assert (token["id"], token["text"]) == (full["token_ids"][at], full["token_texts"][at])
     monkeypatch.setenv("COLUMNS", "200")
-    table = here("score", *BARD, "--top", "4", *names).stdout.decode().splitlines()
+    table = run_main("score", *BARD, "--top", "4", *names).stdout.decode().splitlines()
     assert table[0].split() == ["text", "token", "bits", "rank", "position"]
     expected = [t for record in map(json.loads, done.stdout.splitlines()) for t in record["top"]]
     assert [int(row.split()[-1].replace(",", "")) for row in table[1:]] == [
@@ -80,14 +82,14 @@ def test_top_lists_the_most_surprising_tokens_of_each_text(
     assert [row.split()[0] for row in table[1:]] == [names[0]] * 4 + [names[1]] * 4
 
 
-def test_with_bos_the_first_token_counts_too(gpt2: Gpt2) -> None:
-    found = json.loads(gpt2("score", *BARD, "--text", "Lord", "--bos", "--json").stdout)
+def test_with_bos_the_first_token_counts_too(run_process: Run) -> None:
+    found = json.loads(run_process("score", *BARD, "--text", "Lord", "--bos", "--json").stdout)
     assert found["surprisal_bits"][1:] == pytest.approx(bits_of("Lord", bos=True), abs=1e-3)
     assert found["bytes"] == 4
 
 
-def test_csv_has_a_row_a_token(gpt2: Gpt2) -> None:
-    done = gpt2("score", *BARD, "--csv", stdin=b'say "no",\nlord\n')
+def test_csv_has_a_row_a_token(run_process: Run) -> None:
+    done = run_process("score", *BARD, "--csv", stdin=b'say "no",\nlord\n')
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
     assert "".join(row["text"] for row in rows) == 'say "no",\nlord'
     assert (rows[0]["bits"], rows[0]["rank"], rows[0]["name"]) == ("", "", "stdin")
@@ -95,11 +97,13 @@ def test_csv_has_a_row_a_token(gpt2: Gpt2) -> None:
     assert [float(row["bits"]) for row in rows[1:]] == pytest.approx(expected, abs=1e-3)
 
 
-def test_csv_of_a_long_text_counts_on_from_window_to_window(gpt2: Gpt2, tmp_path: Path) -> None:
+def test_csv_of_a_long_text_counts_on_from_window_to_window(
+    run_process: Run, tmp_path: Path
+) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text("My lord, the king is come. " * 60 + name)
     names = [str(tmp_path / name) for name in ("one", "two")]
-    done = gpt2("score", *BARD, *names, "--csv", "--stride", "100")
+    done = run_process("score", *BARD, *names, "--csv", "--stride", "100")
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
     for name in names:
         own = [row for row in rows if row["name"] == name]
@@ -109,16 +113,16 @@ def test_csv_of_a_long_text_counts_on_from_window_to_window(gpt2: Gpt2, tmp_path
         assert all(row["bits"] and row["rank"] for row in own[1:])
 
 
-def test_files_have_a_row_each_and_one_together(gpt2: Gpt2, tmp_path: Path) -> None:
+def test_files_have_a_row_each_and_one_together(run_process: Run, tmp_path: Path) -> None:
     names = [tmp_path / "one", tmp_path / "two"]
     for name, text in zip(names, ("My lord, the king.\n", "To be, or not to be"), strict=True):
         name.write_text(text)
-    done = gpt2("score", *BARD, *map(str, names), "--json")
+    done = run_process("score", *BARD, *map(str, names), "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["name"] for record in records] == [str(name) for name in names]
-    table = gpt2("score", *BARD, *map(str, names), "-").stderr
+    table = run_process("score", *BARD, *map(str, names), "-").stderr
     assert b"stdin is empty" in table
-    lines = gpt2("score", *BARD, *map(str, names), "-v")
+    lines = run_process("score", *BARD, *map(str, names), "-v")
     rows = [line.split() for line in lines.stdout.decode().splitlines()]
     assert [row[0] for row in rows] == ["text", str(names[0]), str(names[1]), "total"]
     tokens = sum(record["tokens"] for record in records)
@@ -130,10 +134,10 @@ def test_files_have_a_row_each_and_one_together(gpt2: Gpt2, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not())
-def test_fewer_bits_score_nearly_the_same(gpt2: Gpt2) -> None:
+def test_fewer_bits_score_nearly_the_same(run_process: Run) -> None:
     text = b"My lord, the king is come to speak with thee. " * 20
     exact, coded = (
-        json.loads(gpt2("score", *BARD, "--json", *options, stdin=text).stdout)
+        json.loads(run_process("score", *BARD, "--json", *options, stdin=text).stdout)
         for options in ((), ("--quantize", "int8", "--device", "cpu"))
     )
     assert coded["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.02)
@@ -146,8 +150,8 @@ def test_fewer_bits_score_nearly_the_same(gpt2: Gpt2) -> None:
 LINES = b"My lord, I am.\n\nxq zv xq zv jj\r\nThe king is come."
 
 
-def test_lines_are_scored_by_themselves(gpt2: Gpt2) -> None:
-    done = gpt2("score", *BARD, "--lines", stdin=LINES)
+def test_lines_are_scored_by_themselves(run_process: Run) -> None:
+    done = run_process("score", *BARD, "--lines", stdin=LINES)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["text"] for record in records] == LINES.decode().replace("\r", "").split("\n")
     assert records[1]["perplexity"] is None
@@ -158,59 +162,61 @@ def test_lines_are_scored_by_themselves(gpt2: Gpt2) -> None:
         assert records[i]["tokens"] == len(expected)
 
 
-def test_lines_within_the_limits_pass_unchanged(gpt2: Gpt2) -> None:
-    below = gpt2("score", *BARD, "--lines", "--below", "100", stdin=LINES)
+def test_lines_within_the_limits_pass_unchanged(run_process: Run) -> None:
+    below = run_process("score", *BARD, "--lines", "--below", "100", stdin=LINES)
     assert below.stdout == b"My lord, I am.\nThe king is come."
     assert below.stderr == b""
-    above = gpt2("score", *BARD, "--lines", "--above", "100", stdin=LINES)
+    above = run_process("score", *BARD, "--lines", "--above", "100", stdin=LINES)
     assert above.stdout == b"xq zv xq zv jj\r\n"
 
 
-def test_lines_of_json_keep_what_else_they_hold(gpt2: Gpt2) -> None:
+def test_lines_of_json_keep_what_else_they_hold(run_process: Run) -> None:
     lines = b'{"id": 1, "body": "My lord, I am."}\n{"body": "The king", "x": [2]}\n'
-    done = gpt2("score", *BARD, "--lines", "--field", "body", stdin=lines)
+    done = run_process("score", *BARD, "--lines", "--field", "body", stdin=lines)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records[0]["id"] == 1
     assert records[1]["x"] == [2]
     assert all(record["perplexity"] > 1 for record in records)
-    passed = gpt2("score", *BARD, "--lines", "--field", "body", "--below", "1e9", stdin=lines)
+    passed = run_process(
+        "score", *BARD, "--lines", "--field", "body", "--below", "1e9", stdin=lines
+    )
     assert passed.stdout == lines
-    wrong = gpt2("score", *BARD, "--lines", "--field", "text", stdin=lines)
+    wrong = run_process("score", *BARD, "--lines", "--field", "text", stdin=lines)
     assert wrong.returncode == 2
     assert b"line 1 has no text in a field 'text'" in wrong.stderr
 
 
-def test_the_lines_of_one_file_do_not_run_into_the_next(gpt2: Gpt2, tmp_path: Path) -> None:
+def test_the_lines_of_one_file_do_not_run_into_the_next(run_process: Run, tmp_path: Path) -> None:
     for name, text in (("a", "My lord, I am."), ("b", "The king is come.")):
         (tmp_path / name).write_text(text)
     files = (str(tmp_path / "a"), str(tmp_path / "b"))
-    done = gpt2("score", *BARD, "--lines", "--below", "1e9", *files)
+    done = run_process("score", *BARD, "--lines", "--below", "1e9", *files)
     assert done.stdout == b"My lord, I am.\nThe king is come."
 
 
-def test_an_odd_field_or_file_name_is_no_error(gpt2: Gpt2, tmp_path: Path) -> None:
-    done = gpt2("score", *BARD, "--lines", "--field", "", stdin=b'{"": "My lord"}')
+def test_an_odd_field_or_file_name_is_no_error(run_process: Run, tmp_path: Path) -> None:
+    done = run_process("score", *BARD, "--lines", "--field", "", stdin=b'{"": "My lord"}')
     assert json.loads(done.stdout)["tokens"] > 0
     odd = os.fsencode(tmp_path) + b"/\xff.txt"
     Path(os.fsdecode(odd)).write_text("My lord, I am.")
     for view in ([], ["--json"], ["--csv"], ["--heatmap"]):
-        done = gpt2("score", *BARD, odd, *view)
+        done = run_process("score", *BARD, odd, *view)
         assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("line", [b"no", b'{"a":' + b"[" * 100_000, b'{"a": "b", "c": NaN}'])
-def test_a_line_that_is_no_json_is_named(gpt2: Gpt2, line: bytes) -> None:
-    done = gpt2("score", *BARD, "--lines", "--field", "a", stdin=line)
+def test_a_line_that_is_no_json_is_named(run_process: Run, line: bytes) -> None:
+    done = run_process("score", *BARD, "--lines", "--field", "a", stdin=line)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr == b"gpt2: line 1 is not JSON; --field is for JSON objects\n"
 
 
-def test_nothing_is_written_before_what_cannot_be_scored(gpt2: Gpt2, tmp_path: Path) -> None:
+def test_nothing_is_written_before_what_cannot_be_scored(run_process: Run, tmp_path: Path) -> None:
     for name, text in (("a", "My lord, I am."), ("b", "")):
         (tmp_path / name).write_text(text)
-    done = gpt2("score", *BARD, "--csv", str(tmp_path / "a"), str(tmp_path / "b"))
+    done = run_process("score", *BARD, "--csv", str(tmp_path / "a"), str(tmp_path / "b"))
     assert (done.returncode, done.stdout) == (2, b"")
-    own = gpt2("score", *BARD, str(tmp_path / "a"), "--html", str(tmp_path / "a"))
+    own = run_process("score", *BARD, str(tmp_path / "a"), "--html", str(tmp_path / "a"))
     assert (own.returncode, b"it is read, too" in own.stderr) == (2, True)
     assert (tmp_path / "a").read_text() == "My lord, I am."
 
@@ -231,10 +237,10 @@ def test_a_line_is_answered_before_the_next_one_comes() -> None:
 # Alternatives.
 
 
-def test_choices_are_ranked(gpt2: Gpt2) -> None:
+def test_choices_are_ranked(run_process: Run) -> None:
     choices = [" lord", " king", ", queen"]
     options = [word for choice in choices for word in ("--choices", choice)]
-    done = gpt2("score", *BARD, "--text", "My good", *options, "--json")
+    done = run_process("score", *BARD, "--text", "My good", *options, "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     expected = {c: -sum(bits_of("My good" + c)) + sum(bits_of("My good")) for c in choices}
     for record in records:
@@ -242,7 +248,7 @@ def test_choices_are_ranked(gpt2: Gpt2) -> None:
         assert record["log_probability"] == pytest.approx(own, abs=1e-3)
         assert record["per_byte"] == pytest.approx(own / len(record["text"]), abs=1e-3)
     assert [r["text"] for r in records] == sorted(choices, key=lambda c: -expected[c])
-    table = gpt2("score", *BARD, *options, stdin=b"My good\n").stdout.decode().splitlines()
+    table = run_process("score", *BARD, *options, stdin=b"My good\n").stdout.decode().splitlines()
     assert [line.split()[0] for line in table] == ["choice", "lord", "king", ","]
     shares = [float(re.findall(r"([\d.]+)%", line)[0]) for line in table[1:]]
     assert sum(shares) == pytest.approx(100, abs=0.2)
@@ -264,10 +270,10 @@ def test_a_heat_map_colours_each_token_and_says_what_it_means() -> None:
         assert len(set(re.findall(r"48;5;(\d+)", screen))) >= 4
 
 
-def test_a_page_is_one_that_a_browser_shows(gpt2: Gpt2, tmp_path: Path) -> None:
+def test_a_page_is_one_that_a_browser_shows(run_process: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     evil = "The king <b>is</b> </pre><script>document.title = 'owned'</script>\n& come"
-    done = gpt2("score", *BARD, "--text", evil, "--html", str(page))
+    done = run_process("score", *BARD, "--text", evil, "--html", str(page))
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     source = page.read_text(encoding="utf-8")
     assert source.count("<script") == 1  # its own
@@ -318,8 +324,8 @@ def test_a_page_is_one_that_a_browser_shows(gpt2: Gpt2, tmp_path: Path) -> None:
         ([], "stdin is empty"),
     ],
 )
-def test_wrong_use_is_one_sentence(gpt2: Gpt2, arguments: list[str], message: str) -> None:
-    done = gpt2("score", *BARD, *arguments)
+def test_wrong_use_is_one_sentence(run_process: Run, arguments: list[str], message: str) -> None:
+    done = run_process("score", *BARD, *arguments)
     assert (done.returncode, done.stdout) == (2, b"")
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
@@ -339,8 +345,8 @@ SURPRISING = "The king is come to xq zv."
 
 
 @pytest.mark.parametrize("option", ["--heatmap", "--ranks"])
-def test_without_colours_a_heat_map_has_marks(option: str, here: Gpt2) -> None:
-    shown = here("score", "-m", "bard", "--text", SURPRISING, option).stdout.decode()
+def test_without_colours_a_heat_map_has_marks(option: str, run_main: Run) -> None:
+    shown = run_main("score", "-m", "bard", "--text", SURPRISING, option).stdout.decode()
     text, legend, figures = shown.splitlines()
     assert "\x1b" not in shown
     assert re.sub(r"\{\d\}", "", text) == SURPRISING
@@ -352,20 +358,20 @@ def test_without_colours_a_heat_map_has_marks(option: str, here: Gpt2) -> None:
 
 @pytest.mark.parametrize("option", ["--heatmap", "--ranks"])
 def test_sixteen_colours_keep_classes_apart(
-    option: str, here: Gpt2, monkeypatch: pytest.MonkeyPatch
+    option: str, run_main: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("COLORTERM", raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "120")
-    shown = here("score", "-m", "bard", "--text", SURPRISING, option).stdout.decode()
+    shown = run_main("score", "-m", "bard", "--text", SURPRISING, option).stdout.decode()
     legend = next(line for line in shown.splitlines() if "bits: " in line or "rank: " in line)
     backgrounds = re.findall(r";(4\d)m", legend)
     assert len(set(backgrounds)) == len(backgrounds) == (5 if option == "--heatmap" else 4)
 
 
-def test_a_page_is_all_that_html_makes(here: Gpt2, tmp_path: Path) -> None:
+def test_a_page_is_all_that_html_makes(run_main: Run, tmp_path: Path) -> None:
     page = tmp_path / "p.html"
-    done = here("score", "-m", "bard", "--text", SURPRISING, "--ranks", "--html", str(page))
+    done = run_main("score", "-m", "bard", "--text", SURPRISING, "--ranks", "--html", str(page))
     assert (done.returncode, done.stdout) == (0, b"")
     assert "top 1000" in page.read_text()

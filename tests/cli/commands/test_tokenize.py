@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from helpers import Gpt2, on_terminal
+from helpers import Run, on_terminal
 from hub_server import HubServer
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -31,35 +31,40 @@ def expected_ids(text: str) -> list[int]:
 TEXT = "Naïve 🙂 kings,\n\tand  [bold]queens[/]\x1b[31m<|endoftext|>end"
 
 
-def test_ids_are_those_of_another_tokenizer(gpt2: Gpt2) -> None:
-    done = gpt2("tokenize", *BARD, "--ids", TEXT)
+def test_ids_are_those_of_another_tokenizer(run_process: Run) -> None:
+    done = run_process("tokenize", *BARD, "--ids", TEXT)
     assert (done.returncode, done.stderr) == (0, b"")
     assert [int(word) for word in done.stdout.split()] == expected_ids(TEXT)
     assert 0 in expected_ids(TEXT)
-    assert 0 not in map(int, gpt2("tokenize", *BARD, "--ids", "--no-special", TEXT).stdout.split())
+    assert 0 not in map(
+        int, run_process("tokenize", *BARD, "--ids", "--no-special", TEXT).stdout.split()
+    )
 
 
-def test_json_lists_pieces_that_add_up_to_the_text(gpt2: Gpt2) -> None:
-    tokens = json.loads(gpt2("tokenize", *BARD, "--json", TEXT).stdout)
+def test_json_lists_pieces_that_add_up_to_the_text(run_process: Run) -> None:
+    tokens = json.loads(run_process("tokenize", *BARD, "--json", TEXT).stdout)
     assert [token["id"] for token in tokens] == expected_ids(TEXT)
     assert b"".join(bytes(token["bytes"]) for token in tokens) == TEXT.encode()
     assert all(t["text"] == bytes(t["bytes"]).decode("utf-8", "replace") for t in tokens)
 
 
-def test_a_pipe_gets_an_id_and_a_visible_piece_a_line(gpt2: Gpt2) -> None:
-    done = gpt2("tokenize", *BARD, stdin="é [b]\x1b\n\n".encode())
+def test_a_pipe_gets_an_id_and_a_visible_piece_a_line(run_process: Run) -> None:
+    done = run_process("tokenize", *BARD, stdin="é [b]\x1b\n\n".encode())
     lines = [line.split("\t") for line in done.stdout.decode().splitlines()]
     assert [int(number) for number, _ in lines] == expected_ids("é [b]\x1b\n")
     assert "".join(piece for _, piece in lines) == "\\xc3\\xa9·[b]␛↵"
 
 
-def test_the_text_is_a_file_an_argument_or_stdin_as_everywhere(gpt2: Gpt2, tmp_path: Path) -> None:
+def test_the_text_is_a_file_an_argument_or_stdin_as_everywhere(
+    run_process: Run, tmp_path: Path
+) -> None:
     (tmp_path / "text").write_bytes(b"a king\n")
     file = ("--file", str(tmp_path / "text"))
 
     def ids(*arguments: str, stdin: bytes = b"") -> list[int]:
         return [
-            int(w) for w in gpt2("tokenize", *BARD, "--ids", *arguments, stdin=stdin).stdout.split()
+            int(w)
+            for w in run_process("tokenize", *BARD, "--ids", *arguments, stdin=stdin).stdout.split()
         ]
 
     king = expected_ids("a king")
@@ -69,14 +74,16 @@ def test_the_text_is_a_file_an_argument_or_stdin_as_everywhere(gpt2: Gpt2, tmp_p
 
 
 def test_files_go_by_name_as_in_score_and_a_text_of_that_name_by_an_option(
-    here: Gpt2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "king.txt").write_bytes(b"a king\n")
     (tmp_path / "queen").write_bytes(b"a queen")
 
     def ids(*arguments: str) -> list[list[int]]:
-        lines = here("tokenize", *BARD, "--ids", *arguments, stdin=b"not read").stdout.splitlines()
+        lines = run_main(
+            "tokenize", *BARD, "--ids", *arguments, stdin=b"not read"
+        ).stdout.splitlines()
         return [[int(word) for word in line.split()] for line in lines]
 
     assert ids("king.txt") == [expected_ids("a king")]
@@ -85,15 +92,15 @@ def test_files_go_by_name_as_in_score_and_a_text_of_that_name_by_an_option(
     assert ids("--text", "king.txt") == [expected_ids("king.txt")]
 
 
-def test_count_is_a_number_and_a_table_for_several_files(here: Gpt2, tmp_path: Path) -> None:
+def test_count_is_a_number_and_a_table_for_several_files(run_main: Run, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a king\n")
     (tmp_path / "b").write_text("a king and a queen and a king " * 9)
     one, many = (len(expected_ids(t)) for t in ("a king", "a king and a queen and a king " * 9))
     names = [str(tmp_path / name) for name in "ab"]
-    assert here("tokenize", *BARD, "--count", names[0]).stdout == f"{one}\n".encode()
-    assert here("tokenize", *BARD, "--count", stdin=b"a king\n").stdout == f"{one}\n".encode()
-    assert here("tokenize", *BARD, "--count", "--text", "a king").stdout == f"{one}\n".encode()
-    lines = here("tokenize", *BARD, "--count", *names).stdout.decode().splitlines()
+    assert run_main("tokenize", *BARD, "--count", names[0]).stdout == f"{one}\n".encode()
+    assert run_main("tokenize", *BARD, "--count", stdin=b"a king\n").stdout == f"{one}\n".encode()
+    assert run_main("tokenize", *BARD, "--count", "--text", "a king").stdout == f"{one}\n".encode()
+    lines = run_main("tokenize", *BARD, "--count", *names).stdout.decode().splitlines()
     assert [line.split() for line in lines] == [
         [str(one), names[0]],
         [str(many), names[1]],
@@ -102,19 +109,20 @@ def test_count_is_a_number_and_a_table_for_several_files(here: Gpt2, tmp_path: P
     assert len({line.index(line.split()[1]) for line in lines}) == 1  # the numbers are aligned
 
 
-def test_decoding_gives_the_bytes_back_even_of_half_a_character(gpt2: Gpt2) -> None:
+def test_decoding_gives_the_bytes_back_even_of_half_a_character(run_process: Run) -> None:
     ids = expected_ids("🙂 a\n")
     spaced = " ".join(map(str, ids))
     for listed in (spaced, str(ids), "\n".join(map(str, ids))):
-        done = gpt2("tokenize", *BARD, "--decode", stdin=listed.encode())
+        done = run_process("tokenize", *BARD, "--decode", stdin=listed.encode())
         assert (done.stdout, done.stderr) == ("🙂 a\n".encode(), b"")
-    zeros = gpt2("tokenize", *BARD, "--decode", *(f"{i:030}" for i in ids), stdin=b"")
+    zeros = run_process("tokenize", *BARD, "--decode", *(f"{i:030}" for i in ids), stdin=b"")
     assert zeros.stdout == "🙂 a\n".encode()
-    done = gpt2("tokenize", *BARD, "--decode", *map(str, ids[:2]))
+    done = run_process("tokenize", *BARD, "--decode", *map(str, ids[:2]))
     assert done.stdout == "🙂".encode()[: len(done.stdout)]
     assert 0 < len(done.stdout) < 4
     assert (
-        json.loads(gpt2("tokenize", *BARD, "--decode", "--json", spaced).stdout)[0]["id"] == ids[0]
+        json.loads(run_process("tokenize", *BARD, "--decode", "--json", spaced).stdout)[0]["id"]
+        == ids[0]
     )
 
 
@@ -139,32 +147,32 @@ def test_decoding_gives_the_bytes_back_even_of_half_a_character(gpt2: Gpt2) -> N
     ],
 )
 def test_what_cannot_be_is_one_sentence(
-    gpt2: Gpt2, arguments: list[str], stdin: bytes, code: int, message: str
+    run_process: Run, arguments: list[str], stdin: bytes, code: int, message: str
 ) -> None:
-    done = gpt2("tokenize", *BARD, *arguments, stdin=stdin)
+    done = run_process("tokenize", *BARD, *arguments, stdin=stdin)
     assert (done.returncode, done.stdout) == (code, b"")
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
 
 def test_only_the_vocabulary_is_fetched_and_generate_fetches_the_rest(
-    gpt2: Gpt2, tiny_directory: Path
+    run_process: Run, tiny_directory: Path
 ) -> None:
     names = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
     with HubServer() as server:
         server.add_repo("someone/tiny", {n: (tiny_directory / n).read_bytes() for n in names})
         env = {"HF_ENDPOINT": server.url}
         arguments = ("tokenize", "-m", "someone/tiny", "--ids", "ROMEO")
-        first = gpt2(*arguments, env=env)
+        first = run_process(*arguments, env=env)
         assert first.returncode == 0, first.stderr
         assert sorted(set(server.fetched())) == ["config.json", "merges.txt", "vocab.json"]
         asked = len(server.requests)
-        assert gpt2(*arguments, "--offline", env=env).stdout == first.stdout
+        assert run_process(*arguments, "--offline", env=env).stdout == first.stdout
         generate = ("generate", "-m", "someone/tiny", "-n", "1", "x")
-        offline = gpt2(*generate, "--offline", env=env)
+        offline = run_process(*generate, "--offline", env=env)
         assert b"is not in the cache" in offline.stderr
         assert len(server.requests) == asked
-        assert gpt2(*generate, env=env).returncode == 0
+        assert run_process(*generate, env=env).returncode == 0
         assert "model.safetensors" in server.fetched()
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import TEXT, Gpt2, error_of, on_terminal
+from helpers import TEXT, Run, error_of, on_terminal
 
 from gpt2cli.cli.render import train_view
 from gpt2cli.training import run
@@ -30,23 +30,23 @@ def arguments(tmp_path: Path) -> list[str]:
 
 
 def test_training_leaves_a_model_that_generates(
-    here: Gpt2, arguments: list[str], tmp_path: Path
+    run_main: Run, arguments: list[str], tmp_path: Path
 ) -> None:
-    done = here(*arguments, "--json")
+    done = run_main(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[-1]["bits_per_byte"] > 0
-    text = here("generate", "ROMEO", "-m", str(tmp_path / "model"), "-n", "5")
+    text = run_main("generate", "ROMEO", "-m", str(tmp_path / "model"), "-n", "5")
     assert text.returncode == 0, text.stderr
-    again = here(*arguments)
+    again = run_main(*arguments)
     assert again.returncode == 2
     assert b"already holds a model" in again.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_resume_needs_only_the_directory(
-    here: Gpt2, arguments: list[str], tmp_path: Path, number: int, code: int
+    run_main: Run, arguments: list[str], tmp_path: Path, number: int, code: int
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "gpt2cli", *arguments, "--steps", "100000", "--json"],
@@ -63,47 +63,47 @@ def test_a_signal_saves_and_resume_needs_only_the_directory(
     assert b"Traceback" not in errors
     last = json.loads(rest.splitlines()[-1])["step"] if rest else 1
     resume = ["train", "--out", str(tmp_path / "model"), "--resume"]
-    more = here(*resume, "--steps", str(last + 2), "--json")
+    more = run_main(*resume, "--steps", str(last + 2), "--json")
     assert more.returncode == 0, more.stderr
     assert [json.loads(line)["step"] for line in more.stdout.splitlines()] == [last + 1, last + 2]
 
 
-def test_resume_knows_what_the_run_was(here: Gpt2, arguments: list[str], tmp_path: Path) -> None:
-    assert here(*arguments, "--learning-rate", "0.01", "--dtype", "bfloat16").returncode == 0
+def test_resume_knows_what_the_run_was(run_main: Run, arguments: list[str], tmp_path: Path) -> None:
+    assert run_main(*arguments, "--learning-rate", "0.01", "--dtype", "bfloat16").returncode == 0
     resume = ["train", "--out", str(tmp_path / "model"), "--resume"]
-    done = here(*resume)
+    done = run_main(*resume)
     assert done.returncode == 0
     assert b"model has had its 6 steps; more --steps go on" in done.stderr
-    more = here(*resume, "--steps", "9")
+    more = run_main(*resume, "--steps", "9")
     assert (more.returncode, more.stderr.count(b"bits/byte")) == (0, 1)
-    changed = here(*resume, "--steps", "12", "--learning-rate", "0.5")
+    changed = run_main(*resume, "--steps", "12", "--learning-rate", "0.5")
     assert changed.returncode == 2
     assert "--learning-rate was 0.01 when this run began" in error_of(changed)
-    fewer = here(*resume, "--steps", "5")
+    fewer = run_main(*resume, "--steps", "5")
     assert fewer.returncode == 2
     assert "--steps must be at least the 9 that are done" in error_of(fewer)
 
 
 def test_the_text_of_a_run_may_move_but_not_change(
-    here: Gpt2, arguments: list[str], tmp_path: Path
+    run_main: Run, arguments: list[str], tmp_path: Path
 ) -> None:
-    assert here(*arguments).returncode == 0
+    assert run_main(*arguments).returncode == 0
     (tmp_path / "text").rename(tmp_path / "moved")
     resume = ["train", "--out", str(tmp_path / "model"), "--resume", "--steps", "7"]
-    gone = here(*resume)
+    gone = run_main(*resume)
     assert gone.returncode == 2
     assert "text, is gone; --data FILE tells where it is now" in error_of(gone)
     (tmp_path / "other").write_text(TEXT + "x")
-    other = here(*resume, "--data", str(tmp_path / "other"))
+    other = run_main(*resume, "--data", str(tmp_path / "other"))
     assert other.returncode == 2
     assert "the text is not the one that the run" in error_of(other)
-    assert here(*resume, "--data", str(tmp_path / "moved")).returncode == 0
+    assert run_main(*resume, "--data", str(tmp_path / "moved")).returncode == 0
 
 
 def test_divergence_is_a_failure_in_one_sentence(
-    here: Gpt2, arguments: list[str], tmp_path: Path
+    run_main: Run, arguments: list[str], tmp_path: Path
 ) -> None:
-    done = here(*arguments, "--learning-rate", "1e9", "--json")
+    done = run_main(*arguments, "--learning-rate", "1e9", "--json")
     assert done.returncode == 1
     assert "nothing was saved; try a lower --learning-rate" in error_of(done)
     assert b"NaN" not in done.stdout
@@ -111,22 +111,22 @@ def test_divergence_is_a_failure_in_one_sentence(
 
 
 def test_a_file_has_a_line_for_each_validation_and_one_at_the_end(
-    here: Gpt2, arguments: list[str]
+    run_main: Run, arguments: list[str]
 ) -> None:
-    first, second, end = here(*arguments).stderr.decode().splitlines()
+    first, second, end = run_main(*arguments).stderr.decode().splitlines()
     for step, line in ((3, first), (6, second)):
         assert line.startswith(f"gpt2: step {step}: loss ")
         assert line.endswith(" bits/byte, saved")
     assert end.startswith("gpt2: done; try: gpt2 generate --model ")
 
 
-def test_quiet_says_nothing(here: Gpt2, arguments: list[str]) -> None:
-    done = here(*arguments, "--quiet")
+def test_quiet_says_nothing(run_main: Run, arguments: list[str]) -> None:
+    done = run_main(*arguments, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_verbose_tells_what_is_trained_and_how_long(here: Gpt2, arguments: list[str]) -> None:
-    lines = here(*arguments, "-v").stderr.decode().splitlines()
+def test_verbose_tells_what_is_trained_and_how_long(run_main: Run, arguments: list[str]) -> None:
+    lines = run_main(*arguments, "-v").stderr.decode().splitlines()
     assert "parameters" in lines[0]
     assert "on cpu in float32" in lines[0]
     assert "6 steps in" in lines[-2]
@@ -172,23 +172,23 @@ def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
     ],
 )
 def test_wrong_use_is_one_sentence_before_the_text_is_encoded(
-    here: Gpt2,
+    run_main: Run,
     arguments: list[str],
     extra: list[str],
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run, "learn_vocabulary", None)
-    done = here(*arguments, *extra)
+    done = run_main(*arguments, *extra)
     assert done.returncode in (1, 2)
     assert message in error_of(done)
 
 
 @pytest.mark.parametrize(("left", "message"), [(2, "needs --data FILE"), (4, "needs --config")])
 def test_a_new_run_needs_config_and_text(
-    here: Gpt2, arguments: list[str], left: int, message: str
+    run_main: Run, arguments: list[str], left: int, message: str
 ) -> None:
     config, data, out = arguments[1:3], arguments[3:5], arguments[5:7]
-    done = here("train", *(config if left == 2 else data), *out)
+    done = run_main("train", *(config if left == 2 else data), *out)
     assert done.returncode == 2
     assert message in error_of(done)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
-from helpers import Gpt2, Stream
+from helpers import Run, Stream
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.table import Table
@@ -274,15 +274,15 @@ def test_colours_are_for_terminals_that_have_them_unless_asked_for(
 
 
 @pytest.mark.parametrize("command", ["models", "info"])
-def test_an_unknown_word_for_colours_is_refused(here: Gpt2, command: str) -> None:
-    done = here(command, "--color", "sometimes")
+def test_an_unknown_word_for_colours_is_refused(run_main: Run, command: str) -> None:
+    done = run_main(command, "--color", "sometimes")
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"--color must be auto, always or never, not 'sometimes'" in done.stderr
 
 
 @pytest.mark.parametrize("when", ["always", "never", "auto"])
-def test_colour_is_an_option_of_the_tables(here: Gpt2, when: str) -> None:
-    done = here("info", "--all", "--color", when)
+def test_colour_is_an_option_of_the_tables(run_main: Run, when: str) -> None:
+    done = run_main("info", "--all", "--color", when)
     assert (b"\x1b[" in done.stdout) == (when == "always")
 
 

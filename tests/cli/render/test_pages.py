@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Gpt2
+from helpers import Run
 
 from gpt2cli.analysis import inspection
 from gpt2cli.analysis.heatmap import Piece
@@ -194,12 +194,14 @@ def test_the_most_surprising_come_first_behind_their_context() -> None:
     assert [bits for _, _, bits in rows] == [f"{i / 3:.2f}" for i in range(19, 9, -1)]
 
 
-def test_texts_of_several_files_share_a_page(here: Gpt2, tmp_path: Path) -> None:
+def test_texts_of_several_files_share_a_page(run_main: Run, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text("My lord, I am here.\n" * 3)
     page = tmp_path / "page.html"
     names = [str(tmp_path / name) for name in "ab"]
-    done = here("score", "-m", "bard", "--device", "cpu", *names, "--html", str(page), "--ranks")
+    done = run_main(
+        "score", "-m", "bard", "--device", "cpu", *names, "--html", str(page), "--ranks"
+    )
     assert done.returncode == 0
     shown = page.read_text(encoding="utf-8")
     assert [text for _, text in Outline(shown).headings] == ["2 texts", *names]
