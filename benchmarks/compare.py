@@ -32,7 +32,6 @@ from gpt2cli.decoders import opening
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.system.device import place
 from gpt2cli.training.corpus import train_vocabulary
-from gpt2cli.weights import sources
 
 DECODED = 100
 PROMPT = 32
@@ -87,8 +86,7 @@ def write_model(directory: Path) -> GPT2LMHeadModel:
 
 def open_decoder(directory: Path) -> Decoder:
     """The decoder that a user of this machine's CPU gets."""
-    source = sources.resolve(str(directory))
-    return opening.open_decoder(source, place("cpu"), 1, PREFILL + DECODED)
+    return opening.open_decoder(directory, place("cpu"), 1, PREFILL + DECODED)
 
 
 def measure_decode(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> list[float]:

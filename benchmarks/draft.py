@@ -1,6 +1,6 @@
 """How much faster a model is with a draft, by how often the draft is right.
 
-    python benchmarks/draft.py [--model 1558M] [--draft 124M] [--quantize int8] [--rounds 3]
+    python benchmarks/draft.py [--model 1558M] [--draft 124M] [--precision int8] [--rounds 3]
 
 Two models with random weights of these sizes, in which the embedding of a position outweighs all
 else and decides the next token. So both do all of their work, and how often they agree is known:
@@ -32,9 +32,9 @@ from gpt2cli.generation import loop, speculative
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.system.device import Placement
-from gpt2cli.weights import checkpoint, sources
+from gpt2cli.system.precision import QUANTIZED
+from gpt2cli.weights import checkpoint
 
-PLACE = Placement("cpu", "float32")
 PROMPT = 32
 NEW = 64
 AGREEMENTS = (1.0, 0.8, 0.6, 0.4)
@@ -55,32 +55,31 @@ def write_model(name: str, says: np.ndarray, directory: Path) -> None:
     checkpoint.save(model, directory, spec.model.vocab_size - 1, torch.float32)
 
 
-def open_decoder(directory: Path, precision: str | None) -> Decoder:
-    source = sources.resolve(str(directory))
-    return opening.open_decoder(source, PLACE, 1, PROMPT + NEW, precision)
+def open_decoder(directory: Path, precision: str) -> Decoder:
+    return opening.open_decoder(directory, Placement("cpu", precision), 1, PROMPT + NEW)
 
 
 def run(decoder: Decoder, draft: Decoder | None) -> tuple[float, list[int | None], float | None]:
     """Seconds for `NEW` greedy tokens after the first, the tokens, and how many were accepted."""
     tokenizer = byte_tokenizer(50257)
     config = GenerationConfig(SamplingConfig(temperature=0), NEW + 1, ignore_eos=True)
-    tally, prompt = speculative.Tally(), list(range(256, 256 + PROMPT))
+    stats, prompt = speculative.DraftStats(), list(range(256, 256 + PROMPT))
     if draft is None:
         events = loop.generate(decoder, tokenizer, prompt, config)
     else:
-        proposer = speculative.ModelDraft(draft, tokenizer.size)
-        events = speculative.generate(decoder, proposer, tokenizer, prompt, config, tally)
+        proposer = speculative.ModelDraft(draft)
+        events = speculative.generate(decoder, proposer, tokenizer, prompt, config, stats)
     ids = [next(events).token_id]
     started = time.perf_counter()
     ids += [event.token_id for event in events]
-    return time.perf_counter() - started, ids, tally.acceptance_rate
+    return time.perf_counter() - started, ids, stats.acceptance_rate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="1558M")
     parser.add_argument("--draft", default="124M")
-    parser.add_argument("--quantize", choices=opening.QUANTIZATIONS)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", *QUANTIZED))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
 
@@ -89,13 +88,13 @@ def main() -> None:
     accepted: dict[float, float | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_model(options.model, says, Path(folder) / "model")
-        decoder = open_decoder(Path(folder) / "model", options.quantize)
+        decoder = open_decoder(Path(folder) / "model", options.precision)
         drafts: dict[float, Decoder] = {}
         for agreement in AGREEMENTS:
             directory = Path(folder) / f"draft-{agreement}"
             differs = GOLDEN * np.arange(1024) % 1 >= agreement  # evenly spread
             write_model(options.draft, np.where(differs, says + 1, says), directory)
-            drafts[agreement] = open_decoder(directory, options.quantize)
+            drafts[agreement] = open_decoder(directory, options.precision)
         run(decoder, None)
         for _ in range(options.rounds):
             took, expected, _ = run(decoder, None)
@@ -107,8 +106,7 @@ def main() -> None:
                 times[agreement].append(took)
 
     quantize.prune()  # the codes of models that are gone
-    precision = options.quantize or "fp32"
-    table = Table(title=f"{options.model} with a draft of {options.draft}, {precision}")
+    table = Table(title=f"{options.model} with a draft of {options.draft}, {options.precision}")
     for column in ("draft right", "accepted", "tokens/s", "ratio to alone", "spread of ratios"):
         table.add_column(column, justify="right")
     for agreement, took in times.items():

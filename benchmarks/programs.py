@@ -86,12 +86,9 @@ class Gpt2cli(Stepping):
     def __init__(self, directory: Path, precision: str) -> None:
         from gpt2cli.decoders import opening
         from gpt2cli.system.device import Placement
-        from gpt2cli.weights import sources
 
-        quantize = None if precision == "fp32" else precision
-        source = sources.resolve(str(directory / CHECKPOINT))
-        place = Placement("cpu", "float32")
-        self.decoder = opening.open_decoder(source, place, 1, CAPACITY, quantize)
+        placement = Placement("cpu", precision)
+        self.decoder = opening.open_decoder(directory / CHECKPOINT, placement, 1, CAPACITY)
 
     def prefill(self, ids: list[int]) -> float:
         started = time.perf_counter()
@@ -258,9 +255,8 @@ class Entry:
                 *(sys.executable, "-c", self.cold),
                 *(str(directory), self.precision, str(THREADS), prompt),
             ]
-        quantize = [] if self.precision == "fp32" else ["--quantize", self.precision]
         gpt2 = [sys.executable, "-m", "gpt2cli", "generate", prompt, "-n", "1"]
-        return [*gpt2, "-m", str(directory / CHECKPOINT), *quantize]
+        return [*gpt2, "-m", str(directory / CHECKPOINT), "--precision", self.precision]
 
 
 ENTRIES = (

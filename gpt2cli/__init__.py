@@ -1,8 +1,35 @@
-"""gpt2cli: GPT-2 in a shell, and a source that is meant to be read.
+"""gpt2cli: GPT-2 in a shell and in Python, and a source that is meant to be read.
 
-Read in this order: `config` (what a GPT-2 is, in eight numbers), `model` (the network),
-`tokenizer`, `checkpoint` (where weights come from), `sampling` (logits to a token),
-`generation` (the loop), `training`. `cli` is the thin layer that a shell sees.
+`load` opens a model. To read the source, begin with `config.model` (what a GPT-2 is, in eight
+numbers), `model.gpt2` (the network), `text.tokenizer`, `weights.checkpoint` (where weights come
+from), `sampling.rules` (logits to a token), `generation.loop`, `training.trainer`; `docs/` has a
+map. `cli` is the thin layer that a shell sees.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+__all__ = ["GPT2CLIError", "GenerationConfig", "LoadedModel", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from gpt2cli.api import LoadedModel, load
+    from gpt2cli.errors import GPT2CLIError
+    from gpt2cli.generation.request import GenerationConfig
+
+_PUBLIC = {
+    "GPT2CLIError": "gpt2cli.errors",
+    "GenerationConfig": "gpt2cli.generation.request",
+    "LoadedModel": "gpt2cli.api",
+    "load": "gpt2cli.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # The command line imports this package and must not pay for what it does not use.
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)

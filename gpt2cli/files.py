@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files of text, which is UTF-8, and files written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from gpt2cli.errors import GPT2CLIError, UsageError
 
 LEFTOVER_SECONDS = 24 * 3600
 
@@ -56,3 +58,73 @@ def _is_running(process: int) -> bool:
     import psutil
 
     return psutil.pid_exists(process)
+
+
+def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
+    """Text from bytes, `offset` bytes into their origin.
+
+    Raises `UsageError` that tells where the first wrong byte is.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{origin} is not valid UTF-8 text (at byte {offset + error.start})"
+        ) from None
+
+
+def read_file(path: Path) -> str:
+    """All of a text file. Raises `UsageError` if it cannot be read."""
+    try:
+        return decode_utf8(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse a file that could not be written later on, or is one of those to be read.
+
+    Raises `UsageError`.
+    """
+    if "\0" in str(path):
+        raise UsageError(f"cannot write {path}: a name cannot hold the character NUL")
+    try:
+        if path.is_dir():
+            raise UsageError(f"cannot write {path}: it is a directory")
+        if not path.parent.is_dir():
+            raise UsageError(f"cannot write {path}: {path.parent} is no directory")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"cannot write {path}: permission denied")
+        if path.resolve() in (Path(file).resolve() for file in inputs if file is not None):
+            raise UsageError(f"cannot write {path}: it is read, too")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    except (ValueError, RuntimeError) as error:  # links in a circle
+        raise UsageError(f"cannot write {path}: {error}") from None
+
+
+def append_to_file(path: Path, text: str) -> None:
+    """Put text at the end of a file at once, so that nothing that comes later can lose it.
+
+    Raises `GPT2CLIError` where it cannot be written.
+    """
+    try:
+        with open(path, "ab") as stream:
+            stream.write(text.encode("utf-8"))
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of a file or nothing; into a pipe or a device as it comes."""
+    target = path.resolve()
+    try:
+        if path.exists() and not target.is_file():  # what /dev/stdout leads to may have no name
+            path.write_bytes(data)
+            return
+        with atomic(target) as temporary:
+            temporary.write_bytes(data)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None

@@ -127,14 +127,16 @@ def make_plan(
     if room < 1:
         raise UsageError(
             f"{tokens} tokens leave no room to read any in a context of {context_length}; "
-            "give fewer --tokens"
+            "give fewer tokens"
         )
     usual = (min(32, room), min(context_length // 2, room), min(context_length * 7 // 8, room))
     for context in contexts:
         if context > room:
             raise UsageError(
-                f"a context of {context} and {tokens} tokens to decode exceed the model's "
-                f"{context_length}; give at most --context {room}, or fewer --tokens"
+                f"context {context} and {tokens} tokens to decode exceed the model's "
+                f"{context_length}; give at most context {room}, or fewer tokens",
+                "context",
+                "context",
             )
     return Plan(tuple(sorted(set(contexts or usual))), tokens, repeats, samples)
 
@@ -143,7 +145,6 @@ def measure(
     decoder: Decoder,
     config: ModelConfig,
     placement: Placement,
-    quantize: str | None,
     plan: Plan,
     advance: Callable[[], None] = lambda: None,
 ) -> Report:
@@ -157,7 +158,6 @@ def measure(
     threads = thread_count(placement)
     speed = bandwidth.measure(placement.device, threads or 1)
     cache = cache_size(placement.device)
-    precision = estimate.precision_of(placement.dtype, quantize)
     return Report(
         device_name=device_name(placement.device),
         threads=threads,
@@ -167,7 +167,7 @@ def measure(
         bandwidth_bytes_per_second=speed,
         cache_bytes=cache,
         contexts=tuple(
-            judge(measurement, config, precision, plan.samples, speed, cache)
+            judge(measurement, config, placement.precision, plan.samples, speed, cache)
             for measurement in timings.measurements
         ),
     )
@@ -227,7 +227,8 @@ def judge(
 ) -> Result:
     """Speeds of a measurement, and their share of what memory read at `speed` bytes/s allows.
 
-    `precision` is one of `estimate`'s; `cache` the bytes that need not come from memory.
+    `precision` is a key of `system.precision.PRECISIONS`; `cache` counts the bytes that need not
+    come from memory.
     """
     context, tokens = measurement.context, measurement.tokens
     # Step i reads i keys more than the first; the middle one stands for all.
@@ -285,7 +286,7 @@ def thread_count(placement: Placement) -> int | None:
     """CPU threads that compute there; None for a GPU."""
     if placement.device != "cpu":
         return None
-    if placement.dtype == "float32":
+    if placement.is_native:
         return native.thread_count()
     import torch
 

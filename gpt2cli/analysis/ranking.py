@@ -71,7 +71,7 @@ def _shared(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(shortest) if len({row[i] for row in rows}) > 1), shortest)
 
 
-def weigh(
+def rank_choices(
     decoder: Decoder,
     rows: Sequence[Sequence[int]],
     shared: int,

@@ -69,15 +69,15 @@ class Scorer:
         plans = (scoring.windows(len(ids), context_length, self.stride) for ids in texts)
         return sum(1 for plan in plans for _ in plan)
 
-    def stretches(
+    def score_texts(
         self,
         decoder: Decoder,
         texts: Sequence[Sequence[int]],
         batch_size: int,
         advance: Advance = lambda _: None,
     ) -> Iterator[tuple[int, Score]]:
-        """`scoring.stretches` with these settings."""
-        return scoring.stretches(
+        """`scoring.score_texts` with these settings."""
+        return scoring.score_texts(
             decoder,
             self.tokenizer,
             texts,

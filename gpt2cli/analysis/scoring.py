@@ -124,7 +124,7 @@ def block_size(device: str) -> int:
     return GPU_BLOCK if device.startswith("cuda") else BLOCK
 
 
-def stretches(
+def score_texts(
     decoder: Decoder,
     tokenizer: Tokenizer,
     texts: Sequence[Sequence[int]],
@@ -154,7 +154,7 @@ def stretches(
         firsts.sort(key=lambda window: window.end)
         begun = dict(measured(firsts))
         for i, plan in plans.items():
-            yield i, begun[i] if i in begun else _too_short(texts[i])
+            yield i, begun[i] if i in begun else _unscored(texts[i])
             yield from measured(plan)
 
 
@@ -182,7 +182,7 @@ def _stretch(
     return Score(ids[: window.end], np.insert(bits, 0, np.nan), np.insert(ranks, 0, 0), size)
 
 
-def _too_short(ids: Sequence[int]) -> Score:
+def _unscored(ids: Sequence[int]) -> Score:
     """No token, or one with nothing before it."""
     return Score(ids, np.full(len(ids), np.nan), np.zeros(len(ids), dtype=np.int32), 0)
 

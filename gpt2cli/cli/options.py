@@ -1,23 +1,26 @@
-"""Options that several commands share, so that the same thing has the same name everywhere."""
+"""The options, each declared once, in the groups that commands take whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt2cli.cli.io.inputs import read_argument
+from gpt2cli.cli.grouped import Group
+from gpt2cli.cli.io.inputs import read_argument, read_text
 from gpt2cli.cli.usage import environment_name
-from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.config.spec import known_names, shipped_specs
-from gpt2cli.text.vocabulary import END_OF_TEXT
+from gpt2cli.config.sampling import DRAFT_TOKENS, USUAL, SamplingConfig
+from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpt2cli.generation.request import GenerationConfig
-    from gpt2cli.sampling.constraint import Constraint
+    from gpt2cli.api import LoadedModel
+    from gpt2cli.sampling.constraint import Constraint as Grammar
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
+_DEFAULTS = {f.name: f.default for f in fields(SamplingConfig)}
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
@@ -27,11 +30,14 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
 
 def complete_config(incomplete: str) -> list[str]:
     """Names and aliases of the shipped configs, with or without weights."""
+    from gpt2cli.config.spec import known_names
+
     return one_of(*known_names())(incomplete)
 
 
 def complete_model(incomplete: str) -> list[str]:
     """What can be run: shipped configs that have weights, and what is cached beside them."""
+    from gpt2cli.config.spec import shipped_specs
     from gpt2cli.weights import cache
 
     specs = [spec for spec in shipped_specs() if spec.bundled or spec.repo_id]
@@ -57,37 +63,21 @@ def setting(*names: str, **details: Any) -> Any:
     return typer.Option(*names, envvar=environment_name(names[0]), show_envvar=False, **details)
 
 
+def number(name: str, help: str, **details: Any) -> Any:
+    """A setting that is a number; one with a default of its own in `SamplingConfig` names it."""
+    default = _DEFAULTS.get(name.lstrip("-").replace("-", "_"))
+    if default is not None and name != "--temperature":
+        help = f"{help} [default: {default}]"
+    return setting(name, metavar="N", help=help, **details)
+
+
 def _remember_debug(ctx: typer.Context, wanted: bool) -> bool:
     if wanted and isinstance(ctx.obj, dict):
         ctx.obj["debug"] = True
     return wanted
 
 
-def configure(
-    context: typer.Context, base: SamplingConfig, constraint: Constraint | None = None
-) -> GenerationConfig:
-    """Settings by the names of the options: `base`, with what was given in its place.
-
-    Biases are left to the caller: only a vocabulary knows their ids.
-    """
-    from gpt2cli.generation.request import GenerationConfig, new_seed
-
-    given = {name: value for name, value in context.params.items() if value is not None}
-    sampling = {f.name: given[f.name] for f in fields(SamplingConfig) if f.name in given}
-    settings = {f.name: given[f.name] for f in fields(GenerationConfig) if f.name in given}
-    settings |= {
-        "sampling": base.updated(**sampling),
-        "seed": given.get("seed", new_seed()),
-        "stop": tuple(read_argument(text) for text in given.get("stop", ())),
-        "bias": {},
-        "constraint": constraint,
-    }
-    if breakers := given.get("dry_breaker"):
-        settings["dry_breakers"] = tuple(read_argument(text) for text in breakers)
-    return GenerationConfig(**settings)
-
-
-Model = Annotated[
+ModelName = Annotated[
     str,
     setting(
         "--model",
@@ -96,235 +86,6 @@ Model = Annotated[
         autocompletion=complete_model,
         help="Config name or alias (124M, medium, bard, …), YAML file, directory, "
         "or hub repository (owner/name).",
-    ),
-]
-AnyModel = Annotated[
-    str,
-    setting(
-        "--model",
-        "-m",
-        metavar="NAME",
-        autocompletion=complete_config,
-        help="Config name or alias (124M, medium, gpt3, …), YAML file, directory, "
-        "or hub repository (owner/name) that was fetched.",
-    ),
-]
-MaxTokens = Annotated[int, setting("--max-tokens", "-n", metavar="N", help="Tokens to generate.")]
-Temperature = Annotated[
-    float | None,
-    setting(
-        "--temperature",
-        "-t",
-        metavar="N",
-        help="0 is greedy; 1 the model's own distribution. [default: the model's, 0.8]",
-    ),
-]
-TopK = Annotated[
-    int | None,
-    setting("--top-k", "-k", metavar="N", help="Choose among the N most probable tokens."),
-]
-TopP = Annotated[
-    float | None,
-    setting(
-        "--top-p",
-        "-p",
-        metavar="N",
-        help="Choose among the most probable tokens that together reach N, the one that "
-        "crosses N included. [default: the model's, 0.95]",
-    ),
-]
-MinP = Annotated[
-    float | None,
-    setting(
-        "--min-p", metavar="N", help="Leave out tokens less than N times as probable as the best."
-    ),
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    setting(
-        "--repetition-penalty",
-        metavar="N",
-        help="Above 1: make tokens that already occurred less likely.",
-    ),
-]
-FrequencyPenalty = Annotated[
-    float | None,
-    setting(
-        "--frequency-penalty",
-        metavar="N",
-        help="Subtract this from a token's logit each time it was generated.",
-    ),
-]
-PresencePenalty = Annotated[
-    float | None,
-    setting(
-        "--presence-penalty",
-        metavar="N",
-        help="Subtract this once from tokens that were generated.",
-    ),
-]
-NoRepeatNgram = Annotated[
-    int | None,
-    setting(
-        "--no-repeat-ngram", metavar="N", help="Let no sequence of N tokens come a second time."
-    ),
-]
-DryMultiplier = Annotated[
-    float | None,
-    setting(
-        "--dry-multiplier",
-        metavar="N",
-        help="Penalise tokens that would prolong a repeated sequence, the more the longer "
-        "it is; 0.8 is usual.",
-    ),
-]
-DryBase = Annotated[
-    float | None,
-    setting("--dry-base", metavar="N", help="DRY grows by this factor per token. [default: 1.75]"),
-]
-DryAllowedLength = Annotated[
-    int | None,
-    setting("--dry-allowed-length", metavar="N", help="Tokens that DRY lets repeat. [default: 2]"),
-]
-DryBreaker = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--dry-breaker",
-        metavar="TEXT",
-        help="Text that ends a sequence for DRY. May be given several times. "
-        "[default: newline, colon, quote, asterisk]",
-    ),
-]
-TypicalP = Annotated[
-    float | None,
-    setting(
-        "--typical-p",
-        metavar="N",
-        help="Choose among the tokens nearest to the expected surprise that together reach N.",
-    ),
-]
-XtcProbability = Annotated[
-    float | None,
-    setting(
-        "--xtc-probability",
-        metavar="N",
-        help="How often XTC removes the top choices but the least of them.",
-    ),
-]
-XtcThreshold = Annotated[
-    float | None,
-    setting(
-        "--xtc-threshold", metavar="N", help="How probable a top choice of XTC is. [default: 0.1]"
-    ),
-]
-MirostatTau = Annotated[
-    float | None,
-    setting(
-        "--mirostat-tau",
-        metavar="N",
-        help="Mirostat 2: keep the surprise near this many bits, in place of top-k, "
-        "top-p and the like; 5 is usual.",
-    ),
-]
-MirostatEta = Annotated[
-    float | None,
-    setting(
-        "--mirostat-eta", metavar="N", help="How fast mirostat corrects itself. [default: 0.1]"
-    ),
-]
-Bias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--bias",
-        metavar="TOKEN=AMOUNT",
-        help="Add to a token's logit: ' London=2.5', or '#1234=-inf' to ban an id. May be "
-        "given several times.",
-    ),
-]
-MinTokens = Annotated[int, setting("--min-tokens", metavar="N", help="Do not end before N tokens.")]
-Beams = Annotated[
-    int | None,
-    setting(
-        "--beams",
-        metavar="N",
-        help="Search for the most probable text, keeping the N best beginnings; nothing is drawn.",
-    ),
-]
-LengthPenalty = Annotated[
-    float | None,
-    setting(
-        "--length-penalty",
-        metavar="N",
-        help="Of beams: above 1 prefers longer texts. [default: 1]",
-    ),
-]
-Logprobs = Annotated[
-    int | None,
-    typer.Option(
-        "--logprobs",
-        metavar="N",
-        help="With --json: log-probabilities of each token and of the N best in its place, by "
-        "the model, before sampling changed any.",
-    ),
-]
-Regex = Annotated[
-    str | None,
-    typer.Option(
-        "--regex", metavar="PATTERN", help="Write only what matches all of a pattern, as Rust's."
-    ),
-]
-JsonSchema = Annotated[
-    Path | None,
-    typer.Option("--json-schema", metavar="FILE", help="Write only JSON that fits a JSON schema."),
-]
-Choice = Annotated[
-    list[str] | None,
-    typer.Option("--choice", metavar="TEXT", help="Write one of these; give it once for each."),
-]
-Grammar = Annotated[
-    Path | None,
-    typer.Option("--grammar", metavar="FILE", help="Write only what a grammar allows, as Lark's."),
-]
-Draft = Annotated[
-    str | None,
-    setting(
-        "--draft",
-        metavar="NAME",
-        autocompletion=_complete_draft,
-        help="Let a smaller model, or with ngram what the text repeats, propose tokens that the "
-        "model checks all at once: faster, and the same result.",
-    ),
-]
-DraftTokens = Annotated[
-    int | None,
-    setting(
-        "--draft-tokens", metavar="N", help="Tokens that a draft proposes at most. [default: 7]"
-    ),
-]
-Seed = Annotated[
-    int | None,
-    setting("--seed", metavar="N", help="Repeat a run. [default: drawn, and reported]"),
-]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--stop", metavar="TEXT", help="End before this text. May be given several times."
-    ),
-]
-IgnoreEos = Annotated[bool, setting("--ignore-eos", help=f"Go on after {END_OF_TEXT}.")]
-File = Annotated[
-    Path | None,
-    typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file."),
-]
-TwoModels = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME[:PRECISION]",
-        autocompletion=complete_model,
-        help="Give it twice: a model as everywhere, and perhaps float32, bfloat16, float16, "
-        "int8 or int4.",
     ),
 ]
 Device = Annotated[
@@ -336,44 +97,33 @@ Device = Annotated[
         help="auto, cpu, cuda, cuda:N or mps.",
     ),
 ]
-Dtype = Annotated[
+Precision = Annotated[
     str,
     setting(
-        "--dtype",
+        "--precision",
         metavar="NAME",
-        autocompletion=one_of("auto", "float32", "bfloat16", "float16"),
-        help="auto (bfloat16 on GPUs that have it, else float32), float32, bfloat16 or float16.",
+        autocompletion=one_of(*PRECISIONS),
+        help="auto (bf16 on GPUs that have it, else fp32), fp32, bf16, fp16; or int8, int4: "
+        "quantized weights, several times faster on a CPU, slightly less exact.",
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile PyTorch's decoding step first, for a minute or more: for long runs.",
     ),
 ]
 Threads = Annotated[
-    int | None,
-    setting("--threads", min=1, metavar="N", help="CPU threads. [default: all]"),
+    int | None, setting("--threads", min=1, metavar="N", help="CPU threads. [default: all]")
 ]
-Quantize = Annotated[
-    str | None,
-    setting(
-        "--quantize",
-        metavar="NAME",
-        autocompletion=one_of("int8", "int4"),
-        help="int8 or int4: weights in fewer bits, several times as fast on a CPU.",
-    ),
-]
-Offline = Annotated[bool, setting("--offline", help="Use the network for nothing.")]
-KeepNewline = Annotated[
-    bool, setting("--keep-newline", help="Keep the last newline of stdin or the file.")
-]
-NoSpecial = Annotated[
-    bool, setting("--no-special", help=f"Read {END_OF_TEXT} in the text as plain text.")
-]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", callback=_remember_debug, help="Show a traceback when it fails."),
-]
+Offline = Annotated[bool, setting("--offline", help="Never use the network.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Tell on stderr what ran, where and how fast.")
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Tell on stderr of errors alone: no notices, no bars.")
+    bool, typer.Option("--quiet", "-q", help="Errors alone on stderr: no notices, no bars.")
 ]
 Color = Annotated[
     str,
@@ -384,4 +134,358 @@ Color = Annotated[
         help="auto (on terminals that have colours, unless NO_COLOR is set), always or never.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_remember_debug, help="Show a traceback on an error."),
+]
+KeepNewline = Annotated[
+    bool, setting("--keep-newline", help="Keep the last newline of stdin or the file.")
+]
+NoSpecial = Annotated[
+    bool, setting("--no-special", help="Read <|endoftext|> in the text as plain text.")
+]
+
+
+@dataclass(frozen=True)
+class Common(Group):
+    """Messages"""
+
+    quiet: Quiet = False
+    color: Color = "auto"
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
+class Messages(Group):
+    """Messages"""
+
+    verbose: Verbose = False
+    quiet: Quiet = False
+    color: Color = "auto"
+    debug: Debug = False
+
+
+@dataclass(frozen=True)
+class Machine(Group):
+    """Machine"""
+
+    device: Device = "auto"
+    threads: Threads = None
+    offline: Offline = False
+
+
+@dataclass(frozen=True)
+class Where(Group):
+    """Model and machine"""
+
+    model: ModelName = "124M"
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: Threads = None
+    offline: Offline = False
+
+
+@dataclass(frozen=True)
+class WhereDecoding(Where):
+    """Model and machine"""
+
+    compile_: Compile = False
+
+
+Prompt = Annotated[
+    str | None,
+    typer.Argument(metavar="TEXT", help="Text to read; - reads stdin. Piped text comes before it."),
+]
+
+
+@dataclass(frozen=True)
+class PromptSource(Group):
+    """Prompt"""
+
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file."),
+    ] = None
+    keep_newline: KeepNewline = False
+    no_special: NoSpecial = False
+    prompt_option: Annotated[
+        str | None, typer.Option("--prompt", hidden=True, help="What other programs call it.")
+    ] = None
+
+    @property
+    def special(self) -> bool:
+        """Whether the text may name end-of-text."""
+        return not self.no_special
+
+    def argument(self, argument: str | None) -> str | None:
+        """The prompt that was given, either way. Raises `UsageError` for two."""
+        if self.prompt_option is None:
+            return argument
+        if argument is not None:
+            raise UsageError("there are two prompts; leave out --prompt or the argument")
+        return self.prompt_option
+
+    def read(self, argument: str | None) -> str:
+        """The text from file, stdin and argument. Raises `UsageError` if it cannot be read."""
+        return read_text(self.argument(argument), self.file, self.keep_newline) or ""
+
+
+@dataclass(frozen=True)
+class Limits(Group):
+    """Length and stopping"""
+
+    max_tokens: Annotated[
+        int, setting("--max-tokens", "-n", metavar="N", help="Tokens to generate.")
+    ] = 100
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stop", metavar="TEXT", help="End before this text. May be given several times."
+        ),
+    ] = None
+    min_tokens: Annotated[int, number("--min-tokens", "Do not end before N tokens.")] = 0
+    ignore_eos: Annotated[bool, setting("--ignore-eos", help="Continue after <|endoftext|>.")] = (
+        False
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Settings by name."""
+        return {
+            "max_tokens": self.max_tokens,
+            "min_tokens": self.min_tokens,
+            "ignore_eos": self.ignore_eos,
+            "stop": tuple(map(read_argument, self.stop or ())),
+        }
+
+
+@dataclass(frozen=True)
+class Sampling(Group):
+    """Sampling"""
+
+    temperature: Annotated[
+        float | None,
+        setting(
+            "--temperature",
+            "-t",
+            metavar="N",
+            help="0 is greedy; 1 the model's own distribution. "
+            f"[default: the model's, {USUAL.temperature}]",
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        setting("--top-k", "-k", metavar="N", help="Choose among the N most probable tokens."),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        setting(
+            "--top-p",
+            "-p",
+            metavar="N",
+            help="Choose among the most probable tokens that together reach N, the one that "
+            f"crosses N included. [default: the model's, {USUAL.top_p}]",
+        ),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        number("--min-p", "Leave out tokens less than N times as probable as the best."),
+    ] = None
+    seed: Annotated[
+        int | None, number("--seed", "Random seed. [default: random, shown on stderr]")
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        number("--repetition-penalty", "Above 1: make tokens that already occurred less likely."),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        number(
+            "--frequency-penalty", "Subtract N from a token's logit each time it was generated."
+        ),
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        number("--presence-penalty", "Subtract N once from tokens that were generated."),
+    ] = None
+    no_repeat_ngram: Annotated[
+        int | None, number("--no-repeat-ngram", "Let no sequence of N tokens occur twice.")
+    ] = None
+    dry_multiplier: Annotated[
+        float | None,
+        number(
+            "--dry-multiplier",
+            "Penalise tokens that would prolong a repeated sequence, the more the longer it is; "
+            "0.8 is usual.",
+        ),
+    ] = None
+    dry_base: Annotated[
+        float | None, number("--dry-base", "DRY grows by this factor per token.")
+    ] = None
+    dry_allowed_length: Annotated[
+        int | None, number("--dry-allowed-length", "Tokens that DRY lets repeat.")
+    ] = None
+    dry_breaker: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dry-breaker",
+            metavar="TEXT",
+            help="Text that ends a sequence for DRY. May be given several times. "
+            "[default: newline, colon, quote, asterisk]",
+        ),
+    ] = None
+    typical_p: Annotated[
+        float | None,
+        number(
+            "--typical-p",
+            "Locally typical sampling: choose among the tokens whose surprisal is nearest to the "
+            "entropy, up to probability N.",
+        ),
+    ] = None
+    xtc_probability: Annotated[
+        float | None,
+        number(
+            "--xtc-probability",
+            "Chance per token that XTC drops all but the least probable of the tokens above "
+            "--xtc-threshold.",
+        ),
+    ] = None
+    xtc_threshold: Annotated[
+        float | None, number("--xtc-threshold", "Probability of a top choice of XTC.")
+    ] = None
+    mirostat_tau: Annotated[
+        float | None,
+        number(
+            "--mirostat-tau",
+            "Mirostat 2: keep the surprisal near N bits, in place of top-k, top-p and the like; "
+            "5 is usual.",
+        ),
+    ] = None
+    mirostat_eta: Annotated[
+        float | None, number("--mirostat-eta", "How fast mirostat corrects itself.")
+    ] = None
+    bias: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bias",
+            metavar="TOKEN=AMOUNT",
+            help="Add to a token's logit: ' London=2.5', or '#1234=-inf' to ban an id. May be "
+            "given several times.",
+        ),
+    ] = None
+
+    def given(self, base: SamplingConfig) -> dict[str, Any]:
+        """Settings by name, biases left out: only a vocabulary knows their ids.
+
+        Raises `UsageError` for an option without the one that it changes, which `base` may hold.
+        """
+        self.check_company(_CHANGES, base)
+        names = (*(f.name for f in fields(SamplingConfig)), "seed")
+        breakers = tuple(map(read_argument, self.dry_breaker or ())) or None
+        return {name: getattr(self, name) for name in names} | {"dry_breakers": breakers}
+
+    def biases(self) -> dict[str, float]:
+        """Biases by token, as they were given. Raises `UsageError` for what is none."""
+        if not self.bias:
+            return {}
+        from gpt2cli.sampling import bias
+
+        return bias.parse(list(map(read_argument, self.bias)))
+
+
+def resolve_biases(biases: dict[str, float], model: LoadedModel) -> dict[int, float]:
+    """The same by token id. Raises `UsageError` for what is not exactly one token."""
+    if not biases:
+        return {}
+    from gpt2cli.sampling import bias
+
+    return bias.resolve(biases, model.tokenizer)
+
+
+# Options that only change what another one does.
+_CHANGES = {
+    "dry_base": "dry_multiplier",
+    "dry_allowed_length": "dry_multiplier",
+    "dry_breaker": "dry_multiplier",
+    "xtc_threshold": "xtc_probability",
+    "mirostat_eta": "mirostat_tau",
+}
+
+
+@dataclass(frozen=True)
+class Search(Group):
+    """Beam search"""
+
+    beams: Annotated[
+        int | None,
+        number(
+            "--beams",
+            "Search for the most probable text, keeping the N best beginnings; nothing is drawn.",
+        ),
+    ] = None
+    length_penalty: Annotated[
+        float | None, number("--length-penalty", "Above 1 prefers longer texts. [default: 1]")
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        """Settings by name. Raises `UsageError` for a penalty without beams."""
+        self.check_company({"length_penalty": "beams"})
+        return {"beams": self.beams, "length_penalty": self.length_penalty}
+
+
+@dataclass(frozen=True)
+class Constraint(Group):
+    """Constraints"""
+
+    regex: Annotated[
+        str | None,
+        typer.Option(
+            "--regex",
+            metavar="PATTERN",
+            help="Constrain the output to a regular expression (Rust syntax).",
+        ),
+    ] = None
+    json_schema: Annotated[
+        Path | None,
+        typer.Option("--json-schema", metavar="FILE", help="… to JSON that fits a JSON schema."),
+    ] = None
+    choice: Annotated[
+        list[str] | None,
+        typer.Option("--choice", metavar="TEXT", help="… to one of these; give it once for each."),
+    ] = None
+    grammar: Annotated[
+        Path | None, typer.Option("--grammar", metavar="FILE", help="… to a Lark grammar.")
+    ] = None
+
+    def resolve(self) -> Grammar | None:
+        """The one that is given. Raises `UsageError` for two, and for what nothing can match."""
+        from gpt2cli.sampling import constraint
+
+        return constraint.resolve(
+            regex=None if self.regex is None else read_argument(self.regex),
+            json_schema=self.json_schema,
+            choice=self.choices() or None,
+            grammar=self.grammar,
+        )
+
+    def choices(self) -> list[str]:
+        """The texts of --choice."""
+        return list(map(read_argument, self.choice or ()))
+
+
+@dataclass(frozen=True)
+class Draft(Group):
+    """Drafts"""
+
+    draft: Annotated[
+        str | None,
+        setting(
+            "--draft",
+            metavar="NAME",
+            autocompletion=_complete_draft,
+            help="Let a smaller model, or with ngram what the text repeats, propose tokens that "
+            "the model checks all at once: faster, and the same result.",
+        ),
+    ] = None
+    draft_tokens: Annotated[
+        int | None, number("--draft-tokens", f"Tokens proposed at most. [default: {DRAFT_TOKENS}]")
+    ] = None

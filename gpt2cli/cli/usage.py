@@ -25,6 +25,12 @@ OPTION_ALIASES = {
     "repeat-penalty": "repetition-penalty",
     "num-beams": "beams",  # transformers
     "num-samples": "samples",
+    "dtype": "precision",  # vLLM
+    "quantize": "precision",
+    "save-dtype": "save-precision",
+    "choices": "choice",
+    "below": "max-perplexity",
+    "above": "min-perplexity",
 }
 # What other programs call a command, and what people try first; only said, not done.
 _COMMAND_HINTS = {
@@ -77,6 +83,18 @@ class Command(TyperCommand):
                     "and so on for what chooses model, machine, sampling and length."
                 )
                 break
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """List the options under the headings of their groups."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                is_option = param.param_type_name == "option"
+                heading = getattr(param, "rich_help_panel", None) if is_option else "Arguments"
+                sections.setdefault(heading or "Options", []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def invoke(self, ctx: Any) -> Any:
         """Run it. Raises `UsageError` for arguments too many, -q together with -v, odd colours."""

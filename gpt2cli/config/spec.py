@@ -40,7 +40,7 @@ class Spec:
     aliases: tuple[str, ...] = ()
     repo_id: str | None = None
     bundled: bool = False
-    generation: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -127,7 +127,7 @@ def _parse_spec(data: dict[str, Any], path: Path) -> Spec:
         aliases=tuple(str(alias) for alias in aliases),
         repo_id=repo_id,
         bundled=coerce(bundled, "bool", f"{source}: bundled"),
-        generation=build(SamplingConfig, sections.get("generation", {}), f"{source}: generation"),
+        sampling=build(SamplingConfig, sections.get("generation", {}), f"{source}: generation"),
         training=build(TrainingConfig, sections.get("training", {}), f"{source}: training"),
     )
 

@@ -21,7 +21,7 @@ from gpt2cli.progress import Advance
 from gpt2cli.sampling.rules import keep_top_k, log_softmax
 from gpt2cli.text.stream import TextStream
 from gpt2cli.text.tokenizer import Tokenizer
-from gpt2cli.text.window import fit_prompt, slide
+from gpt2cli.text.window import check_prompt, slide
 
 IMPOSSIBLE = -1e9  # the score of a row that must not win
 
@@ -62,7 +62,8 @@ def search(
     # All rows are the same at first, and only one of them may count.
     running = [Beam((), 0.0 if i == 0 else IMPOSSIBLE) for i in range(width)]
     finished: list[Beam] = []
-    logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
+    check_prompt(prompt, decoder.context_length)
+    logits = decoder.prefill([list(prompt)])
     for length in range(1, config.max_tokens + 1):
         advance(1)
         if not are_numbers(logits):

@@ -11,14 +11,14 @@ from typing import Any
 
 from gpt2cli.arrays import are_numbers
 from gpt2cli.decoders.protocol import Decoder, Reader, Rows
-from gpt2cli.errors import GPT2CLIError, UsageError, not_numbers
+from gpt2cli.errors import GPT2CLIError, not_numbers
 from gpt2cli.generation.request import ChosenLogprob, Event, GenerationConfig, Logprob
 from gpt2cli.sampling.constraint import Matchers
 from gpt2cli.sampling.rules import generators, log_probabilities
 from gpt2cli.sampling.sampler import Sampler, Stage
 from gpt2cli.text.stream import TextStream
 from gpt2cli.text.tokenizer import Tokenizer
-from gpt2cli.text.window import fit_prompt, slide
+from gpt2cli.text.window import check_prompt, slide
 
 Choose = Callable[[Any, Rows], Any]  # (B, V) logits and B texts → (B,) ids
 
@@ -32,17 +32,17 @@ def generate(
 ) -> Iterator[Event]:
     """Continue `prompt`, `config.samples` times at once; an event for every token.
 
-    `choose` stands in for the sampler of these settings. Raises `UsageError` for an empty prompt.
+    `choose` stands in for the sampler of these settings. Raises `UsageError` for a prompt that is
+    empty, or longer than the context: see `text.window`.
     """
-    if not prompt:
-        raise UsageError("the prompt is empty")
+    check_prompt(prompt, decoder.context_length)
     rows = [list(prompt) for _ in range(config.samples)]
     texts = [TextStream(tokenizer, config.stop) for _ in rows]
     matchers = _matchers(tokenizer, config)
     choose = choose or new_sampler(tokenizer, len(prompt), config, matchers).choose
     eos = None if config.ignore_eos else tokenizer.end_of_text
     active = set(range(config.samples))
-    logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
+    logits = decoder.prefill([list(prompt)])
     for count in range(1, config.max_tokens + 1):
         # The one time a token that a GPU is waited for.
         ids: list[int] = choose(logits, rows).tolist()
@@ -93,7 +93,8 @@ def explain(
     decoder: Decoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
 ) -> list[Stage]:
     """What each rule of sampling does to the candidates of the first token after `prompt`."""
-    logits = decoder.prefill([fit_prompt(prompt, decoder.context_length)])
+    check_prompt(prompt, decoder.context_length)
+    logits = decoder.prefill([list(prompt)])
     rows = [list(prompt) for _ in range(config.samples)]
     sampler = new_sampler(tokenizer, len(prompt), config, _matchers(tokenizer, config))
     return sampler.explain(logits, rows)

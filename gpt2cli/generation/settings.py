@@ -9,10 +9,28 @@ from typing import Any
 
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError, did_you_mean
-from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.generation.request import GenerationConfig, new_seed
 
 OFF = "off"
 _NOT_IN_A_SESSION = ("samples", "beams", "length_penalty", "logprobs")
+
+
+def configure(base: SamplingConfig, **given: Any) -> GenerationConfig:
+    """`base`, with what is given in its place; None is not given, and a seed is drawn if none is.
+
+    Beam search samples nothing, so it leaves `base` out. Raises `UsageError` for a wrong name or
+    value.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    sampling, others = ({f.name for f in fields(k)} for k in (SamplingConfig, GenerationConfig))
+    for name in given:
+        if name not in sampling | others:
+            raise UsageError(f"unknown setting {name!r}{did_you_mean(name, sampling | others)}")
+    if given.get("beams") is not None:
+        base = SamplingConfig(temperature=0)
+    rules = base.updated(**{name: given.pop(name) for name in sampling & given.keys()})
+    values: dict[str, Any] = {"sampling": rules, "seed": new_seed()} | given
+    return GenerationConfig(**values)
 
 
 def show(config: GenerationConfig) -> dict[str, str]:

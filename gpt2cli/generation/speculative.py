@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from gpt2cli.arrays import Array
+from gpt2cli.config.sampling import DRAFT_TOKENS
 from gpt2cli.decoders.prefix_cache import PrefixCache
 from gpt2cli.decoders.protocol import Decoder, Rows
 from gpt2cli.errors import UsageError
@@ -23,7 +24,6 @@ from gpt2cli.text.window import slide
 
 NGRAM = "ngram"  # the draft that is no model
 NGRAM_SIZES = (3, 2)  # tokens that must match, the longest first
-MOST_TOKENS = 7  # with the token before them 8 rows, which the engine multiplies at once
 
 
 class Draft(Protocol):
@@ -86,7 +86,7 @@ class NgramDraft:
 
 
 @dataclass(slots=True)
-class Tally:
+class DraftStats:
     """How many tokens were proposed, how many of them came true, and the model's passes."""
 
     proposed: int = 0
@@ -109,15 +109,15 @@ class Tally:
         return asdict(self) | rates
 
 
-def check(config: GenerationConfig, most: int) -> None:
+def check(config: GenerationConfig, max_draft_tokens: int) -> None:
     """Refuse what cannot be done with a draft. Raises `UsageError`."""
     if config.samples > 1 or config.beams is not None:
         many = "beams" if config.beams is not None else "samples"
         raise UsageError(f"a draft and {many} cannot go together; leave one of them out", many)
     if config.constraint is not None:
         raise UsageError("a draft and a constraint cannot go together; leave one of them out")
-    if most < 1:
-        raise UsageError(f"a draft must propose at least 1 token, not {most}")
+    if max_draft_tokens < 1:
+        raise UsageError(f"a draft must propose at least 1 token, not {max_draft_tokens}")
 
 
 def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> None:
@@ -131,26 +131,32 @@ def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> N
         )
 
 
-class Speculation:
+class SpeculativeDecoder:
     """A model that has read on as its draft proposes; to `generate`, a model and its sampler.
 
     A `step` is answered with logits that are there already, as long as the tokens chosen are
     those proposed. Otherwise the model forgets the proposals, and reads new ones after the token
-    that was chosen: as many as came true the last time and one, at most `most`. No text
-    has more than `end` tokens.
+    that was chosen: as many as came true the last time and one, at most `max_draft_tokens`.
+    No text has more than `max_length` tokens.
     """
 
     def __init__(
-        self, decoder: Decoder, draft: Draft, sampler: Sampler, tally: Tally, most: int, end: int
+        self,
+        decoder: Decoder,
+        draft: Draft,
+        sampler: Sampler,
+        stats: DraftStats,
+        max_draft_tokens: int,
+        max_length: int,
     ) -> None:
         self._decoder, self._draft, self._sampler = decoder, draft, sampler
-        self._tally, self._most, self._end = tally, most, end
+        self._stats, self._max_length = stats, max_length
+        self._max_draft_tokens = self._count = max_draft_tokens
         self._text: list[int] = []
         self._length = 0  # of what has been chosen and read; the decoder may be further
         self._proposals: list[Proposal] = []  # of the last pass
         self._logits: Any = None  # (T, V), after the token before them and after each
         self._true = 0  # how many of them came true
-        self._count = most
 
     @property
     def context_length(self) -> int:
@@ -179,7 +185,7 @@ class Speculation:
         (token,) = ids
         if self._proposal and self._proposal.token == token:
             self._true += 1
-            self._tally.accepted += 1
+            self._stats.accepted += 1
         else:
             self._read_ahead(token)
         self._length += 1
@@ -192,15 +198,15 @@ class Speculation:
 
     def _read_ahead(self, token: int) -> None:
         """Read a token that nobody proposed, and what the draft proposes to follow it."""
-        room = min(self.context_length - self._length, self._end - len(self._text)) - 1
+        room = min(self.context_length - self._length, self._max_length - len(self._text)) - 1
         if self._proposals:
-            self._count = min(self._most, self._true + 1)
+            self._count = min(self._max_draft_tokens, self._true + 1)
         count = min(room, self._count)
         self._decoder.truncate(self._length)
         self._proposals = self._draft.propose(self._text, count, self._sampler) if count else []
         self._true = 0
-        self._tally.passes += 1
-        self._tally.proposed += len(self._proposals)
+        self._stats.passes += 1
+        self._stats.proposed += len(self._proposals)
         if self._proposals:
             proposed = [proposal.token for proposal in self._proposals]
             self._logits = self._decoder.extend([[token, *proposed]])[0]
@@ -214,15 +220,15 @@ def generate(
     tokenizer: Tokenizer,
     prompt: Sequence[int],
     config: GenerationConfig,
-    tally: Tally,
-    most: int = MOST_TOKENS,
+    stats: DraftStats,
+    max_draft_tokens: int = DRAFT_TOKENS,
 ) -> Iterator[Event]:
-    """As `loop.generate`, for one sample, with a draft that proposes up to `most` tokens.
+    """As `loop.generate`, for one sample, with a draft's proposals.
 
     Greedy, the text is the same; otherwise each text is as probable as it is without a draft.
     """
-    check(config, most)
+    check(config, max_draft_tokens)
     sampler = loop.new_sampler(tokenizer, len(prompt), config)
-    end = len(prompt) + config.max_tokens
-    speculation = Speculation(decoder, draft, sampler, tally, most, end)
-    yield from loop.generate(speculation, tokenizer, prompt, config, speculation.choose)
+    length = len(prompt) + config.max_tokens
+    speculative = SpeculativeDecoder(decoder, draft, sampler, stats, max_draft_tokens, length)
+    yield from loop.generate(speculative, tokenizer, prompt, config, speculative.choose)

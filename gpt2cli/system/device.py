@@ -15,52 +15,67 @@ from dataclasses import dataclass
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import DeviceError, did_you_mean
+from gpt2cli.system.precision import PRECISIONS, QUANTIZED, parse, torch_name
 
-DTYPES = ("float32", "bfloat16", "float16")
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model runs and in which precision, in torch's words: cuda:0, bfloat16."""
+    """Where a model runs, in torch's words (cuda:0), and a key of `precision.PRECISIONS`."""
 
     device: str
-    dtype: str
+    precision: str
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the native engine, or NumPy in its place, computes there, and not PyTorch."""
+        return self.device == "cpu" and self.precision in ("fp32", *QUANTIZED)
 
 
-def check_names(device: str, dtype: str) -> None:
-    """Refuse names that no machine knows. Raises `DeviceError`."""
+def check_device(device: str) -> None:
+    """Raise `DeviceError` for a name that no machine knows."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
         likely = _OTHER_NAMES.get(device.lower(), device)
         hint = did_you_mean(likely, ("auto", "cpu", "cuda", "mps"))
         raise DeviceError(f"unknown device {device!r}; use auto, cpu, cuda, cuda:N or mps{hint}")
-    if dtype not in ("auto", *DTYPES):
-        hint = did_you_mean(dtype, DTYPES)
-        raise DeviceError(f"unknown dtype {dtype!r}; use auto, {', '.join(DTYPES)}{hint}")
 
 
 def limit_threads(threads: int) -> None:
-    """Have NumPy's BLAS and torch use so many CPU threads; must come before their import."""
+    """Have the engine, NumPy's BLAS and torch use n CPU threads; NumPy must not be imported yet."""
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
     os.environ["VECLIB_MAXIMUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:  # it has read the environment already
+        sys.modules["torch"].set_num_threads(threads)
 
 
-def place(device: str = "auto", dtype: str = "auto") -> Placement:
+def place(device: str = "auto", precision: str = "auto") -> Placement:
     """Choose: a CUDA GPU, else Apple's, else the CPU; bf16 on GPUs that have it, else fp32.
 
-    Raises `DeviceError` for a device or precision that this machine does not have.
+    Quantized weights are for a CPU. Raises `DeviceError` for a device or precision that this
+    machine does not have.
     """
-    check_names(device, dtype)
+    check_device(device)
+    wanted = None if precision == "auto" else parse(precision, ("auto", *PRECISIONS))
+    if wanted in QUANTIZED:
+        if device not in ("auto", "cpu"):
+            raise DeviceError(
+                f"precision {wanted} is for a CPU, not for {device}; add device cpu, or leave "
+                "one of them out",
+                "precision",
+                "device",
+            )
+        return Placement("cpu", wanted)
     chosen = "cpu" if device == "cpu" or not may_have_gpu() else _ask_torch(device)
     if chosen == "cpu" and device not in ("cpu", "auto"):
         raise DeviceError(f"there is no {device} GPU here; choose device cpu or auto", "device")
-    if dtype != "auto":
-        placement = Placement(chosen, dtype)
-        if dtype != "float32":
-            _probe(placement)
-        return placement
-    return Placement(chosen, "bfloat16" if _has_bf16(chosen) else "float32")
+    if wanted is None:
+        return Placement(chosen, "bf16" if _has_bf16(chosen) else "fp32")
+    placement = Placement(chosen, wanted)
+    if wanted != "fp32":
+        _probe(placement)
+    return placement
 
 
 def may_have_gpu() -> bool:
@@ -99,25 +114,25 @@ def _probe(placement: Placement) -> None:
     """Run a toy model: some builds lack half-precision kernels for some devices."""
     import torch
 
-    if placement == Placement("cpu", "float16") and not _cpu_has_float16():
+    if placement == Placement("cpu", "fp16") and not _cpu_has_float16():
         raise DeviceError(
-            "this CPU has no float16 arithmetic, only slow emulation; "
-            "use dtype float32, or bfloat16 for half the memory",
-            "dtype",
+            "this CPU has no fp16 arithmetic, only slow emulation; "
+            "use precision fp32, or bf16 for half the memory",
+            "precision",
         )
 
     from gpt2cli.model.gpt2 import GPT2
 
     config = ModelConfig(vocab_size=8, context_length=4, emb_dim=8, n_heads=2, n_layers=1)
-    dtype = getattr(torch, placement.dtype)
+    dtype = getattr(torch, torch_name(placement.precision))
     try:
         model = GPT2(config).init_weights().eval().to(placement.device, dtype)
         model(torch.zeros(1, 2, dtype=torch.long, device=placement.device))
     except (RuntimeError, TypeError):
         raise DeviceError(
-            f"{placement.device} cannot compute in {placement.dtype} here; "
-            "use dtype float32 or auto",
-            "dtype",
+            f"{placement.device} cannot compute in {placement.precision} here; "
+            "use precision fp32 or auto",
+            "precision",
         ) from None
 
 

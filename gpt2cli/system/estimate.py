@@ -11,17 +11,11 @@ import re
 from dataclasses import dataclass, fields
 
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.system.precision import PRECISIONS
 
-# Bytes a number. Coded weights are stored in groups of 32 with one bf16 scale each.
-PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 2 / 32, "int4": 1 / 2 + 2 / 32}
-_CODED = ("int8", "int4")
+SHOWN = ("fp32", "bf16", "int8", "int4")  # fp16 takes as much as bf16
 _FP32 = 4
 _H100_MEMORY = 80e9  # bytes; NVIDIA's data sheet for the H100 SXM
-
-
-def precision_of(dtype: str, quantize: str | None = None) -> str:
-    """The key of `PRECISIONS` that a dtype, or what the weights are coded in, stands for."""
-    return quantize or ("fp32" if dtype == "float32" else "bf16")
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
@@ -46,10 +40,10 @@ def total_parameters(config: ModelConfig, *, tied: bool = True) -> int:
 def weight_bytes(config: ModelConfig, precision: str) -> int:
     """Bytes of the weights; with int8 or int4 all but the matrices stays in fp32."""
     count = total_parameters(config)
-    if precision not in _CODED:
-        return int(count * PRECISIONS[precision])
+    if not PRECISIONS[precision].is_quantized:
+        return int(count * PRECISIONS[precision].bytes)
     head, matrices = _multiplied(config)
-    return _coded_bytes(config, precision) + (count - head - matrices) * _FP32
+    return _quantized_bytes(config, precision) + (count - head - matrices) * _FP32
 
 
 def _multiplied(config: ModelConfig) -> tuple[int, int]:
@@ -58,10 +52,10 @@ def _multiplied(config: ModelConfig) -> tuple[int, int]:
     return config.vocab_size * C, config.n_layers * 12 * C * C
 
 
-def _coded_bytes(config: ModelConfig, precision: str) -> int:
+def _quantized_bytes(config: ModelConfig, precision: str) -> int:
     """Bytes of the head, which has 8 bits either way, and of the matrices."""
     head, matrices = _multiplied(config)
-    return int(head * PRECISIONS["int8"] + matrices * PRECISIONS[precision])
+    return int(head * PRECISIONS["int8"].bytes + matrices * PRECISIONS[precision].bytes)
 
 
 def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: int = 1) -> int:
@@ -70,7 +64,7 @@ def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: in
     With int8 or int4 weights in 8 bits, and an fp32 scale for each of 2 · L · H vectors.
     """
     L, C, H = config.n_layers, config.emb_dim, config.n_heads
-    width = C + H * _FP32 if precision in _CODED else C * PRECISIONS[precision]
+    width = C + H * _FP32 if PRECISIONS[precision].is_quantized else C * PRECISIONS[precision].bytes
     return int(2 * L * width) * tokens * samples
 
 
@@ -84,9 +78,9 @@ def step_weight_bytes(config: ModelConfig, precision: str, samples: int = 1) -> 
     C, (head, matrices) = config.emb_dim, _multiplied(config)
     counts = parameters(config)
     vectors = sum(counts.values()) - head - matrices - counts["position embedding"] + C
-    if precision not in _CODED:
-        return int((head + matrices + vectors) * PRECISIONS[precision])
-    return _coded_bytes(config, precision) + (vectors + samples * C) * _FP32
+    if not PRECISIONS[precision].is_quantized:
+        return int((head + matrices + vectors) * PRECISIONS[precision].bytes)
+    return _quantized_bytes(config, precision) + (vectors + samples * C) * _FP32
 
 
 def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:
@@ -129,18 +123,18 @@ def sampling_bytes(config: ModelConfig, samples: int) -> int:
     return samples * config.vocab_size * 6 * 8
 
 
-def training_bytes(config: ModelConfig, batch_size: int = 1, dtype: str = "float32") -> int:
+def training_bytes(config: ModelConfig, batch_size: int = 1, precision: str = "fp32") -> int:
     """Bytes to train with AdamW on sequences of the whole context.
 
     Weights, gradients and two moments are 16 bytes a parameter. A layer keeps 16 · T · C
     activations where attention is fused, and two dropout masks, which PyTorch stores in
     fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34
     bytes in half precision. Logits and log-probabilities have a gradient each. With
-    bfloat16 weights stay in fp32, and at the least activations take half.
+    bf16 weights stay in fp32, and at the least activations take half.
     """
     T, C = config.context_length, config.emb_dim
     activations = (16 + 2) * T * C * config.n_layers + 4 * T * config.vocab_size
-    width = _FP32 if dtype == "float32" else _FP32 // 2
+    width = _FP32 if precision == "fp32" else _FP32 // 2
     return 4 * _FP32 * total_parameters(config) + width * batch_size * activations
 
 
@@ -208,7 +202,7 @@ def describe(config: ModelConfig) -> dict[str, object]:
                 "kv_cache": kv_cache_bytes(config, precision, config.context_length),
                 "inference": inference_bytes(config, precision),
             }
-            for precision in PRECISIONS
+            for precision in SHOWN
         },
         "training_memory": training_bytes(config),
         "flops_per_token": flops_per_token(config),

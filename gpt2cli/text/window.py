@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpt2cli.errors import UsageError
+
 
 def slide(ids: Sequence[int], context_length: int) -> list[int]:
     """The newest tokens, with room to go on: once the window is full its oldest quarter goes.
@@ -17,3 +19,11 @@ def slide(ids: Sequence[int], context_length: int) -> list[int]:
 def fit_prompt(ids: Sequence[int], context_length: int) -> list[int]:
     """The prompt as the model will read it: whole if it fits, else its newest part."""
     return list(ids) if len(ids) <= context_length else slide(ids, context_length)
+
+
+def check_prompt(ids: Sequence[int], context_length: int) -> None:
+    """Raise `UsageError` for a prompt that is empty or does not fit the context."""
+    if not ids:
+        raise UsageError("the prompt is empty")
+    if len(ids) > context_length:
+        raise UsageError(f"the prompt has {len(ids)} tokens, the context only {context_length}")

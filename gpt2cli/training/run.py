@@ -12,7 +12,8 @@ import torch
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.model.gpt2 import GPT2
-from gpt2cli.system import estimate, machine
+from gpt2cli.system import estimate
+from gpt2cli.system.memory import available
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.training import state
 from gpt2cli.training.corpus import (
@@ -84,14 +85,13 @@ def _new_model(plan: Plan, tokenizer: Tokenizer, corpus: Corpus, device: str) ->
 def check_memory(config: ModelConfig, plan: Plan, device: str) -> None:
     """Refuse a run that cannot fit. Raises `UsageError`."""
     batch_size, context = plan.training.batch_size, config.context_length
-    needed = estimate.training_bytes(config, batch_size, plan.dtype)
-    on_gpu = device.startswith("cuda")
-    available = machine.detect().memory_available if on_gpu else machine.memory()[1]
+    needed = estimate.training_bytes(config, batch_size, plan.precision)
+    free = available(device)
     # Gradients come as activations go: 124M in fp32 was measured at 0.95 of the estimate.
-    if 0.9 * needed > available:
+    if 0.9 * needed > free:
         raise UsageError(
             f"batch_size {batch_size} with a context of {context} tokens needs "
-            f"{needed / 1e9:,.1f} GB of memory and {available / 1e9:,.1f} GB are free; choose a "
+            f"{needed / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are free; choose a "
             "smaller batch, context or model",
             "batch_size",
         )

@@ -16,7 +16,8 @@ from pathlib import Path
 from gpt2cli.config.fields import build
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.training import TrainingConfig
-from gpt2cli.errors import ConfigError, GPT2CLIError, UsageError, WeightsError
+from gpt2cli.errors import GPT2CLIError, UsageError, WeightsError
+from gpt2cli.system.precision import parse
 from gpt2cli.text.vocabulary import VOCABULARIES
 from gpt2cli.weights import layout
 from gpt2cli.weights.safetensors import read_metadata
@@ -29,15 +30,15 @@ _LOCK = ".training.lock"
 class Plan:
     """What a run does: the same plan and the same text give the same model.
 
-    `model.vocab_size` is what was asked for; a short text may have given less. `dtype` is what
-    products are computed in, `save_dtype` what the model is stored in. `data` only says where
+    `model.vocab_size` is what was asked for; a short text may have given less. `precision` is what
+    products are computed in, `save_precision` what the model is stored in. `data` only says where
     the text was. These three are empty where they are not known.
     """
 
     model: ModelConfig
     training: TrainingConfig
-    dtype: str = "float32"
-    save_dtype: str = "float32"
+    precision: str = "fp32"
+    save_precision: str = "fp32"
     data: str = ""
 
     def check_same(self, other: Plan) -> None:
@@ -47,7 +48,7 @@ class Plan:
         """
         before, now = self._settings(), other._settings()
         # Versions that did not note the precisions noted the vocabulary's real size.
-        unknown = () if self.dtype else ("vocab_size", "dtype", "save_dtype")
+        unknown = () if self.precision else ("vocab_size", "precision", "save_precision")
         for name in before:
             if before[name] != now[name] and name not in unknown:
                 raise UsageError(
@@ -57,7 +58,7 @@ class Plan:
                 )
 
     def _settings(self) -> dict[str, object]:
-        own = {"dtype": self.dtype, "save_dtype": self.save_dtype}
+        own = {"precision": self.precision, "save_precision": self.save_precision}
         same = asdict(self.model) | asdict(self.training) | own
         del same["steps"]
         return same
@@ -106,7 +107,7 @@ def read_position(directory: Path) -> Position:
         plan, digest = _read_plan(metadata, str(path))
         step, best = int(metadata["step"]), float.fromhex(metadata["best_val_loss"])
         return Position(plan, digest, step, best)
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, ConfigError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UsageError):
         raise WeightsError(f"{path} is damaged; it does not say what the run was") from None
 
 
@@ -116,10 +117,17 @@ def _read_plan(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
     else:  # by a version that noted less
         model, training, digest = json.loads(metadata["identity"])
         noted = {"model": model, "training": training}
+    # A version before called precisions dtypes, by PyTorch's names.
+    precision, save_precision = (
+        parse(name) if (name := str(noted.get(new, noted.get(old, "")))) else ""
+        for new, old in (("precision", "dtype"), ("save_precision", "save_dtype"))
+    )
     plan = Plan(
         build(ModelConfig, noted["model"], source),
         build(TrainingConfig, noted["training"], source),
-        *(str(noted.get(name, "")) for name in ("dtype", "save_dtype", "data")),
+        precision,
+        save_precision,
+        str(noted.get("data", "")),
     )
     return plan, str(digest)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gpt2cli.errors import GPT2CLIError, WeightsError
 from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.system.precision import torch_name
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.training.corpus import Corpus, write_vocabulary
 from gpt2cli.training.optimizer import learning_rate, make_optimizer
@@ -147,7 +148,7 @@ class Trainer:
         return torch.stack([self.corpus.train[s : s + T + 1] for s in starts.tolist()])
 
     def _precision(self) -> AbstractContextManager[object]:
-        if self.plan.dtype != "bfloat16":
+        if self.plan.precision != "bf16":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
@@ -188,8 +189,8 @@ class Trainer:
         with self._all_or_nothing():
             write_vocabulary(self._unwritten, self.directory)
             if best:
-                save_dtype = getattr(torch, self.plan.save_dtype)
-                checkpoint.save(self.model, self.directory, self._end_of_text, save_dtype)
+                dtype = getattr(torch, torch_name(self.plan.save_precision))
+                checkpoint.save(self.model, self.directory, self._end_of_text, dtype)
             write_safetensors(tensors, self.directory / STATE_FILE, position.metadata())
         self._unwritten, self._saved_step, self.best_val_loss = {}, self.step, lowest
         return best

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gpt2cli.config.hub import read_hub_config
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.config.sampling import USUAL, SamplingConfig
 from gpt2cli.config.spec import BUNDLED_DIR, Spec, find_spec, known_names, load_spec, shipped_specs
 from gpt2cli.errors import ConfigError, UsageError, WeightsError, did_you_mean
 from gpt2cli.weights import cache, layout
@@ -37,9 +37,9 @@ class Source:
     directory: Path | None
 
     @property
-    def generation(self) -> SamplingConfig:
+    def sampling(self) -> SamplingConfig:
         """The sampling defaults that suit the model."""
-        return self.spec.generation if self.spec else SamplingConfig(temperature=0.8, top_p=0.95)
+        return self.spec.sampling if self.spec else USUAL
 
     @property
     def revision(self) -> str | None:

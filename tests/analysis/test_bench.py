@@ -17,7 +17,7 @@ from gpt2cli.system.device import Placement
 from gpt2cli.system.machine import cpu_name
 
 SMALL = {spec.name: spec.model for spec in shipped_specs()}["124M"]
-CPU = Placement("cpu", "float32")
+CPU = Placement("cpu", "fp32")
 VOCABULARY = 11
 
 
@@ -85,7 +85,7 @@ def test_contexts_that_are_given_are_sorted_and_measured_once() -> None:
         ([], {"repeats": 0}, "repeats must be at least 1"),
         ([], {"samples": -1}, "samples must be at least 1, not -1"),
         ([], {"tokens": 64}, "64 tokens leave no room"),
-        ([41], {"tokens": 24}, "give at most --context 40"),
+        ([41], {"tokens": 24}, "give at most context 40"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -174,7 +174,7 @@ def test_a_batch_shares_the_weights_but_not_the_cache() -> None:
 def test_a_model_is_measured_from_its_decoder_to_its_share(tiny_config: ModelConfig) -> None:
     decoder = FakeDecoder(1, prefill=[1] * 4, step=1)
     plan = Plan((4, 8), 2, 1, 1)
-    report = bench.measure(decoder, tiny_config, CPU, None, plan)
+    report = bench.measure(decoder, tiny_config, CPU, plan)
     assert [result.context for result in report.contexts] == [4, 8]
     for result in report.contexts:
         limit = report.bandwidth_bytes_per_second / result.bytes_per_step

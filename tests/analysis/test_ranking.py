@@ -24,7 +24,7 @@ def test_a_choice_weighs_what_the_text_gains(
     context, choices = "ROMEO: But so", ["ft, what light", " the sun", "!"]
     rows, shared = ranking.encode(tiny_tokenizer, context, choices, CONTEXT)
     assert [tiny_tokenizer.decode(row) for row in rows] == [context + c for c in choices]
-    found = ranking.weigh(make(batch_size=2), rows, shared, choices, batch_size=2)
+    found = ranking.rank_choices(make(batch_size=2), rows, shared, choices, batch_size=2)
     model = checkpoint.load(tiny_directory)
     rows_of = dict(zip(choices, rows, strict=True))
     for choice in found:

@@ -37,7 +37,7 @@ def some_ids(length: int, seed: int = 0) -> list[int]:
 
 
 def score_alone(decoder: Any, ids: list[int], stride: int) -> scoring.Score:
-    (score,) = scoring.join(scoring.stretches(decoder, BYTES_300, [ids], stride=stride))
+    (score,) = scoring.join(scoring.score_texts(decoder, BYTES_300, [ids], stride=stride))
     return score
 
 
@@ -93,7 +93,7 @@ def test_texts_side_by_side_score_as_each_alone(
     monkeypatch.setattr(scoring, "GROUP", 4)
     texts = [some_ids(length, seed=length) for length in (5, 70, 1, 32, 2, 9, 33, 0, 12)]
     advanced: list[int] = []
-    together = scoring.stretches(
+    together = scoring.score_texts(
         make(batch_size=3), BYTES_300, texts, stride=16, batch_size=3, advance=advanced.append
     )
     for ids, score in zip(texts, scoring.join(together), strict=True):
@@ -105,7 +105,7 @@ def test_texts_side_by_side_score_as_each_alone(
 
 def test_stretches_come_in_order_and_none_is_longer_than_the_context(make: MakeDecoder) -> None:
     texts = [some_ids(length, seed=length) for length in (100, 3, 70)]
-    found = list(scoring.stretches(make(), BYTES_300, texts, stride=20))
+    found = list(scoring.score_texts(make(), BYTES_300, texts, stride=20))
     for i, ids in enumerate(texts):
         assert [token for text, score in found if text == i for token in score.ids] == ids
     assert [text for text, _ in found] == sorted(text for text, _ in found)
@@ -123,7 +123,7 @@ def test_blocks_and_windows_side_by_side_change_nothing(
 ) -> None:
     ids = some_ids(100)  # 8 windows, so that batches are full or not
     expected = score_alone(make(), ids, 10)
-    found = scoring.stretches(
+    found = scoring.score_texts(
         make(batch_size=batch_size), BYTES_300, [ids], stride=10, batch_size=batch_size, block=block
     )
     (score,) = scoring.join(found)

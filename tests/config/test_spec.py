@@ -56,9 +56,9 @@ def test_every_shipped_file_loads_as_it_is_written(path: Path) -> None:
     for key in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers", "qkv_bias"):
         assert getattr(spec.model, key) == data[key]
     assert spec.model.head_dim * spec.model.n_heads == spec.model.emb_dim
-    for section in ("generation", "training"):
+    for section, read in (("generation", spec.sampling), ("training", spec.training)):
         for key, value in data.get(section, {}).items():
-            assert getattr(getattr(spec, section), key) == value
+            assert getattr(read, key) == value
     assert list(spec.aliases) == data.get("aliases", [])
     assert spec.repo_id == data.get("repo_id")
 
@@ -135,7 +135,7 @@ def test_a_file_with_sizes_alone_gets_the_defaults(tmp_path: Path) -> None:
     assert spec == Spec("model", TINY)
     assert spec.model.drop_rate == 0.1
     assert spec.model.qkv_bias
-    assert spec.generation == SamplingConfig()
+    assert spec.sampling == SamplingConfig()
     assert spec.training == TrainingConfig()
 
 
@@ -153,7 +153,7 @@ def test_a_whole_number_serves_as_a_number(tmp_path: Path) -> None:
 
 def test_a_rule_is_switched_off_by_null(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, written() + "generation: {top_p: null, top_k: 40, temperature: 0}\n")
-    assert spec.generation == SamplingConfig(temperature=0, top_k=40)
+    assert spec.sampling == SamplingConfig(temperature=0, top_k=40)
 
 
 @pytest.mark.parametrize("section", ["generation:", "training:", "aliases:", "repo_id:"])

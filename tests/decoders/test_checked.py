@@ -83,7 +83,7 @@ def test_score_and_diff_agree_on_a_padded_vocabulary(
 ) -> None:
     a, b = (CheckedDecoder(decoders(kind, padded)(), 300) for _ in range(2))
     compared = [d.surprisals[0] for d in comparison.compare(a, b, IDS) if d.surprisals]
-    (score,) = scoring.join(scoring.stretches(a, tiny_tokenizer, [IDS], stride=16))
+    (score,) = scoring.join(scoring.score_texts(a, tiny_tokenizer, [IDS], stride=16))
     assert compared == pytest.approx(score.bits[1:].tolist(), abs=1e-4)
     model = checkpoint.load(padded)
     log_p = model(torch.tensor([IDS]))[0, :, :300].log_softmax(-1) / math.log(2)
@@ -157,13 +157,13 @@ COMMANDS = [
     ("generate", "The", "--seed", "1"),
     ("generate", "The", "--beams", "2"),
     ("generate", "The", "-t", "0", "--draft", "ngram"),
-    ("generate", "The", "-t", "0", "--dtype", "bfloat16"),
+    ("generate", "The", "-t", "0", "--precision", "bf16"),
     ("generate", "The", "--explain-sampling"),
     ("generate", "The", "--json", "--logprobs", "2"),
     ("generate", "The", "--choice", "a", "--choice", "b"),
     ("score", "--text", "The quick brown"),
     ("score", "--text", "The quick brown", "--json"),
-    ("score", "--text", "The", "--choices", " quick", "--choices", " brown"),
+    ("score", "--text", "The", "--choice", " quick", "--choice", " brown"),
     ("inspect", "The quick", "--json"),
 ]
 
@@ -206,7 +206,7 @@ def test_damaged_weights_are_not_quantized(
 ) -> None:
     broken = damage(tiny_directory, tmp_path / "broken", parameter, 5, value)
     for precision in ("int8", "int4"):
-        done = run_main("generate", "-m", str(broken), "--quantize", precision, "The")
+        done = run_main("generate", "-m", str(broken), "--precision", precision, "The")
         assert done.returncode == 1
         assert f"{theirs} holds NaN or infinity" in error_of(done)
     config, tensors = checkpoint.read(broken)

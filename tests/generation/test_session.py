@@ -21,6 +21,7 @@ from gpt2cli.generation.loop import generate
 from gpt2cli.generation.request import Event, GenerationConfig
 from gpt2cli.generation.session import Session, follow
 from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.window import fit_prompt
 
 GREEDY = GenerationConfig(SamplingConfig(temperature=0), max_tokens=5)
 
@@ -76,7 +77,8 @@ def text_of(events: Any) -> str:
 
 
 def fresh(prompt: Sequence[int], config: GenerationConfig, context_length: int = 1000) -> str:
-    return text_of(generate(Arithmetic(context_length), BYTES, prompt, config))
+    window = fit_prompt(prompt, context_length)
+    return text_of(generate(Arithmetic(context_length), BYTES, window, config))
 
 
 def test_a_turn_reads_its_own_tokens_and_the_one_that_nobody_has_read() -> None:

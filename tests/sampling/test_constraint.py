@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gpt2cli
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.decoders.opening import open_tokenizer
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.generation.loop import generate
@@ -21,11 +21,10 @@ from gpt2cli.generation.record import Recorder, Sample
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.sampling.constraint import Constraint, resolve
 from gpt2cli.text.tokenizer import Tokenizer
-from gpt2cli.weights import sources
 
 pytest.importorskip("llguidance", reason="constraints need llguidance")
 
-BARD = open_tokenizer(sources.resolve("bard"))
+BARD = gpt2cli.load("bard").tokenizer
 FLAT = SamplingConfig(temperature=100.0, top_p=None)  # nearly every token is as likely
 SCHEMA = {
     "type": "object",

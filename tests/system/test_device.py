@@ -29,8 +29,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_cpu_runs_in_fp32_unless_told_otherwise() -> None:
-    assert device.place() == Placement("cpu", "float32")
-    assert device.place("cpu", "bfloat16") == Placement("cpu", "bfloat16")
+    assert device.place() == Placement("cpu", "fp32")
+    assert device.place("cpu", "bf16") == Placement("cpu", "bf16")
     for absent in ("cuda", "cuda:1", "mps"):
         with pytest.raises(DeviceError, match=f"no {absent} GPU here"):
             device.place(absent)
@@ -38,9 +38,9 @@ def test_a_cpu_runs_in_fp32_unless_told_otherwise() -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_is_preferred_and_runs_in_bf16() -> None:
-    assert device.place() == Placement("cuda", "bfloat16")
-    assert device.place("cuda:1", "float32") == Placement("cuda:1", "float32")
-    assert device.place("cpu") == Placement("cpu", "float32")
+    assert device.place() == Placement("cuda", "bf16")
+    assert device.place("cuda:1", "fp32") == Placement("cuda:1", "fp32")
+    assert device.place("cpu") == Placement("cpu", "fp32")
     with pytest.raises(DeviceError, match="the last GPU is cuda:1"):
         device.place("cuda:2")
 
@@ -48,14 +48,14 @@ def test_a_gpu_is_preferred_and_runs_in_bf16() -> None:
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_without_bf16_runs_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert device.place() == Placement("cuda", "float32")
+    assert device.place() == Placement("cuda", "fp32")
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_float16_on_a_cpu_that_only_emulates_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_cpu_has_float16", lambda: False)
-    with pytest.raises(DeviceError, match="no float16 arithmetic"):
-        device.place("cpu", "float16")
+    with pytest.raises(DeviceError, match="no fp16 arithmetic"):
+        device.place("cpu", "fp16")
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -64,8 +64,8 @@ def test_a_precision_without_kernels_is_refused(monkeypatch: pytest.MonkeyPatch)
         raise RuntimeError("not implemented for 'BFloat16'")
 
     monkeypatch.setattr(torch, "addmm", missing)
-    with pytest.raises(DeviceError, match="cannot compute in bfloat16"):
-        device.place("cpu", "bfloat16")
+    with pytest.raises(DeviceError, match="cannot compute in bf16"):
+        device.place("cpu", "bf16")
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,13 @@ def test_a_precision_without_kernels_is_refused(monkeypatch: pytest.MonkeyPatch)
     [
         (("gpu", "auto"), "unknown device 'gpu'; use auto, cpu, cuda, cuda:N or mps"),
         (("cuda:x", "auto"), "unknown device 'cuda:x'.*did you mean 'cuda'"),
-        (("cpu", "bf16"), "unknown dtype 'bf16'.*did you mean 'bfloat16'"),
+        (("cpu", "bf61"), "precision must be auto, .* or int4, not 'bf61'.*did you mean 'bf16'"),
+        (("cuda", "int8"), "int8 is for a CPU, not for cuda"),
     ],
 )
 def test_unknown_names_are_refused_with_a_hint(arguments: tuple[str, str], message: str) -> None:
     with pytest.raises(DeviceError, match=message):
-        device.check_names(*arguments)
+        device.place(*arguments)
 
 
 def test_placing_on_a_cpu_does_not_import_torch() -> None:

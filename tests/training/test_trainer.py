@@ -162,7 +162,7 @@ def test_resuming_something_else_is_refused_and_named(tmp_path: Path) -> None:
         (with_settings(learning_rate=0.5), "learning_rate was 0.01 .* 0.5"),
         (with_settings(seed=3), "seed was 0 .* 3"),
         (replace(PLAN, model=replace(PLAN.model, vocab_size=301)), "vocab_size was 300 .* 301"),
-        (replace(PLAN, dtype="bfloat16"), "dtype was float32 .* bfloat16"),
+        (replace(PLAN, precision="bf16"), "precision was fp32 .* bf16"),
     ):
         with pytest.raises(UsageError, match=name):
             train(tmp_path, changed, resume=True)
@@ -294,7 +294,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(
 
 
 def test_a_model_that_does_not_fit_its_precision_is_not_saved(tmp_path: Path) -> None:
-    with open_run(tmp_path, replace(PLAN, save_dtype="float16")) as run:
+    with open_run(tmp_path, replace(PLAN, save_precision="fp16")) as run:
         run.model.final_norm.scale.data[0] = 1e6
         with pytest.raises(WeightsError, match=r"ln_f.weight has numbers too large for float16"):
             list(run.run())
@@ -385,6 +385,6 @@ def test_a_vocabulary_is_no_larger_than_a_text_can_give(tmp_path: Path) -> None:
 
 
 def test_bf16_autocast_learns_as_well(tmp_path: Path) -> None:
-    run, reports = train(tmp_path, replace(PLAN, dtype="bfloat16"))
+    run, reports = train(tmp_path, replace(PLAN, precision="bf16"))
     assert reports[-1].loss < reports[0].loss
     assert all(p.dtype == torch.float32 for p in run.model.parameters())

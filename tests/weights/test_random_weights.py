@@ -7,11 +7,9 @@ import pytest
 from helpers import random_model
 
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.config.spec import Spec
 from gpt2cli.decoders import native, opening
 from gpt2cli.system.device import Placement
 from gpt2cli.weights.random_weights import RandomWeights
-from gpt2cli.weights.sources import Source
 
 
 def test_every_parameter_is_there_and_the_same_each_time(tiny_config: ModelConfig) -> None:
@@ -41,17 +39,11 @@ def test_progress_ends_with_all_bytes_even_if_some_are_made_twice(tiny_config: M
     assert told[-1] == ("random weights", made, made)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "quantize"), [("float32", None), ("bfloat16", None), ("float32", "int8")]
-)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_whatever_decodes_gets_them(
-    tiny_config: ModelConfig, dtype: str, quantize: str | None, samples: int
-) -> None:
-    if quantize and not native.available():
+def test_whatever_decodes_gets_them(tiny_config: ModelConfig, precision: str, samples: int) -> None:
+    if precision == "int8" and not native.available():
         pytest.skip(native.why_not())
-    source = Source("tiny", Spec("tiny", tiny_config), None, None)
-    place, size = Placement("cpu", dtype), tiny_config.vocab_size
-    decoder = opening.open_random(source, place, size, samples, 8, quantize)
+    decoder = opening.open_random(tiny_config, Placement("cpu", precision), samples, 8)
     assert np.isfinite(np.asarray(decoder.prefill([[1, 2, 3]]))).all()
     assert decoder.step([4] * samples).shape == (samples, tiny_config.vocab_size)

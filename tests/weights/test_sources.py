@@ -37,7 +37,7 @@ def test_names_and_aliases_are_shipped_configs(name: str) -> None:
     assert (source.name, source.repo_id) == ("124M", "openai-community/gpt2")
     assert source.directory is None
     assert source.config().n_layers == 12
-    assert source.generation.temperature == 0.8
+    assert source.sampling.temperature == 0.8
 
 
 def test_a_yaml_file_names_a_repository(tmp_path: Path) -> None:

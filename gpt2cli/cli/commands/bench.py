@@ -6,25 +6,29 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt2cli import __version__
-from gpt2cli.cli import options
-from gpt2cli.cli.io.progress import fetch, open_decoder, open_random
+from gpt2cli.cli import opening, options
+from gpt2cli.cli.grouped import Group, grouped
+from gpt2cli.cli.io.progress import download_progress
 from gpt2cli.cli.io.terminal import Output, is_watched, new_table, notice, print_rich, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gpt2cli.analysis.bench import Result
+    from gpt2cli.analysis.bench import Plan, Report
+    from gpt2cli.api import LoadedModel
+    from gpt2cli.decoders.protocol import Decoder
     from gpt2cli.weights.sources import Source
 
 
-def bench(
-    model: options.Model = "124M",
+@dataclass(frozen=True)
+class Rounds(Group):
+    """What is measured"""
+
     context: Annotated[
         list[int] | None,
         typer.Option(
@@ -32,29 +36,44 @@ def bench(
             help="Tokens to read before decoding. May be given several times. "
             "[default: 32, half and seven eighths of the model's context]",
         ),
-    ] = None,
+    ] = None
     tokens: Annotated[
         int | None,
         typer.Option(
             metavar="N", help="Tokens to decode each time. [default: 50, fewer in short contexts]"
         ),
-    ] = None,
+    ] = None
     repeats: Annotated[
-        int, typer.Option(metavar="N", help="Rounds; the medians count, after one that does not.")
-    ] = 5,
+        int,
+        typer.Option(metavar="N", help="Measured rounds, after one warm-up; medians are shown."),
+    ] = 5
     samples: Annotated[
         int,
         typer.Option("--samples", "-s", metavar="N", help="Continuations, decoded as one batch."),
-    ] = 1,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    quantize: options.Quantize = None,
-    threads: options.Threads = None,
-    offline: options.Offline = False,
+    ] = 1
+
+    def check(self) -> None:
+        """Raise `UsageError` for numbers that are wrong for any model."""
+        from gpt2cli.analysis.bench import TOKENS, check_counts
+
+        tokens = TOKENS if self.tokens is None else self.tokens
+        check_counts(self.context or [], tokens, self.repeats, self.samples)
+
+    def plan(self, context_length: int) -> Plan:
+        """What is measured of a model. Raises `UsageError` for what does not fit its context."""
+        from gpt2cli.analysis.bench import make_plan
+
+        context = self.context or []
+        return make_plan(context_length, context, self.tokens, self.repeats, self.samples)
+
+
+@grouped
+def bench(
+    *,
+    rounds: Rounds,
+    where: options.WhereDecoding,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
-    color: options.Color = "auto",
-    debug: options.Debug = False,
+    common: options.Common,
 ) -> None:
     """Measure how fast a model is here, and how fast it could be.
 
@@ -67,61 +86,61 @@ def bench(
     \b
     Examples:
       gpt2 bench
-      gpt2 bench --model 1558M --quantize int4
-      gpt2 bench --model bard --quantize int8 --context 100 --json
+      gpt2 bench --model 1558M --precision int4
+      gpt2 bench --model bard --precision int8 --context 100 --json
     """
-    from gpt2cli.system.device import check_names, limit_threads, place
-
-    if threads is not None:
-        limit_threads(threads)
-    from gpt2cli.analysis import bench as library
-    from gpt2cli.decoders import opening
-    from gpt2cli.weights import sources
-
-    check_names(device, dtype)
-    source = sources.resolve(model)
-    contexts = context or []
-    library.check_counts(contexts, library.TOKENS if tokens is None else tokens, repeats, samples)
-    if source.spec or source.directory:  # else its context is known only when it is fetched
-        library.make_plan(source.config().context_length, contexts, tokens, repeats, samples)
+    model = opening.load(where)
+    rounds.check()
+    is_random = model.source.spec is not None and model.source.directory is None
+    if model.source.spec or model.source.directory:  # else its context is known once it is fetched
+        rounds.plan(model.config.context_length)
     output = Output()
-    placement = place(device, dtype)
-    opening.check_quantize(quantize, placement)
-    random = source.spec is not None and source.directory is None
-    if not random:
-        source = fetch(source, offline)
-    config = source.config()
-    plan = library.make_plan(config.context_length, contexts, tokens, repeats, samples)
-    capacity = plan.contexts[-1] + plan.tokens
-    if random:
-        opening.check_random(source, placement, quantize, samples, capacity)
-        notice(_why_random(source), asked=True)
+    if not is_random:
+        opening.fetch(model)
+    plan = rounds.plan(model.config.context_length)
     begun = time.perf_counter()
-    open_any = open_random if random else open_decoder
-    decoder = open_any(source, placement, config.vocab_size, samples, capacity, quantize)
-    load_seconds = None if random else time.perf_counter() - begun
-    with _progress(plan.measurements) as advance:
-        report = library.measure(decoder, config, placement, quantize, plan, advance)
+    decoder = _open(model, plan, is_random, compiled=where.compile_)
+    load_seconds = None if is_random else time.perf_counter() - begun
     facts = {
-        "model": source.name,
-        "weights": "random" if random else "real",
-        "repo_id": source.repo_id,
-        "revision": source.revision,
-        "device": placement.device,
-        "dtype": placement.dtype,
-        "quantize": quantize,
-        "engine": opening.engine_name(placement),
-        "version": __version__,
-        "samples": samples,
+        **model.facts(),
+        "weights": "random" if is_random else "real",
+        "samples": plan.samples,
         "tokens": plan.tokens,
-        "repeats": repeats,
+        "repeats": plan.repeats,
         "load_s": load_seconds,
-        **asdict(report),
+        **asdict(_measure(decoder, model, plan)),
     }
     if as_json:
         output.write(json.dumps(facts, ensure_ascii=False) + "\n")
     else:
-        print_rich(_where(facts), "", _table(report.contexts), "", _summary(facts))
+        print_rich(_where(facts), "", _table(facts["contexts"]), "", _summary(facts))
+
+
+def _open(model: LoadedModel, plan: Plan, is_random: bool, *, compiled: bool) -> Decoder:
+    """The decoder alone: its speed needs no vocabulary."""
+    from gpt2cli.decoders.opening import open_decoder, open_random
+    from gpt2cli.system.memory import check_random, check_rows
+
+    config, placement = model.config, model.placement
+    rows, capacity = plan.samples, plan.contexts[-1] + plan.tokens
+    if compiled:
+        model.check_compile()
+    if is_random:
+        check_random(config, placement, rows, capacity, model.name)
+        notice(_why_random(model.source), asked=True)
+    else:
+        check_rows(config, placement, rows, capacity)
+    with download_progress() as progress:
+        if is_random:
+            return open_random(config, placement, rows, capacity, progress)
+        return open_decoder(model.directory, placement, rows, capacity, progress, compiled)
+
+
+def _measure(decoder: Decoder, model: LoadedModel, plan: Plan) -> Report:
+    from gpt2cli.analysis.bench import measure
+
+    with _progress(plan.measurements) as advance:
+        return measure(decoder, model.config, model.placement, plan, advance)
 
 
 def _why_random(source: Source) -> str:
@@ -162,7 +181,7 @@ def _where(facts: dict[str, Any]) -> str:
         visible(facts["model"])
         + (" with random weights" if facts["weights"] == "random" else "")
         + f" on {facts['device']} ({visible(facts['device_name'])}) "
-        f"in {facts['quantize'] or facts['dtype']}",
+        f"in {facts['precision']}",
         f"{facts['engine']} engine",
         f"{threads} thread{'s' if threads > 1 else ''}" if threads else "",
         f"{samples} samples at once" if samples > 1 else "",
@@ -170,16 +189,16 @@ def _where(facts: dict[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _table(results: tuple[Result, ...]) -> Table:
+def _table(results: list[dict[str, Any]]) -> Table:
     headings = ("context", "prefill\ntokens/s", "decode\ntokens/s", "limit\ntokens/s", "share")
     table = new_table(*headings, text=0)
     for result in results:
         table.add_row(
-            f"{result.context:,}",
-            _speed(result.prefill_tokens_per_second.median),
-            _speed(result.decode_tokens_per_second.median),
-            _speed(result.limit_tokens_per_second),
-            _share(result.share_of_limit),
+            f"{result['context']:,}",
+            _speed(result["prefill_tokens_per_second"]["median"]),
+            _speed(result["decode_tokens_per_second"]["median"]),
+            _speed(result["limit_tokens_per_second"]),
+            _share(result["share_of_limit"]),
         )
     return table
 

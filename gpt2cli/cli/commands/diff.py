@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt2cli.cli import options
-from gpt2cli.cli.io.inputs import read_text
-from gpt2cli.cli.io.progress import fetch, open_decoder, token_progress
+from gpt2cli.cli import opening, options
+from gpt2cli.cli.grouped import grouped
+from gpt2cli.cli.io.progress import token_progress
 from gpt2cli.cli.io.terminal import Output, complain_of_dropped, new_table, print_rich, visible
 from gpt2cli.errors import UsageError
 
@@ -19,28 +20,31 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gpt2cli.analysis.comparison import Difference, Summary
-    from gpt2cli.decoders.opening import Variant
+    from gpt2cli.api import LoadedModel
     from gpt2cli.text.tokenizer import Tokenizer
 
 
+TwoModels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME[:PRECISION]",
+        autocompletion=options.complete_model,
+        help="Give it twice: a model as everywhere, and perhaps fp32, bf16, fp16, int8 or int4.",
+    ),
+]
+
+
+@grouped
 def diff(
-    prompt: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT", help="Text to read; - reads stdin. Piped text comes before it."
-        ),
-    ] = None,
-    models: options.TwoModels = None,
+    *,
+    prompt: options.Prompt = None,
+    models: TwoModels = None,
+    source: options.PromptSource,
     as_json: options.Json = False,
-    file: options.File = None,
-    keep_newline: options.KeepNewline = False,
-    no_special: options.NoSpecial = False,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,
-    color: options.Color = "auto",
-    debug: options.Debug = False,
+    machine: options.Machine,
+    common: options.Common,
 ) -> None:
     """Read a text with two models and show where they disagree.
 
@@ -56,55 +60,51 @@ def diff(
       gpt2 diff "The Eiffel Tower is in Paris" -m 124M -m 355M
       gpt2 diff --file essay.txt -m 124M -m 124M:int8 --json
     """
-    from gpt2cli.system.device import check_names, limit_threads
-
-    if threads is not None:
-        limit_threads(threads)
-    check_names(device, "auto")
-    if models is None or len(models) != 2:
-        raise UsageError(f"diff compares two models, not {len(models or [])}: -m NAME -m NAME")
+    names = models or []
+    if len(names) != 2:
+        raise UsageError(f"diff compares two models, not {len(names)}: -m NAME -m NAME")
+    a, b = (opening.load_named(name, machine, precision) for name, precision in map(_split, names))
+    text = source.read(prompt)
+    for model in (a, b):
+        opening.fetch(model, vocabulary_only=True)
     from gpt2cli.analysis import comparison
-    from gpt2cli.decoders import opening
-    from gpt2cli.text.window import fit_prompt
 
-    variants = [opening.parse_variant(name, device) for name in models]
-    text = read_text(prompt, file, keep_newline) or ""
-    vocabularies = [fetch(v.source, offline, vocabulary_only=True) for v in variants]
-    tokenizers = [opening.open_tokenizer(vocabulary) for vocabulary in vocabularies]
-    comparison.check_same_vocabulary(models, tokenizers)
-    tokenizer = tokenizers[0]
-    ids = opening.encode_prompt(tokenizer, text, special=not no_special)
-    window = fit_prompt(ids, min(v.config().context_length for v in vocabularies))
+    comparison.check_same_vocabulary(names, [a.tokenizer, b.tokenizer])
+    ids = a.encode(text, special=source.special)
+    shorter = min(a, b, key=lambda model: model.config.context_length)
+    window = shorter.fit(ids)
     complain_of_dropped(len(ids) - len(window))
-    variants = [replace(v, source=fetch(v.source, offline)) for v in variants]
-    decoder_a, decoder_b = (
-        open_decoder(v.source, v.placement, tokenizer.size, 1, len(window), v.quantize)
-        for v in variants
-    )
+    for model in (a, b):
+        opening.fetch(model)
+    read_a, read_b = (opening.open_decoder(model, 1, len(window)) for model in (a, b))
     differences = []
     with token_progress(len(window)) as advance:
-        for difference in comparison.compare(decoder_a, decoder_b, window):
+        for difference in comparison.compare(read_a, read_b, window):
             differences.append(difference)
             advance(1)
     summary = comparison.summarise(differences)
     if as_json:
-        record = _record(variants, text, window, differences, summary, tokenizer)
+        record = _record((a, b), text, window, differences, summary)
         Output().write(json.dumps(record, ensure_ascii=False) + "\n")
     else:
-        print_rich(
-            _table(window[0], differences, tokenizer), *_summary(variants, differences, summary)
-        )
+        table = _table(window[0], differences, a.tokenizer)
+        print_rich(table, *_summary((a, b), differences, summary))
+
+
+def _split(name: str) -> tuple[str, str]:
+    """NAME:PRECISION in its parts; a name that is a file's has none."""
+    model, colon, precision = name.rpartition(":")
+    return (model, precision) if colon and not Path(name).exists() else (name, "auto")
 
 
 def _record(
-    variants: Sequence[Variant],
+    models: Sequence[LoadedModel],
     text: str,
     ids: Sequence[int],
     differences: Sequence[Difference],
     summary: Summary,
-    tokenizer: Tokenizer,
 ) -> dict[str, Any]:
-    from gpt2cli.decoders import opening
+    tokenizer = models[0].tokenizer
 
     def token(token_id: int | None) -> dict[str, Any] | None:
         return None if token_id is None else {"id": token_id, "text": tokenizer.show(token_id)}
@@ -112,15 +112,7 @@ def _record(
     return {
         "prompt": text,
         "unit": "bits",
-        "models": [
-            {
-                "model": v.source.name,
-                "precision": v.precision,
-                "device": v.placement.device,
-                "engine": opening.engine_name(v.placement),
-            }
-            for v in variants
-        ],
+        "models": [model.facts() for model in models],
         "first": token(ids[0]),
         "tokens": [
             asdict(d) | {"token": token(d.token), "choices": [token(c) for c in d.choices]}
@@ -158,14 +150,14 @@ def _table(first: int, differences: Sequence[Difference], tokenizer: Tokenizer) 
 
 
 def _summary(
-    variants: Sequence[Variant], differences: Sequence[Difference], summary: Summary
+    models: Sequence[LoadedModel], differences: Sequence[Difference], summary: Summary
 ) -> list[str]:
     lines = [""]
-    for i, (letter, variant) in enumerate(zip("AB", variants, strict=True)):
-        line = f"{letter} is {visible(variant.source.name)} in {variant.precision}"
+    for i, (letter, model) in enumerate(zip("AB", models, strict=True)):
+        line = f"{letter} is {visible(model.name)} in {model.precision}"
         if summary.surprisals is not None:
             bits = summary.surprisals[i]
-            line += f": {bits:.3f} bits a token, perplexity {2**bits:,.1f}"
+            line += f": {bits:.3f} bits per token, perplexity {2**bits:,.1f}"
         lines.append(line)
     same = sum(d.choices[0] == d.choices[1] for d in differences)
     lines.append(

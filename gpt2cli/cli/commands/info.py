@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gpt2cli.cli import options
+from gpt2cli.cli.grouped import grouped
 from gpt2cli.cli.io.terminal import Output, new_table, print_rich
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import shipped_specs
@@ -21,8 +22,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+@grouped
 def info(
-    model: options.AnyModel = "124M",
+    *,
+    model: Annotated[
+        str,
+        options.setting(
+            "--model",
+            "-m",
+            metavar="NAME",
+            autocompletion=options.complete_config,
+            help="Config name or alias (124M, medium, gpt3, …), YAML file, directory, "
+            "or hub repository (owner/name) that was fetched.",
+        ),
+    ] = "124M",
     show_all: Annotated[bool, typer.Option("--all", help="A table of all models.")] = False,
     fit: Annotated[
         bool, typer.Option("--fit", help="Which models fit this machine, in which precision.")
@@ -37,9 +50,7 @@ def info(
         ),
     ] = None,
     as_json: options.Json = False,
-    quiet: options.Quiet = False,
-    color: options.Color = "auto",
-    debug: options.Debug = False,
+    common: options.Common,
 ) -> None:
     """Tell a model's size, and whether this machine has the memory.
 
@@ -86,7 +97,7 @@ def _about(name: str, config: ModelConfig, here: machine.Machine) -> dict[str, A
 
 
 def _auto(here: machine.Machine) -> str:
-    """The precision that `--dtype auto` means on this machine."""
+    """The precision that `--precision auto` means on this machine."""
     return "bf16" if here.device == "cuda" else "fp32"
 
 
@@ -96,7 +107,7 @@ def _all(models: dict[str, ModelConfig]) -> dict[str, Any]:
 
 def _fit(models: dict[str, ModelConfig], here: machine.Machine) -> dict[str, Any]:
     needed = {
-        name: {p: estimate.inference_bytes(config, p) for p in estimate.PRECISIONS}
+        name: {p: estimate.inference_bytes(config, p) for p in estimate.SHOWN}
         for name, config in models.items()
     }
     models_fit = {
@@ -153,8 +164,8 @@ def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
 
     context = config.context_length
     full = f"KV cache, {context:,} tokens"
-    memory = new_table("memory", "weights", "KV cache a token", full, "inference")
-    for precision in estimate.PRECISIONS:
+    memory = new_table("memory", "weights", "KV cache per token", full, "inference")
+    for precision in estimate.SHOWN:
         memory.add_row(
             precision,
             _size(estimate.weight_bytes(config, precision)),
@@ -172,7 +183,7 @@ def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
         memory,
         f"\nTraining with AdamW in fp32, one sequence of {context:,} tokens: "
         f"{_size(estimate.training_bytes(config))}",
-        f"Operations a token: {_big(estimate.flops_per_token(config))}FLOP at the beginning, "
+        f"Operations per token: {_big(estimate.flops_per_token(config))}FLOP at the beginning, "
         f"{_big(estimate.flops_per_token(config, context - 1))}FLOP at the end of the context",
         _machine_line(here),
         f"Here it runs in {precision} and {verdict}: it needs up to {_size(needed)}",
@@ -181,20 +192,20 @@ def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
 
 def _all_table(models: dict[str, ModelConfig]) -> Table:
     """As wide as a usual terminal: memory is for inference, with a full context."""
-    table = new_table("model", "parameters", "layers\n× width", *estimate.PRECISIONS, "training")
+    table = new_table("model", "parameters", "layers\n× width", *estimate.SHOWN, "training")
     for name, config in models.items():
         table.add_row(
             name,
             f"{estimate.total_parameters(config) / 1e6:,.1f} M",
             f"{config.n_layers} × {config.emb_dim}",
-            *(_short(estimate.inference_bytes(config, p)) for p in estimate.PRECISIONS),
+            *(_short(estimate.inference_bytes(config, p)) for p in estimate.SHOWN),
             _short(estimate.training_bytes(config)),
         )
     return table
 
 
 def _fit_table(data: dict[str, Any]) -> Table:
-    table = new_table("full context", *estimate.PRECISIONS)
+    table = new_table("full context", *estimate.SHOWN)
     for name, verdicts in data["models"].items():
         cells = (
             f"{_short(v['bytes'])} {'fits' if v['fits'] else 'too big'}" for v in verdicts.values()
@@ -224,7 +235,7 @@ def _compare_table(models: dict[str, ModelConfig]) -> Table:
     row("inference in bf16", *(_size(estimate.inference_bytes(c, "bf16")) for c in configs))
     row("80 GB GPUs for that", *(f"{estimate.gpus_needed(c)}" for c in configs))
     row("training with AdamW", *(_size(estimate.training_bytes(c)) for c in configs))
-    row("FLOP a token", *(_big(estimate.flops_per_token(c)) for c in configs))
+    row("FLOP per token", *(_big(estimate.flops_per_token(c)) for c in configs))
     row("source", *(h.source if h else "" for h in history))
     return table
 

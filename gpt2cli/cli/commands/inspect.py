@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2cli.cli import options
-from gpt2cli.cli.io.inputs import check_writable, read_argument, read_text, write_file
-from gpt2cli.cli.io.progress import fetch
+from gpt2cli.cli import opening, options
+from gpt2cli.cli.grouped import Group, grouped
+from gpt2cli.cli.io.inputs import read_argument
 from gpt2cli.cli.io.terminal import Output, complain_of_dropped, notice, print_rich
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError, did_you_mean
+from gpt2cli.files import check_writable, write_file
+
+if TYPE_CHECKING:
+    from gpt2cli.analysis.inspection import Inspection
+    from gpt2cli.api import LoadedModel
 
 SECTIONS = ("next", "lens", "contributions", "activations", "norms", "attention")
 OVERVIEW = SECTIONS[:4]
@@ -25,14 +31,10 @@ def _complete_sections(incomplete: str) -> list[str]:
     return [before + comma + name for name in options.one_of(*SECTIONS, "all")(last)]
 
 
-def inspect(
-    prompt: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT", help="Text to read; - reads stdin. Piped text comes before it."
-        ),
-    ] = None,
-    model: options.Model = "124M",
+@dataclass(frozen=True)
+class Details(Group):
+    """What is shown"""
+
     show: Annotated[
         str | None,
         typer.Option(
@@ -42,48 +44,70 @@ def inspect(
             help=f"Sections, with commas between: {', '.join(SECTIONS)}, or all. "
             f"[default: {','.join(OVERVIEW)}; with --json, all]",
         ),
-    ] = None,
+    ] = None
     token: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT",
             help="The next token to explain, such as ' the'. [default: the most probable]",
         ),
-    ] = None,
+    ] = None
     layer: Annotated[
         int | None,
         typer.Option(metavar="N", help="Attention of this layer, from 0. [default: the last]"),
-    ] = None,
+    ] = None
     head: Annotated[
         int | None,
         typer.Option(metavar="N", help="Attention of this head, from 0. [default: their mean]"),
-    ] = None,
+    ] = None
     all_heads: Annotated[
         bool, typer.Option("--all-heads", help="Attention of every head, of one layer or of all.")
-    ] = False,
+    ] = False
     top: Annotated[
         int, typer.Option(min=1, metavar="N", help="List the N most probable tokens.")
-    ] = 10,
+    ] = 10
     last: Annotated[
         int, typer.Option(min=1, metavar="N", help="Keep details of the last N tokens.")
-    ] = 64,
+    ] = 64
+
+    @property
+    def attention(self) -> bool:
+        """Whether an option is about attention, which is then shown."""
+        return self.layer is not None or self.head is not None or self.all_heads
+
+
+@dataclass(frozen=True)
+class Shown(Group):
+    """Output"""
+
+    as_json: options.Json = False
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write an interactive page that needs nothing else."),
-    ] = None,
+    ] = None
     png: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture (needs matplotlib).")
-    ] = None,
-    as_json: options.Json = False,
-    file: options.File = None,
-    keep_newline: options.KeepNewline = False,
-    no_special: options.NoSpecial = False,
-    device: options.Device = "auto",
-    threads: options.Threads = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,
-    color: options.Color = "auto",
-    debug: options.Debug = False,
+    ] = None
+
+    def check(self, file: Path | None) -> None:
+        """Raise `UsageError` for what could not be written later on."""
+        for path in (self.html, self.png):
+            if path is not None:
+                check_writable(path, inputs=[file])
+        if self.png is not None:
+            _check_matplotlib()
+
+
+@grouped
+def inspect(
+    *,
+    prompt: options.Prompt = None,
+    source: options.PromptSource,
+    details: Details,
+    shown: Shown,
+    model: options.ModelName = "124M",
+    machine: options.Machine,
+    common: options.Common,
 ) -> None:
     """Show what the model is doing when it has read a text.
 
@@ -98,57 +122,66 @@ def inspect(
       gpt2 inspect -m bard "To be, or not to be" --layer 3 --head 2
       gpt2 inspect "Hello" --show lens,norms --json
     """
-    from gpt2cli.system.device import limit_threads, place
-
-    if threads is not None:
-        limit_threads(threads)
-    from gpt2cli.decoders import opening
-    from gpt2cli.text.window import fit_prompt
-    from gpt2cli.weights import sources
-
-    source = sources.resolve(model)
-    sections = _sections(show, as_json, layer is not None or head is not None or all_heads)
-    if head is not None and all_heads:
+    opened = opening.load_named(model, machine, "fp32")
+    sections = _sections(details.show, shown.as_json, details.attention)
+    if details.head is not None and details.all_heads:
         raise UsageError("--head and --all-heads exclude each other")
-    for path in (html, png):
-        if path is not None:
-            check_writable(path, inputs=[file])
-    if png is not None:
-        _check_matplotlib()
-    text = read_text(prompt, file, keep_newline) or ""
-    placement = place(device, "float32")
-    vocabulary = fetch(source, offline, vocabulary_only=True)
-    layers = _layers(vocabulary.config(), layer, head, all_heads)
-    tokenizer = opening.open_tokenizer(vocabulary)
-    ids = opening.encode_prompt(tokenizer, text, special=not no_special)
-    wanted = None if token is None else tokenizer.one(read_argument(token))
-    window = fit_prompt(ids, vocabulary.config().context_length)
+    shown.check(source.file)
+    text = source.read(prompt)
+    opening.fetch(opened, vocabulary_only=True)
+    layers = _layers(opened.config, details)
+    token = None if details.token is None else opened.tokenizer.one(read_argument(details.token))
+    ids = opened.encode(text, special=source.special)
+    window = opened.fit(ids)
     complain_of_dropped(len(ids) - len(window))
-    source = fetch(source, offline)
+    opening.fetch(opened)
+    data = _inspected(opened, window, token, details)
+    _show(opened, text, data, sections, layers, details, shown)
+    if data.first and (shown.as_json or shown.html or shown.png or "attention" in sections):
+        last = details.last
+        notice(f"details cover the last {last} of {len(window)} tokens (--last N for more)")
 
+
+def _inspected(
+    model: LoadedModel, window: list[int], token: int | None, details: Details
+) -> Inspection:
+    """What the reference model does when it reads the tokens."""
     from gpt2cli.analysis import inspection
     from gpt2cli.weights import checkpoint
 
-    network = checkpoint.load(opening.directory_of(source), device=placement.device)
-    data = inspection.inspect(network, tokenizer, window, token=wanted, window=last, top=top)
-    if html is not None:
+    network = checkpoint.load(model.directory, device=model.placement.device)
+    return inspection.inspect(
+        network, model.tokenizer, window, token=token, window=details.last, top=details.top
+    )
+
+
+def _show(
+    model: LoadedModel,
+    text: str,
+    data: Inspection,
+    sections: list[str],
+    layers: list[int],
+    details: Details,
+    shown: Shown,
+) -> None:
+    """Into the files that were asked for, as JSON or as charts."""
+    chosen = sections, layers, details.head, details.all_heads
+    if shown.html is not None:
         from gpt2cli.cli.render.pages import inspection as page
 
-        write_file(html, page.render(source.name, text, data.as_dict(SECTIONS)))
-    if png is not None:
+        write_file(shown.html, page.render(model.name, text, data.as_dict(SECTIONS)))
+    if shown.png is not None:
         from gpt2cli.cli.render import picture
 
-        write_file(png, picture.render(source.name, text, data, sections, layers, head, all_heads))
-    if as_json:
-        facts = {"model": source.name, "prompt": text}
-        record = facts | data.as_dict(sections)
+        write_file(shown.png, picture.render(model.name, text, data, *chosen))
+    if shown.as_json:
+        facts = {**model.facts(), "engine": "PyTorch"}
+        record = {**facts, "prompt": text, **data.as_dict(sections)}
         Output().write(json.dumps(record, ensure_ascii=False) + "\n")
-    elif html is None and png is None:
+    elif shown.html is None and shown.png is None:
         from gpt2cli.cli.render import charts
 
-        print_rich(*charts.charts(data, sections, layers, head, all_heads))
-    if data.first and (as_json or html or png or "attention" in sections):
-        notice(f"details cover the last {last} of {len(window)} tokens (--last N for more)")
+        print_rich(*charts.charts(data, *chosen))
 
 
 def _sections(show: str | None, as_json: bool, attention: bool) -> list[str]:
@@ -166,14 +199,17 @@ def _sections(show: str | None, as_json: bool, attention: bool) -> list[str]:
     return list(dict.fromkeys([*chosen, *["attention"][:attention]]))
 
 
-def _layers(config: ModelConfig, layer: int | None, head: int | None, all_heads: bool) -> list[int]:
+def _layers(config: ModelConfig, details: Details) -> list[int]:
     """The layers whose attention is shown. Raises `UsageError` for any that are not there."""
-    for name, value, count in (("layer", layer, config.n_layers), ("head", head, config.n_heads)):
+    for name, value, count in (
+        ("layer", details.layer, config.n_layers),
+        ("head", details.head, config.n_heads),
+    ):
         if value is not None and not 0 <= value < count:
             raise UsageError(f"{name} must be 0 to {count - 1}, not {value}", name)
-    if layer is not None:
-        return [layer]
-    return list(range(config.n_layers)) if all_heads else [config.n_layers - 1]
+    if details.layer is not None:
+        return [details.layer]
+    return list(range(config.n_layers)) if details.all_heads else [config.n_layers - 1]
 
 
 def _check_matplotlib() -> None:

@@ -7,16 +7,16 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import typer
-
-from gpt2cli.cli import options
-from gpt2cli.cli.io.inputs import check_writable, decode_utf8, without_newline, write_file
-from gpt2cli.cli.io.progress import fetch, open_decoder
+from gpt2cli.cli import opening, options
+from gpt2cli.cli.grouped import grouped
+from gpt2cli.cli.io.inputs import without_newline
 from gpt2cli.cli.io.terminal import Output, complain, is_terminal, notice, palette, visible
 from gpt2cli.errors import GPT2CLIError, UsageError, did_you_mean
+from gpt2cli.files import check_writable, decode_utf8, write_file
 
 if TYPE_CHECKING:
     from gpt2cli.generation.record import Recorder
@@ -24,40 +24,14 @@ if TYPE_CHECKING:
     from gpt2cli.generation.session import Session
 
 
+@grouped
 def repl(
-    context: typer.Context,
-    model: options.Model = "124M",
-    max_tokens: options.MaxTokens = 100,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    frequency_penalty: options.FrequencyPenalty = None,
-    presence_penalty: options.PresencePenalty = None,
-    no_repeat_ngram: options.NoRepeatNgram = None,
-    dry_multiplier: options.DryMultiplier = None,
-    dry_base: options.DryBase = None,
-    dry_allowed_length: options.DryAllowedLength = None,
-    dry_breaker: options.DryBreaker = None,
-    typical_p: options.TypicalP = None,
-    xtc_probability: options.XtcProbability = None,
-    xtc_threshold: options.XtcThreshold = None,
-    mirostat_tau: options.MirostatTau = None,
-    mirostat_eta: options.MirostatEta = None,
-    seed: options.Seed = None,
-    stop: options.Stop = None,
-    min_tokens: options.MinTokens = 0,
-    ignore_eos: options.IgnoreEos = False,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    quantize: options.Quantize = None,
-    threads: options.Threads = None,
-    offline: options.Offline = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    color: options.Color = "auto",
-    debug: options.Debug = False,
+    *,
+    limits: options.Limits,
+    sampling: options.Sampling,
+    constraint: options.Constraint,
+    where: options.WhereDecoding,
+    messages: options.Messages,
 ) -> None:
     """Write a text together with GPT-2, line by line.
 
@@ -73,33 +47,33 @@ def repl(
       gpt2 repl --model bard
       printf 'ROMEO:\\nJULIET:\\n' | gpt2 repl -m bard --seed 1
     """
-    from gpt2cli.system.device import check_names, limit_threads, place
-
-    if threads is not None:
-        limit_threads(threads)
-    from gpt2cli.decoders import opening
-    from gpt2cli.generation.session import Session
-    from gpt2cli.weights import sources
-
-    check_names(device, dtype)
-    source = sources.resolve(model)
-    config = options.configure(context, source.generation)
-    output = Output()
-    placement = place(device, dtype)
-    opening.check_quantize(quantize, placement)
-    source = fetch(source, offline)
-    tokenizer = opening.open_tokenizer(source)
-    capacity = source.config().context_length
-    decoder = open_decoder(
-        source, placement, tokenizer.size, 1, capacity, quantize, verbose=verbose
+    model = opening.load(where)
+    config = model.configure(
+        **limits.given(), **sampling.given(model.sampling), constraint=constraint.resolve()
     )
-    loop = Repl(Session(decoder, tokenizer, config), output, source.name, verbose)
-    facts = f"{opening.describe(source, placement, quantize)}, seed {config.seed}"
+    biases = sampling.biases()
+    if where.compile_:
+        model.check_compile()
+    output = Output()
+    opening.fetch(model, vocabulary_only=bool(biases))
+    config = replace(config, bias=options.resolve_biases(biases, model))
+    decoder = opening.open_decoder(
+        model,
+        1,
+        model.config.context_length,
+        compiled=where.compile_,
+        verbose=messages.verbose,
+    )
+    from gpt2cli.generation.session import Session
+
+    session = Session(decoder, model.tokenizer, config)
+    loop = Repl(session, output, model.name, messages.verbose)
+    facts = f"{model.describe()}, seed {config.seed}"
     if loop.interactive:
         loop.say(f"{facts}. /help lists the commands, Ctrl-D leaves.")
         loop.run()
     else:
-        notice(facts, asked=verbose)
+        notice(facts, asked=messages.verbose)
         loop.run_lines()
 
 

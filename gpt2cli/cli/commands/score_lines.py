@@ -4,52 +4,98 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from gpt2cli.cli.io.inputs import decode_utf8, read_lines, without_newline
+import typer
+
+from gpt2cli.cli import opening
+from gpt2cli.cli.grouped import Group
+from gpt2cli.cli.io.inputs import read_lines, without_newline
 from gpt2cli.cli.io.progress import line_progress
 from gpt2cli.cli.io.terminal import Output, notice
 from gpt2cli.cli.render import score_views
 from gpt2cli.errors import UsageError
+from gpt2cli.files import decode_utf8
 
 if TYPE_CHECKING:
+    from gpt2cli.analysis.scorer import Scorer
     from gpt2cli.analysis.scoring import Summary
-    from gpt2cli.cli.commands.score import Run
+    from gpt2cli.api import LoadedModel
 
 TYPICAL_LINE = 32  # tokens
 
 
+@dataclass(frozen=True)
+class Lines(Group):
+    """Line by line"""
+
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Score each line by itself, as JSON per line.")
+    ] = False
+    max_perplexity: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="With --lines: pass on lines of at most this perplexity."),
+    ] = None
+    min_perplexity: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="With --lines: pass on lines of at least this perplexity."),
+    ] = None
+    field: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --lines: they are JSON objects; score this field."),
+    ] = None
+
+    @property
+    def filters(self) -> bool:
+        """Whether lines are passed on as they are, if they keep to the limits."""
+        return self.max_perplexity is not None or self.min_perplexity is not None
+
+    def check(self) -> None:
+        """Raise `UsageError` for options without --lines, and for limits that are none."""
+        if not self.lines and (self.filters or self.field is not None):
+            raise UsageError("--max-perplexity, --min-perplexity and --field go with --lines")
+        for name in ("max_perplexity", "min_perplexity"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise UsageError(f"{name} must be above 0, not {limit}", name)
+
+    def keep(self, perplexity: float | None) -> bool:
+        """Whether a perplexity keeps to the limits; that of too short a line is none."""
+        if perplexity is None:
+            return False
+        low, high = self.min_perplexity, self.max_perplexity
+        return (high is None or perplexity <= high) and (low is None or perplexity >= low)
+
+
 def score_lines(
-    run: Run,
-    files: Sequence[str],
-    below: float | None,
-    above: float | None,
-    field: str | None,
-    verbose: bool,
+    model: LoadedModel, scorer: Scorer, files: Sequence[str], lines: Lines, *, verbose: bool
 ) -> None:
     """JSON for every line; or, with a limit, those lines that keep to it, as they are."""
     from gpt2cli.analysis import scoring
 
-    output, count, kept, scorer = Output(), 0, 0, run.scorer
-    filtering = below is not None or above is not None
-    key = "text" if field is None else field
+    output, count, kept = Output(), 0, 0
+    key = "text" if lines.field is None else lines.field
     batch_size = scorer.batch_size(TYPICAL_LINE)
-    decoder = run.open(batch_size, scorer.config.context_length, verbose)
+    opening.fetch(model)
+    capacity = scorer.config.context_length
+    decoder = opening.open_decoder(model, batch_size, capacity, verbose=verbose)
     with line_progress() as advance:
         for chunk in _groups(files, scoring.GROUP):
-            records = [_read_line(line, count + i, field) for i, line in enumerate(chunk, start=1)]
+            records = [_read_line(x, count + i, lines.field) for i, x in enumerate(chunk, start=1)]
             ids = [scorer.encode([str(record[key])]) for record in records]
-            found = scorer.stretches(decoder, ids, batch_size)
+            found = scorer.score_texts(decoder, ids, batch_size)
             lines_out = (
-                _line_out(line, record, score.summary, below, above)
+                _line_out(line, record, score.summary, lines)
                 for line, record, score in zip(chunk, records, scoring.join(found), strict=True)
             )
             shown = [line for line in lines_out if line is not None]
             output.write_bytes(b"".join(shown))
             count, kept = count + len(chunk), kept + len(shown)
             advance(len(chunk))
-    what = f"{kept:,} of {count:,} lines passed on" if filtering else f"{count:,} lines scored"
-    notice(f"{run.description}, {what}" if verbose else what, asked=verbose)
+    passed = f"{kept:,} of {count:,} lines passed on"
+    what = passed if lines.filters else f"{count:,} lines scored"
+    notice(f"{model.describe()}, {what}" if verbose else what, asked=verbose)
 
 
 def _groups(files: Sequence[str], size: int) -> Iterator[list[bytes]]:
@@ -81,22 +127,9 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _line_out(
-    line: bytes,
-    record: dict[str, Any],
-    summary: Summary,
-    below: float | None,
-    above: float | None,
-) -> bytes | None:
+def _line_out(line: bytes, record: dict[str, Any], summary: Summary, lines: Lines) -> bytes | None:
     """Its figures as JSON; or, with a limit, the line itself if it keeps to it."""
-    if below is None and above is None:
-        figures = score_views.figures(summary)
-        return (json.dumps(record | figures, ensure_ascii=False) + "\n").encode()
-    return line if _is_within(summary.perplexity, below, above) else None
-
-
-def _is_within(perplexity: float | None, below: float | None, above: float | None) -> bool:
-    """Whether a perplexity keeps to the limits; that of too short a line is none."""
-    if perplexity is None:
-        return False
-    return (below is None or perplexity < below) and (above is None or perplexity > above)
+    if lines.filters:
+        return line if lines.keep(summary.perplexity) else None
+    figures = score_views.figures(summary)
+    return (json.dumps(record | figures, ensure_ascii=False) + "\n").encode()

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2cli.cli import options
+from gpt2cli.cli import opening, options
+from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.inputs import (
     NamedText,
     input_names,
     is_text,
     named_texts,
-    read_file,
     read_stdin,
     read_text,
     stdin_is_piped,
 )
-from gpt2cli.cli.io.progress import fetch
 from gpt2cli.cli.io.terminal import Output, make_console, notice, print_rich, visible_token
 from gpt2cli.errors import UsageError
+from gpt2cli.files import read_file
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -33,7 +34,58 @@ if TYPE_CHECKING:
 COLOURS = ("black on cyan", "black on green", "black on yellow", "black on magenta")
 
 
+@dataclass(frozen=True)
+class Texts(Group):
+    """Text"""
+
+    text: Annotated[
+        str | None, typer.Option("--text", metavar="TEXT", help="Cut up this text.")
+    ] = None
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="Read the text, or the ids, from a file."
+        ),
+    ] = None
+    keep_newline: options.KeepNewline = False
+    no_special: options.NoSpecial = False
+
+
+@dataclass(frozen=True)
+class Shown(Group):
+    """Output"""
+
+    ids_only: Annotated[
+        bool, typer.Option("--ids", help="Print the ids alone, with spaces between them.")
+    ] = False
+    count: Annotated[
+        bool, typer.Option("--count", help="Print the number of tokens alone, per file if several.")
+    ] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a list of objects with id, text and bytes.")
+    ] = False
+    decode: Annotated[
+        bool, typer.Option("--decode", help="The other way: ids to text, byte for byte.")
+    ] = False
+
+    def check(self, texts: Texts) -> None:
+        """Raise `UsageError` for two that exclude each other."""
+        shapes = {
+            "--decode": self.decode,
+            "--ids": self.ids_only,
+            "--count": self.count,
+            "--json": self.as_json,
+        }
+        if self.decode:
+            shapes |= {"--json": False, "--no-special": texts.no_special}
+            shapes |= {"--text": texts.text is not None}
+        if len(both := [name for name, there in shapes.items() if there]) > 1:
+            raise UsageError(f"{both[0]} and {both[1]} exclude each other")
+
+
+@grouped
 def tokenize(
+    *,
     given: Annotated[
         list[str] | None,
         typer.Argument(
@@ -41,35 +93,11 @@ def tokenize(
             help="Files to cut up, or a text; with --decode, ids. - reads stdin.",
         ),
     ] = None,
-    text: Annotated[
-        str | None, typer.Option("--text", metavar="TEXT", help="Cut up this text.")
-    ] = None,
-    model: options.Model = "124M",
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file", "-f", metavar="FILE", help="Read the text, or the ids, from a file."
-        ),
-    ] = None,
-    ids_only: Annotated[
-        bool, typer.Option("--ids", help="Print the ids alone, with spaces between them.")
-    ] = False,
-    count: Annotated[
-        bool, typer.Option("--count", help="Print the number of tokens alone, by file if several.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a list of objects with id, text and bytes.")
-    ] = False,
-    decode: Annotated[
-        bool, typer.Option("--decode", help="The other way: ids to text, byte for byte.")
-    ] = False,
-    keep_newline: options.KeepNewline = False,
-    no_special: options.NoSpecial = False,
+    texts: Texts,
+    shown: Shown,
+    model: options.ModelName = "124M",
     offline: options.Offline = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    color: options.Color = "auto",
-    debug: options.Debug = False,
+    messages: options.Messages,
 ) -> None:
     """Show the tokens of a text as the model sees them. Needs the vocabulary, not the weights.
 
@@ -83,67 +111,56 @@ def tokenize(
       gpt2 tokenize -m bard --ids < play.txt | gpt2 tokenize -m bard --decode
       gpt2 tokenize --count *.txt
     """
-    shapes = {"--decode": decode, "--ids": ids_only, "--count": count, "--json": as_json}
-    if decode:
-        shapes |= {"--json": False, "--no-special": no_special, "--text": text is not None}
-    if len(both := [name for name, there in shapes.items() if there]) > 1:
-        raise UsageError(f"{both[0]} and {both[1]} exclude each other")
-
-    from gpt2cli.decoders import opening
-    from gpt2cli.weights import sources
-
-    source = sources.resolve(model)
+    shown.check(texts)
+    opened = opening.load_named(model, options.Machine(device="cpu", offline=offline))
     arguments = given or []
-    ids = _read_ids(arguments, file) if decode else []
-    texts = [] if decode else _texts(arguments, text, file, keep_newline, names_only=count)
+    ids = _read_ids(arguments, texts.file) if shown.decode else []
+    read = [] if shown.decode else _texts(arguments, texts, names_only=shown.count)
     output = Output()
-    source = fetch(source, offline, vocabulary_only=True)
-    tokenizer = opening.open_tokenizer(source)
-    if count:
+    opening.fetch(opened, vocabulary_only=True)
+    tokenizer, special = opened.tokenizer, not texts.no_special
+    if shown.count:
         counts = [
-            (name, len(tokenizer.encode_pieces(pieces, special=not no_special)))
-            for name, pieces in texts
+            (name, len(tokenizer.encode_pieces(pieces, special=special))) for name, pieces in read
         ]
         output.write(_counts(counts))
         return
-    if decode and not as_json:
+    if shown.decode and not shown.as_json:
         output.write_bytes(tokenizer.decode_bytes(ids))
         if output.terminal:
             output.end_line()
         return
-    rows = [tokenizer.encode("".join(pieces), special=not no_special) for _, pieces in texts]
+    rows = [tokenizer.encode("".join(pieces), special=special) for _, pieces in read]
     for row in rows or [ids]:
         pieces = [(i, tokenizer.decode_bytes([i])) for i in row]
-        if as_json:
-            listed = [
-                {"id": i, "text": p.decode("utf-8", "replace"), "bytes": [*p]} for i, p in pieces
-            ]
-            output.write(json.dumps(listed, ensure_ascii=False) + "\n")
-        elif ids_only:
-            output.write(" ".join(map(str, row)) + "\n")
-        elif output.terminal:
-            _print_boxes(pieces, tokenizer)
-        else:
-            output.write("".join(f"{i}\t{visible_token(piece)}\n" for i, piece in pieces))
-        notice(_count(pieces), asked=verbose)
+        _show(pieces, tokenizer, shown, output)
+        notice(_count(pieces), asked=messages.verbose)
 
 
-def _texts(
-    arguments: list[str],
-    text: str | None,
-    file: Path | None,
-    keep_newline: bool,
-    *,
-    names_only: bool,
-) -> list[NamedText]:
+def _show(
+    pieces: list[tuple[int, bytes]], tokenizer: Tokenizer, shown: Shown, output: Output
+) -> None:
+    if shown.as_json:
+        listed = [{"id": i, "text": p.decode("utf-8", "replace"), "bytes": [*p]} for i, p in pieces]
+        output.write(json.dumps(listed, ensure_ascii=False) + "\n")
+    elif shown.ids_only:
+        output.write(" ".join(str(i) for i, _ in pieces) + "\n")
+    elif output.terminal:
+        _print_boxes(pieces, tokenizer)
+    else:
+        output.write("".join(f"{i}\t{visible_token(piece)}\n" for i, piece in pieces))
+
+
+def _texts(arguments: list[str], given: Texts, *, names_only: bool) -> list[NamedText]:
     """Files and a text, as in `gpt2 score`; or an argument that is a text itself."""
     no_names = not arguments or (len(arguments) == 1 and is_text(arguments[0]))
-    if text is None and no_names and not names_only:
-        own = read_text(arguments[0] if arguments else None, file, keep_newline)
+    if given.text is None and no_names and not names_only:
+        argument = arguments[0] if arguments else None
+        own = read_text(argument, given.file, given.keep_newline)
         texts: list[NamedText] = [] if own is None else [("text", [own])]
     else:
-        names = [*arguments, *([str(file)] if file else [])]
-        texts = named_texts(input_names(names, text), text, keep_newline)
+        names = [*arguments, *([str(given.file)] if given.file else [])]
+        texts = named_texts(input_names(names, given.text), given.text, given.keep_newline)
     if not texts:
         raise UsageError("there is no text; name a file, pipe one in, or give --text")
     return texts
@@ -241,5 +258,5 @@ def _cut(text: str, width: int, style: str) -> Text:
 
 def _count(pieces: list[tuple[int, bytes]]) -> str:
     size = sum(len(piece) for _, piece in pieces)
-    each = f", {size / len(pieces):.2f} bytes a token" if pieces else ""
+    each = f", {size / len(pieces):.2f} bytes per token" if pieces else ""
     return f"{len(pieces):,} tokens, {size:,} bytes{each}"

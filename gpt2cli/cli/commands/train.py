@@ -6,30 +6,36 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.io.inputs import read_file
+from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.terminal import complain, notice
 from gpt2cli.cli.render import train_view
 from gpt2cli.config.spec import Spec, find_spec, known_names, load_spec
 from gpt2cli.errors import UsageError, did_you_mean
+from gpt2cli.files import read_file
+from gpt2cli.system.device import check_device, limit_threads, place
+from gpt2cli.system.precision import PRECISIONS, parse
 
 if TYPE_CHECKING:
     from gpt2cli.training.state import Plan
     from gpt2cli.training.trainer import Trainer
 
 
-def train(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")
-    ],
+_FLOATS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Run(Group):
+    """Run"""
+
     config: Annotated[
         str | None,
         typer.Option(
@@ -39,17 +45,23 @@ def train(
             autocompletion=options.complete_config,
             help="YAML file, or the name of a shipped config.",
         ),
-    ] = None,
+    ] = None
     data: Annotated[
         Path | None, typer.Option("--data", "-d", metavar="FILE", help="UTF-8 text to learn from.")
-    ] = None,
+    ] = None
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
             help="Continue the run in DIR exactly; it knows its settings and where its text was.",
         ),
-    ] = False,
+    ] = False
+
+
+@dataclass(frozen=True)
+class Recipe(Group):
+    """Recipe"""
+
     steps: Annotated[
         int | None,
         typer.Option(
@@ -57,40 +69,61 @@ def train(
             help="Optimiser steps; with --resume, a new number of them in all, to whose end the "
             "learning rate then falls. [default: the config's]",
         ),
-    ] = None,
+    ] = None
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Sequences per step. [default: the config's]")
-    ] = None,
+    ] = None
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="N", help="Peak. [default: the config's]")
-    ] = None,
+        float | None, typer.Option(metavar="N", help="Peak learning rate. [default: the config's]")
+    ] = None
     seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Repeat a run. [default: the config's]")
-    ] = None,
-    save_dtype: Annotated[
+        int | None, typer.Option(metavar="N", help="Random seed. [default: the config's]")
+    ] = None
+    save_precision: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=options.one_of("float32", "bfloat16", "float16"),
-            help="Precision on disk: float32, bfloat16 or float16. [default: float32]",
+            autocompletion=options.one_of(*_FLOATS),
+            help="Precision on disk: fp32, bf16 or fp16. [default: fp32]",
         ),
-    ] = None,
-    device: options.Device = "auto",
-    dtype: Annotated[
+    ] = None
+
+    def given(self) -> dict[str, int | float]:
+        """Settings of the training by name."""
+        names = ("batch_size", "learning_rate", "seed", "steps")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Computing(Group):
+    """Machine"""
+
+    device: options.Device = "auto"
+    precision: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            autocompletion=options.one_of("auto", "float32", "bfloat16"),
-            help="auto (bfloat16 on GPUs that have it), float32 or bfloat16.",
+            autocompletion=options.one_of("auto", "fp32", "bf16"),
+            help="auto (bf16 on GPUs that have it, else fp32), fp32 or bf16.",
         ),
-    ] = "auto",
-    threads: options.Threads = None,
+    ] = "auto"
+    threads: options.Threads = None
+
+
+@grouped
+def train(
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")
+    ],
+    run: Run,
+    recipe: Recipe,
+    computing: Computing,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a line and step.")
+        bool, typer.Option("--json", help="Print one JSON object per line and step.")
     ] = False,
-    verbose: options.Verbose = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    messages: options.Messages,
 ) -> None:
     """Train a GPT-2 of your own from a text file.
 
@@ -104,82 +137,92 @@ def train(
     \b
     Examples:
       gpt2 train --config bard --data shakespeare.txt --out my-bard
-      gpt2 train --config mine.yaml --data book.txt --out mine --steps 500 --dtype bfloat16
+      gpt2 train --config mine.yaml --data book.txt --out mine --steps 500 --precision bf16
       gpt2 train --out my-bard --resume
     """
-    from gpt2cli.system.device import DTYPES, check_names, limit_threads, place
-
-    if threads is not None:
-        limit_threads(threads)
-    check_names(device, dtype)
-    if save_dtype not in (None, *DTYPES):
-        raise UsageError(f"--save-dtype must be {', '.join(DTYPES)}, not {save_dtype!r}")
-    if dtype == "float16":
-        raise UsageError("training needs float32 or bfloat16; float16 gradients vanish")
-
+    if computing.threads is not None:
+        limit_threads(computing.threads)
+    check_device(computing.device)
+    precision = _precision(computing.precision)
     from gpt2cli.training.state import read_position
 
-    position = read_position(out) if resume else None
-    given = {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "steps": steps}
-    before = position.plan if position else None
-    plan = _plan(before, config, data, given)
-    placement = place(device, plan.dtype if dtype == "auto" and plan.dtype else dtype)
-    plan = replace(plan, dtype=placement.dtype, save_dtype=save_dtype or plan.save_dtype)
+    position = read_position(out) if run.resume else None
+    plan = _plan(position.plan if position else None, run, recipe)
+    placement = place(computing.device, plan.precision if precision == "auto" else precision)
+    plan = replace(plan, precision=placement.precision)
     if position:
         position.check_goes_on_as(plan)
         if position.step == plan.training.steps:
-            notice(f"{out} has had its {position.step} steps; more --steps go on", asked=True)
+            notice(f"{out} has had its {position.step} steps; more --steps continue it", asked=True)
             return
-    text = _read_text(Path(plan.data), moved=data is not None or position is None)
-    notice("encoding the text" if resume else "learning a vocabulary")
+    text = _read_text(Path(plan.data), moved=run.data is not None or position is None)
+    notice("encoding the text" if run.resume else "learning a vocabulary")
 
     from gpt2cli.training.run import open_run
 
-    opened = open_run(plan, text, out, device=placement.device, resume=resume)
-    with opened as run, _stop_on_signals() as stop:
-        if verbose:
-            _tell_of(run)
-        begin, started = run.step, time.perf_counter()
-        train_view.follow(run, run.run(stop), as_json)
-        if verbose:
-            took = time.perf_counter() - started
-            notice(f"{run.step - begin} steps in {took:,.1f} s", asked=True)
-        if run.step < run.settings.steps:
-            complain(f"stopped after step {run.step} and saved; --resume goes on from there")
-            raise SystemExit(128 + stop.signal)
+    opened = open_run(plan, text, out, device=placement.device, resume=run.resume)
+    with opened as trainer, _stop_on_signals() as stop:
+        _follow(trainer, stop, as_json=as_json, verbose=messages.verbose)
     notice(f"done; try: gpt2 generate --model {shlex.quote(str(out))}", asked=True)
 
 
-def _plan(
-    before: Plan | None,
-    config: str | None,
-    data: Path | None,
-    given: Mapping[str, int | float | None],
-) -> Plan:
+def _precision(name: str) -> str:
+    """What to compute in. Raises `UsageError` for what cannot be trained in."""
+    precision = parse(name, ("auto", *PRECISIONS))
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(
+            f"training needs precision fp32 or bf16; gradients in {precision} vanish", "precision"
+        )
+    return precision
+
+
+def _follow(trainer: Trainer, stop: _Stop, *, as_json: bool, verbose: bool) -> None:
+    """Train and show how it goes. Raises `SystemExit` if a signal came first."""
+    if verbose:
+        _tell_of(trainer)
+    begin, started = trainer.step, time.perf_counter()
+    train_view.follow(trainer, trainer.run(stop), as_json)
+    if verbose:
+        took = time.perf_counter() - started
+        notice(f"{trainer.step - begin} steps in {took:,.1f} s", asked=True)
+    if trainer.step < trainer.settings.steps:
+        complain(f"stopped after step {trainer.step} and saved; --resume continues from there")
+        raise SystemExit(128 + stop.signal)
+
+
+def _plan(before: Plan | None, run: Run, recipe: Recipe) -> Plan:
     """A new run's plan, or that of the run `before` with what is given in its place.
 
-    Precisions are empty where they are not known yet. The number of steps is the old one
-    unless given, for a command may have set it then. Raises `UsageError` for what is missing.
+    Precisions are auto where they are not known yet. The number of steps is the old one unless
+    given, for a command may have set it then. Raises `UsageError` for what is missing.
     """
     from gpt2cli.training.state import Plan
 
     if before is None or not before.data:
-        for value, option in ((config, "--config NAME"), (data, "--data FILE")):
+        for value, option in ((run.config, "--config NAME"), (run.data, "--data FILE")):
             if value is None:
                 why = " to resume a run of an older version" if before else ""
                 raise UsageError(f"train needs {option}{why}")
-    spec = _load(config) if config else None
+    spec = _load(run.config) if run.config else None
     if spec:
-        plan = Plan(spec.model, spec.training, dtype="", save_dtype="float32")
+        plan = Plan(spec.model, spec.training)
     else:
         assert before is not None
         plan = before
+    given = recipe.given()
     if before:
-        given = {**given, "steps": given["steps"] or before.training.steps}
-        plan = replace(plan, dtype=before.dtype, save_dtype=before.save_dtype or "float32")
-    overrides = {key: value for key, value in given.items() if value is not None}
-    where = os.path.abspath(data) if data else before.data if before else ""
-    return replace(plan, training=replace(plan.training, **overrides), data=where)  # type: ignore[arg-type]
+        given = {"steps": before.training.steps} | given
+    saved = before.save_precision if before else ""
+    if recipe.save_precision is not None:
+        saved = parse(recipe.save_precision, _FLOATS, "save_precision")
+    where = os.path.abspath(run.data) if run.data else before.data if before else ""
+    return replace(
+        plan,
+        training=replace(plan.training, **given),  # type: ignore[arg-type]
+        precision=(before.precision if before else "") or "auto",
+        save_precision=saved or "fp32",
+        data=where,
+    )
 
 
 def _read_text(path: Path, moved: bool) -> str:
@@ -193,7 +236,7 @@ def _tell_of(run: Trainer) -> None:
     parameters = sum(p.numel() for p in run.model.parameters())
     notice(
         f"{parameters:,} parameters, {len(run.corpus.train):,} tokens to learn from and "
-        f"{len(run.corpus.val) - 1:,} held out, on {run.device} in {run.plan.dtype}",
+        f"{len(run.corpus.val) - 1:,} held out, on {run.device} in {run.plan.precision}",
         asked=True,
     )
 

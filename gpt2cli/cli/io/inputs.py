@@ -12,23 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.errors import UsageError
+from gpt2cli.files import decode_utf8, read_file
 
 PIECE = 1 << 20  # bytes of a text that is not read at once
 ARRIVED = 1 << 16  # bytes at the most, of lines that are wanted as they come
-
-
-def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
-    """Text from bytes, `offset` bytes into their origin.
-
-    Raises `UsageError` that tells where the first wrong byte is.
-    """
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{origin} is not valid UTF-8 text (at byte {offset + error.start})"
-        ) from None
 
 
 def read_argument(argument: str) -> str:
@@ -65,14 +53,6 @@ def read_stdin() -> str:
         return decode_utf8(sys.stdin.buffer.read(), "stdin")
     except OSError as error:
         raise UsageError(f"cannot read stdin: {error.strerror}") from None
-
-
-def read_file(path: Path) -> str:
-    """All of a text file. Raises `UsageError` if it cannot be read."""
-    try:
-        return decode_utf8(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
 
 
 def check_readable(file: str) -> None:
@@ -185,54 +165,3 @@ def is_text(argument: str) -> bool:
     if argument == "-" or os.path.lexists(argument):
         return False
     return not re.fullmatch(r"\S*[\\/]\S*|.*\.\w{1,8}", argument)
-
-
-def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Refuse a file that could not be written later on, or is one of those to be read.
-
-    Raises `UsageError`.
-    """
-    if "\0" in str(path):
-        raise UsageError(f"cannot write {path}: a name cannot hold the character NUL")
-    try:
-        if path.is_dir():
-            raise UsageError(f"cannot write {path}: it is a directory")
-        if not path.parent.is_dir():
-            raise UsageError(f"cannot write {path}: {path.parent} is no directory")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise UsageError(f"cannot write {path}: permission denied")
-        if path.resolve() in (Path(file).resolve() for file in inputs if file is not None):
-            raise UsageError(f"cannot write {path}: it is read, too")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    except (ValueError, RuntimeError) as error:  # links in a circle
-        raise UsageError(f"cannot write {path}: {error}") from None
-
-
-def append_to_file(path: Path, text: str) -> None:
-    """Put text at the end of a file at once, so that nothing that comes later can lose it.
-
-    Raises `GPT2CLIError` where it cannot be written.
-    """
-    try:
-        with open(path, "ab") as stream:
-            stream.write(text.encode("utf-8"))
-    except OSError as error:
-        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """All of a file or nothing; into a pipe or a device as it comes."""
-    from gpt2cli.files import atomic
-
-    target = path.resolve()
-    try:
-        if path.exists() and not target.is_file():  # what /dev/stdout leads to may have no name
-            path.write_bytes(data)
-            return
-        with atomic(target) as temporary:
-            temporary.write_bytes(data)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise GPT2CLIError(f"cannot write {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Bars on stderr while a person waits, and what is waited for."""
+"""Bars on stderr while a person waits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gpt2cli.cli.io.terminal import complain, is_terminal, is_watched, visible
+from gpt2cli.cli.io.terminal import is_terminal, is_watched, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from gpt2cli.decoders.protocol import Decoder
     from gpt2cli.progress import Progress
-    from gpt2cli.system.device import Placement
-    from gpt2cli.weights.sources import Source
 
 
 @contextmanager
@@ -78,56 +75,6 @@ def download_progress() -> Iterator[Progress | None]:
     finally:
         if bars is not None:
             bars.stop()
-
-
-def fetch(source: Source, offline: bool = False, *, vocabulary_only: bool = False) -> Source:
-    """`sources.fetch` behind bars."""
-    from gpt2cli.weights import sources
-
-    with download_progress() as progress:
-        return sources.fetch(
-            source, offline=offline, vocabulary_only=vocabulary_only, progress=progress
-        )
-
-
-def open_decoder(
-    source: Source,
-    placement: Placement,
-    size: int,
-    samples: int,
-    capacity: int,
-    quantize: str | None = None,
-    compiled: bool = False,
-    verbose: bool = False,
-) -> Decoder:
-    """`opening.open_decoder` behind a bar: the first run codes weights.
-
-    `verbose` tells why the next one will as well, if it will.
-    """
-    from gpt2cli.decoders import opening
-
-    with download_progress() as progress:
-        decoder = opening.open_decoder(
-            source, placement, size, samples, capacity, quantize, progress, compiled
-        )
-    if verbose and quantize and (reason := opening.why_quantized_again(source, quantize)):
-        complain(reason)
-    return decoder
-
-
-def open_random(
-    source: Source,
-    placement: Placement,
-    size: int,
-    samples: int,
-    capacity: int,
-    quantize: str | None = None,
-) -> Decoder:
-    """`opening.open_random` behind a bar."""
-    from gpt2cli.decoders import opening
-
-    with download_progress() as progress:
-        return opening.open_random(source, placement, size, samples, capacity, quantize, progress)
 
 
 def _transfer_bars() -> RichProgress:

@@ -13,9 +13,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2cli.cli.io.inputs import write_file
 from gpt2cli.cli.io.terminal import Output, new_table, palette, print_rich, visible
 from gpt2cli.cli.render import score_top
+from gpt2cli.files import write_file
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from gpt2cli.cli.io.terminal import Palette
     from gpt2cli.text.tokenizer import Tokenizer
 
-Stretches = Iterable[tuple[int, "Score"]]
-"""Stretches of texts, each behind its text's number."""
+Segments = Iterable[tuple[int, "Score"]]
+"""Segments of texts, each behind its text's number."""
 
 
 def figures(summary: Summary) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def figures(summary: Summary) -> dict[str, Any]:
 
 def print_json(
     names: Sequence[str],
-    found: Stretches,
+    found: Segments,
     facts: dict[str, Any],
     tokenizer: Tokenizer,
     top: int | None = None,
@@ -67,7 +67,7 @@ def print_json(
         output.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def print_csv(names: Sequence[str], found: Stretches, tokenizer: Tokenizer) -> None:
+def print_csv(names: Sequence[str], found: Segments, tokenizer: Tokenizer) -> None:
     """A row a token, as soon as it is known; what is not scored is left empty."""
     output = Output()
     output.write("name,index,id,text,bits,rank\n")
@@ -84,7 +84,7 @@ def print_csv(names: Sequence[str], found: Stretches, tokenizer: Tokenizer) -> N
             output.write(buffer.getvalue())
 
 
-def print_table(names: Sequence[str], found: Stretches) -> None:
+def print_table(names: Sequence[str], found: Segments) -> None:
     """A row a text, and one for all of them together."""
     from gpt2cli.analysis.scoring import Summary
 
@@ -109,7 +109,7 @@ def print_table(names: Sequence[str], found: Stretches) -> None:
 
 def print_choices(choices: list[Choice]) -> None:
     """A row a choice, with its share of the probability of all that were given."""
-    table = new_table("choice", "log p", "a token", "a byte", "share", "tokens")
+    table = new_table("choice", "log p", "per token", "per byte", "share", "tokens")
     for choice in choices:
         table.add_row(
             visible(choice.text),
@@ -133,7 +133,7 @@ def print_choices_json(context: str, choices: list[Choice], facts: dict[str, Any
 
 
 def print_heatmap(
-    names: Sequence[str], found: Stretches, tokenizer: Tokenizer, *, by_rank: bool
+    names: Sequence[str], found: Segments, tokenizer: Tokenizer, *, by_rank: bool
 ) -> None:
     """Each text in colours, or marked where there are none, what they mean, and its figures."""
     from rich.text import Text
@@ -158,7 +158,7 @@ def write_page(
     path: Path,
     model: str,
     names: Sequence[str],
-    found: Stretches,
+    found: Segments,
     tokenizer: Tokenizer,
     *,
     by_rank: bool,

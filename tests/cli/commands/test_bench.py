@@ -39,7 +39,7 @@ def test_an_object_for_programs(run_process: Run) -> None:
     done = run_process(*BENCH, "--json", "-s", "2")
     assert (done.returncode, done.stderr) == (0, b"")
     data = json.loads(done.stdout)
-    assert (data["model"], data["device"], data["dtype"]) == ("bard", "cpu", "float32")
+    assert (data["model"], data["device"], data["precision"]) == ("bard", "cpu", "fp32")
     assert data["weights"] == "real"
     assert data["load_s"] > 0
     assert data["engine"] == ("native" if native.available() else "NumPy")
@@ -74,7 +74,7 @@ def test_a_model_without_a_vocabulary_can_be_measured(
 @pytest.mark.skipif(not native.available(), reason="the engine was not built")
 def test_fewer_bits_are_fewer_bytes(run_process: Run) -> None:
     sizes = []
-    for more in ([], ["--quantize", "int8"], ["--quantize", "int4"]):
+    for more in ([], ["--precision", "int8"], ["--precision", "int4"]):
         data = json.loads(run_process(*BENCH, "--context", "9", "--json", *more).stdout)
         sizes.append(data["contexts"][0]["bytes_per_step"])
     assert sizes == sorted(sizes, reverse=True)
@@ -85,7 +85,7 @@ TINY = "vocab_size: 512\ncontext_length: 64\nemb_dim: 64\nn_heads: 4\nn_layers: 
 
 
 @pytest.mark.parametrize("repo_id", ["", "repo_id: owner/name\n"])
-@pytest.mark.parametrize("quantize", [[], ["--quantize", "int8"]])
+@pytest.mark.parametrize("quantize", [[], ["--precision", "int8"]])
 def test_what_is_not_in_the_cache_is_measured_with_random_weights(
     run_process: Run, tmp_path: Path, repo_id: str, quantize: list[str]
 ) -> None:
@@ -145,7 +145,7 @@ def test_a_share_is_left_out_where_the_cache_holds_the_model(
         (["-m", "some/repository", "--repeats", "0"], "repeats must be at least 1"),
         (["-m", "some/repository", "-s", "0"], "samples must be at least 1"),
         (["--tokens", "1024"], "leave no room"),
-        (["--quantize", "int2"], "quantize must be int8 or int4"),
+        (["--precision", "int2"], "--precision must be auto, fp32"),
         (["--device", "gpu"], "unknown device 'gpu'"),
         (["-m", "124m-"], "unknown model '124m-'; did you mean '124M'?"),
     ],

@@ -27,7 +27,7 @@ def test_fewer_bits_cost_little_and_fewer_cost_more(run_process: Run) -> None:
     kl8, kl4 = (d["summary"]["mean_kl"] for d in data)
     assert 0 < kl8 < kl4 < 0.05
     int4 = data[1]
-    assert [m["precision"] for m in int4["models"]] == ["float32", "int4"]
+    assert [m["precision"] for m in int4["models"]] == ["fp32", "int4"]
     shown = [int4["first"], *(t["token"] for t in int4["tokens"])]
     assert "".join(t["text"] for t in shown[:-1]) == text
     assert shown[-1] is None
@@ -46,9 +46,9 @@ def test_the_table_shows_what_json_says(run_process: Run) -> None:
         ]
     bits = data["summary"]["surprisals"]
     assert (
-        f"A is bard in float32: {bits[0]:.3f} bits a token, perplexity {2 ** bits[0]:,.1f}" in text
+        f"A is bard in fp32: {bits[0]:.3f} bits per token, perplexity {2 ** bits[0]:,.1f}" in text
     )
-    assert f"B is bard in int8: {bits[1]:.3f} bits a token" in text
+    assert f"B is bard in int8: {bits[1]:.3f} bits per token" in text
     assert "KL(A ‖ B)" in text
 
 
@@ -74,7 +74,10 @@ def test_a_long_text_is_cut_to_the_smaller_context(run_main: Run, tiny_directory
         (["bard"], "diff compares two models, not 1: -m NAME -m NAME"),
         (["bard", "bard", "bard"], "two models, not 3"),
         ([], "two models, not 0"),
-        (["bard", "bard:int3"], "unknown precision in 'bard:int3'"),
+        (
+            ["bard", "bard:int3"],
+            "fp16, int8 or int4, not 'int3'; did you mean 'int8'",
+        ),
         (["bard", "bart"], "unknown model 'bart'; did you mean 'bard'?"),
         (["bard", "TINY"], "the vocabularies differ (bard has 1,024 tokens, "),
     ],

@@ -53,9 +53,12 @@ from gpt2cli.text.tokenizer import Tokenizer
         (["--seed", "-5"], "--seed must be 0 or more"),
         (["--stop", ""], "stop string must not be empty"),
         (["--overflow", "wrap"], "--overflow must be slide or error"),
-        (["--quantize", "int2"], "quantize must be int8 or int4, not 'int2'"),
+        (
+            ["--precision", "int2"],
+            "--precision must be auto, fp32, bf16, fp16, int8 or int4, not 'int2'",
+        ),
         (["--device", "gpu"], "did you mean 'cuda'?"),
-        (["--dtype", "float8"], "unknown dtype 'float8'"),
+        (["--precision", "float8"], "fp16, int8 or int4, not 'float8'"),
         (["-m", "124m-"], "unknown model '124m-'; did you mean '124M'?"),
         (["-m", "no such model"], "unknown model 'no such model'"),
         (["-m", ""], "the name of the model is empty"),
@@ -189,7 +192,7 @@ def test_stdout_is_the_text_and_nothing_else(run_process: Run, letters: Path) ->
 
 def test_verbose_tells_on_stderr_what_ran(run_process: Run, letters: Path) -> None:
     done = run_process("generate", "a", "-m", str(letters), "-n", "5", "-v", "--seed", "7")
-    assert b"on cpu in float32" in done.stderr
+    assert b"on cpu in fp32" in done.stderr
     assert b"tokens/s" in done.stderr
     drawn = run_process("generate", "a", "-m", str(letters), "-n", "5", "-v")
     assert b"--seed " in drawn.stderr
@@ -205,7 +208,15 @@ def test_json_holds_what_is_needed_to_run_again(run_process: Run, tiny_directory
     assert first["sampling"]["top_k"] == 50
     assert first["sampling"]["temperature"] == 0.8
     assert first["stop"] == ["\t\t"]
-    assert {"seed", "model", "revision", "dtype", "device", "version", "timings"} <= first.keys()
+    assert {
+        "seed",
+        "model",
+        "revision",
+        "precision",
+        "device",
+        "version",
+        "timings",
+    } <= first.keys()
     assert first["timings"]["time_to_first_token_s"] > 0
     again = run_process(*arguments, "--top-k", "50", "--stop", "\t\t", "--seed", str(first["seed"]))
     assert [json.loads(line)["text"] for line in again.stdout.splitlines()] == [
@@ -220,13 +231,13 @@ def test_quantised_weights_say_the_same_where_the_model_is_sure(
 ) -> None:
     arguments = ("generate", "a", "-m", str(letters), "-n", "5", "-t", "0", "--device", "cpu")
     for bits in ("int8", "int4"):
-        done = run_process(*arguments, "--quantize", bits, "--json")
+        done = run_process(*arguments, "--precision", bits, "--json")
         record = json.loads(done.stdout)
-        assert (record["text"], record["quantize"]) == ("bcdef", bits)
+        assert (record["text"], record["precision"]) == ("bcdef", bits)
         assert record["engine"] == "native"
-    refused = run_process(*arguments, "--quantize", "int8", "--dtype", "bfloat16")
+    refused = run_process(*arguments, "--precision", "int8", "--device", "cuda")
     assert refused.returncode == 2
-    assert b"--quantize works on a CPU in float32" in refused.stderr
+    assert b"--precision int8 is for a CPU, not for cuda" in refused.stderr
 
 
 def test_without_the_engine_the_text_is_the_same_and_quantising_is_refused(letters: Path) -> None:
@@ -239,9 +250,9 @@ def test_without_the_engine_the_text_is_the_same_and_quantising_is_refused(lette
     done = subprocess.run([*command, "-n", "5", "-v", "--device", "cpu"], **options)
     assert done.stdout == b"bcdef"
     assert b"NumPy engine" in done.stderr
-    done = subprocess.run([*command, "--quantize", "int8", "--device", "cpu"], **options)
+    done = subprocess.run([*command, "--precision", "int8", "--device", "cpu"], **options)
     assert done.returncode == 2
-    assert b"--quantize needs the native engine: it was not built" in done.stderr
+    assert b"--precision int8 needs the native engine: it was not built" in done.stderr
 
 
 def test_samples_are_numbered_and_the_first_equals_a_run_alone(

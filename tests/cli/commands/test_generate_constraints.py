@@ -34,7 +34,7 @@ def test_the_choice_that_was_made_has_the_probability_that_score_gives_it(
 ) -> None:
     choices = [" yes, my lord", " no way", " aye"]
     made = [word for choice in choices for word in ("--choice", choice)]
-    weighed = [word for choice in choices for word in ("--choices", choice)]
+    weighed = [word for choice in choices for word in ("--choice", choice)]
     for more in (["-s", "3"], ["-n", "20", "-t", "0"]):
         done = run_main(*BARD, *made, "--json", *more)
         scored = run_main("score", "-m", "bard", "--text", "ROMEO:", *weighed, "--json").stdout

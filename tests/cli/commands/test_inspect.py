@@ -127,7 +127,8 @@ def test_the_overview_is_short_and_right(run_process: Run, run_main: Run) -> Non
     data = json.loads(
         run_main("inspect", "ROMEO:", "-m", "bard", "--json", "--show", "next").stdout
     )
-    assert set(data) == {"model", "prompt", "first", "tokens", "target", "next"}
+    ran = {"model", "repo_id", "revision", "device", "precision", "engine", "version"}
+    assert set(data) == ran | {"prompt", "first", "tokens", "target", "next"}
     assert data["target"] == data["next"][0]
     assert data["target"]["text"] == "\n"  # what follows a speaker's name
     line = next(line for line in text.splitlines() if line.startswith("↵"))

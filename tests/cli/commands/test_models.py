@@ -62,7 +62,7 @@ def test_the_first_run_fetches_and_the_second_needs_no_hub(
         (["inspect", "x", "-m", REPO, "--layer", "99"], "layer must be 0 to"),
         (["diff", "x", "-m", "bard", "-m", REPO], "the vocabularies differ"),
         (["score", "-m", REPO], "stdin is empty"),
-        (["score", "-m", REPO, "--text", "a", "--choices", ""], "a choice must not be empty"),
+        (["score", "-m", REPO, "--text", "a", "--choice", ""], "a choice must not be empty"),
     ],
 )
 def test_what_a_vocabulary_rules_out_costs_no_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import stat
@@ -17,20 +18,18 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from helpers import Run
+from helpers import Run, error_of
 from prompt_toolkit.application import Application, create_app_session
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
+import gpt2cli
 from gpt2cli.cli.commands.repl import COMMANDS, entries
 from gpt2cli.cli.io.prompt import make_prompt, open_history, unseen_keys
-from gpt2cli.decoders import opening
 from gpt2cli.errors import UsageError
 from gpt2cli.generation.loop import generate
 from gpt2cli.generation.request import GenerationConfig
-from gpt2cli.system.device import Placement
-from gpt2cli.weights import sources
 
 REPL = ("repl", "-m", "bard", "--seed", "1", "-n", "9", "--device", "cpu")
 
@@ -41,13 +40,12 @@ Generated = Callable[..., str]
 @pytest.fixture(scope="module")
 def generated() -> Generated:
     """What bard makes of a whole prompt, read afresh."""
-    source, cpu = sources.resolve("bard"), Placement("cpu", "float32")
-    tokenizer = opening.open_tokenizer(source)
-    decoder = opening.open_decoder(source, cpu, tokenizer.size, 1, 256)
+    model = gpt2cli.load("bard", device="cpu", precision="fp32")
+    tokenizer, decoder = model.tokenizer, model.decoder()
 
     def run(pieces: list[str], seed: int, tokens: int = 9) -> str:
         ids = [i for piece in pieces for i in tokenizer.encode(piece)]
-        config = GenerationConfig(source.generation, max_tokens=tokens, seed=seed)
+        config = GenerationConfig(model.sampling, max_tokens=tokens, seed=seed)
         return "".join(event.text for event in generate(decoder, tokenizer, ids, config))
 
     return run
@@ -415,8 +413,9 @@ def test_without_a_terminal_nothing_is_hidden(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_options_of_sampling_are_settings_as_in_generate(run_process: Run) -> None:
+    dry = ("--dry-multiplier", "0.8", "--dry-breaker", ";")
     options = ("--no-repeat-ngram", "2", "--xtc-probability", "0.5", "--min-tokens", "3")
-    done = run_process("repl", "-m", "bard", *options, "--dry-breaker", ";", stdin=b"/set\n")
+    done = run_process("repl", "-m", "bard", *options, *dry, stdin=b"/set\n")
     assert (done.returncode, done.stdout) == (0, b"")
     shown = {
         line.split(maxsplit=1)[0]: line.split()[1] for line in done.stderr.decode().splitlines()
@@ -426,3 +425,35 @@ def test_options_of_sampling_are_settings_as_in_generate(run_process: Run) -> No
     assert shown["min_tokens"] == "3"
     assert shown["dry_breakers"] == '";"'
     assert shown["top_p"] == "0.95"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dry-base", "2"], "--dry-base needs --dry-multiplier"),
+        (["--regex", "("], "--regex: "),
+        (["--choice", "a", "--regex", "b"], "--regex and --choice cannot go together"),
+        (["--bias", "London"], "a bias is written TOKEN=AMOUNT"),
+    ],
+)
+def test_what_generate_refuses_is_refused(
+    run_main: Run, arguments: list[str], message: str
+) -> None:
+    done = run_main("repl", "-m", "bard", *arguments)
+    assert done.returncode == 2
+    assert message in error_of(done)
+
+
+def test_every_completion_keeps_to_a_constraint(run_main: Run) -> None:
+    pytest.importorskip("llguidance")
+    done = run_main("repl", "-m", "bard", "--regex", "[0-9]{3}", stdin=b"ROMEO:\nJULIET:\n")
+    assert done.returncode == 0
+    assert re.fullmatch(rb"([0-9]{3}\n){2}", done.stdout)
+
+
+def test_a_bias_bans_a_token_in_every_completion(run_main: Run) -> None:
+    arguments = ("repl", "-m", "bard", "-t", "0", "-n", "1")
+    free = run_main(*arguments, stdin=b"ROMEO:\n")
+    banned = run_main(*arguments, "--bias", "\n=-inf", stdin=b"ROMEO:\n")
+    assert (free.returncode, banned.returncode) == (0, 0)
+    assert (free.stdout, banned.stdout[:1] != b"\n") == (b"\n\n", True)

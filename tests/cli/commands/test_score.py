@@ -50,7 +50,7 @@ def test_json_holds_the_figures_and_every_token(run_process: Run) -> None:
     assert found["bits_per_byte"] == pytest.approx(sum(expected) / found["bytes"], rel=1e-3)
     texts = Tokenizer.load(BUNDLED_DIR / "bard").decode
     assert found["token_texts"] == [texts([i]) for i in found["token_ids"]]
-    assert {"model", "device", "dtype", "version", "stride", "ranks"} <= found.keys()
+    assert {"model", "device", "precision", "version", "stride", "ranks"} <= found.keys()
 
 
 def test_top_lists_the_most_surprising_tokens_of_each_text(
@@ -138,11 +138,11 @@ def test_fewer_bits_score_nearly_the_same(run_process: Run) -> None:
     text = b"My lord, the king is come to speak with thee. " * 20
     exact, coded = (
         json.loads(run_process("score", *BARD, "--json", *options, stdin=text).stdout)
-        for options in ((), ("--quantize", "int8", "--device", "cpu"))
+        for options in ((), ("--precision", "int8", "--device", "cpu"))
     )
     assert coded["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.02)
     assert coded["bits_per_byte"] != exact["bits_per_byte"]
-    assert coded["quantize"] == "int8"
+    assert coded["precision"] == "int8"
 
 
 # Lines.
@@ -163,10 +163,10 @@ def test_lines_are_scored_by_themselves(run_process: Run) -> None:
 
 
 def test_lines_within_the_limits_pass_unchanged(run_process: Run) -> None:
-    below = run_process("score", *BARD, "--lines", "--below", "100", stdin=LINES)
+    below = run_process("score", *BARD, "--lines", "--max-perplexity", "100", stdin=LINES)
     assert below.stdout == b"My lord, I am.\nThe king is come."
     assert below.stderr == b""
-    above = run_process("score", *BARD, "--lines", "--above", "100", stdin=LINES)
+    above = run_process("score", *BARD, "--lines", "--min-perplexity", "100", stdin=LINES)
     assert above.stdout == b"xq zv xq zv jj\r\n"
 
 
@@ -178,7 +178,7 @@ def test_lines_of_json_keep_what_else_they_hold(run_process: Run) -> None:
     assert records[1]["x"] == [2]
     assert all(record["perplexity"] > 1 for record in records)
     passed = run_process(
-        "score", *BARD, "--lines", "--field", "body", "--below", "1e9", stdin=lines
+        "score", *BARD, "--lines", "--field", "body", "--max-perplexity", "1e9", stdin=lines
     )
     assert passed.stdout == lines
     wrong = run_process("score", *BARD, "--lines", "--field", "text", stdin=lines)
@@ -190,7 +190,7 @@ def test_the_lines_of_one_file_do_not_run_into_the_next(run_process: Run, tmp_pa
     for name, text in (("a", "My lord, I am."), ("b", "The king is come.")):
         (tmp_path / name).write_text(text)
     files = (str(tmp_path / "a"), str(tmp_path / "b"))
-    done = run_process("score", *BARD, "--lines", "--below", "1e9", *files)
+    done = run_process("score", *BARD, "--lines", "--max-perplexity", "1e9", *files)
     assert done.stdout == b"My lord, I am.\nThe king is come."
 
 
@@ -239,7 +239,7 @@ def test_a_line_is_answered_before_the_next_one_comes() -> None:
 
 def test_choices_are_ranked(run_process: Run) -> None:
     choices = [" lord", " king", ", queen"]
-    options = [word for choice in choices for word in ("--choices", choice)]
+    options = [word for choice in choices for word in ("--choice", choice)]
     done = run_process("score", *BARD, "--text", "My good", *options, "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     expected = {c: -sum(bits_of("My good" + c)) + sum(bits_of("My good")) for c in choices}
@@ -304,8 +304,8 @@ def test_a_page_is_one_that_a_browser_shows(run_process: Run, tmp_path: Path) ->
     ("arguments", "message"),
     [
         (["--text", "a", "--lines", "--csv"], "are different answers"),
-        (["--text", "a", "--below", "5"], "go with --lines"),
-        (["--lines", "--below", "nan"], "a perplexity, which is above 0, not nan"),
+        (["--text", "a", "--max-perplexity", "5"], "go with --lines"),
+        (["--lines", "--max-perplexity", "nan"], "--max-perplexity must be above 0, not nan"),
         (["--text", "a", "--stride", "256"], "--stride must be from 1 to 255"),
         (["--text", "a", "--stride", "0"], "--stride must be from 1 to 255"),
         (["--text", "a"], "only --bos scores a single token, which is all of text"),
@@ -314,13 +314,16 @@ def test_a_page_is_one_that_a_browser_shows(run_process: Run, tmp_path: Path) ->
         (["--lines", "missing.txt"], "there is no file 'missing.txt'"),
         (["/"], "cannot read /"),
         (["--text", "a", "--top", "3", "--csv"], "are different answers"),
-        (["--text", "a", "--choices", "b", "--top", "3", "--json"], "leave out --choices"),
-        (["--text", "a", "--choices", ""], "a choice must not be empty"),
-        (["--text", "a", "--choices", "b" * 2000], "a choice is longer than the model's context"),
+        (["--text", "a", "--choice", "b", "--top", "3", "--json"], "leave out --choice"),
+        (["--text", "a", "--choice", ""], "a choice must not be empty"),
+        (["--text", "a", "--choice", "b" * 2000], "a choice is longer than the model's context"),
         (["--text", "a", "--html", "x", "--lines"], "--html shows whole texts"),
         (["--text", "a", "--lines"], "--lines reads files or stdin; leave out --text"),
         (["--text", "ab c", "--html", "/no/such/page.html"], "/no/such is no directory"),
-        (["--text", "ab c", "--quantize", "int2"], "quantize must be int8 or int4"),
+        (
+            ["--text", "ab c", "--precision", "int2"],
+            "--precision must be auto, fp32, bf16, fp16, int8 or int4",
+        ),
         ([], "stdin is empty"),
     ],
 )

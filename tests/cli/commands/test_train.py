@@ -69,11 +69,11 @@ def test_a_signal_saves_and_resume_needs_only_the_directory(
 
 
 def test_resume_knows_what_the_run_was(run_main: Run, arguments: list[str], tmp_path: Path) -> None:
-    assert run_main(*arguments, "--learning-rate", "0.01", "--dtype", "bfloat16").returncode == 0
+    assert run_main(*arguments, "--learning-rate", "0.01", "--precision", "bf16").returncode == 0
     resume = ["train", "--out", str(tmp_path / "model"), "--resume"]
     done = run_main(*resume)
     assert done.returncode == 0
-    assert b"model has had its 6 steps; more --steps go on" in done.stderr
+    assert b"model has had its 6 steps; more --steps continue it" in done.stderr
     more = run_main(*resume, "--steps", "9")
     assert (more.returncode, more.stderr.count(b"bits/byte")) == (0, 1)
     changed = run_main(*resume, "--steps", "12", "--learning-rate", "0.5")
@@ -128,7 +128,7 @@ def test_quiet_says_nothing(run_main: Run, arguments: list[str]) -> None:
 def test_verbose_tells_what_is_trained_and_how_long(run_main: Run, arguments: list[str]) -> None:
     lines = run_main(*arguments, "-v").stderr.decode().splitlines()
     assert "parameters" in lines[0]
-    assert "on cpu in float32" in lines[0]
+    assert "on cpu in fp32" in lines[0]
     assert "6 steps in" in lines[-2]
 
 
@@ -161,14 +161,14 @@ def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
         (["--config", "nothing"], "there is no config 'nothing'"),
         (["--data", "/nowhere"], "cannot read /nowhere"),
         (["--steps", "0"], "steps must be at least 1"),
-        (["--dtype", "float16"], "training needs float32 or bfloat16"),
+        (["--precision", "fp16"], "training needs --precision fp32 or bf16"),
         (["--device", "tpu"], "unknown device"),
         (["--resume"], "nothing to resume"),
         (["--batch-size", "100000000"], "GB are free; choose a smaller batch"),
         (["--data", "/dev/null"], "text has only 0 bytes"),
         (["--out", "/dev/null"], "/dev/null is a file, not a directory"),
         (["--out", "/proc/x1"], "cannot write a model into /proc/x1"),
-        (["--save-dtype", "int8"], "--save-dtype must be"),
+        (["--save-precision", "int8"], "--save-precision must be fp32, bf16 or fp16"),
     ],
 )
 def test_wrong_use_is_one_sentence_before_the_text_is_encoded(

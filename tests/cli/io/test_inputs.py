@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2cli.cli.io import inputs
-from gpt2cli.cli.io.inputs import decode_utf8, read_argument, read_file, read_stdin
+from gpt2cli.cli.io.inputs import read_argument, read_stdin
 from gpt2cli.errors import UsageError
+from gpt2cli.files import decode_utf8, read_file
 
 
 @settings(deadline=None, max_examples=100)

@@ -1,0 +1,260 @@
+"""An open model: what a command, a notebook and a server start from.
+
+    import gpt2cli
+
+    model = gpt2cli.load("bard")
+    [sample] = model.generate("ROMEO:", max_tokens=20, seed=1)
+    print(sample.text, model.score("To be, or not to be").summary.perplexity)
+
+`load` does in the right order what every use begins with: threads, names, device, vocabulary,
+weights. Nothing heavy is imported before threads are limited, and torch only where it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.errors import TokenizerError, UsageError, WeightsError
+from gpt2cli.system.device import Placement, limit_threads, place
+from gpt2cli.system.precision import QUANTIZED
+from gpt2cli.weights import sources
+from gpt2cli.weights.sources import Source
+
+if TYPE_CHECKING:
+    from gpt2cli.analysis.scorer import Scorer
+    from gpt2cli.analysis.scoring import Score
+    from gpt2cli.decoders.protocol import Decoder
+    from gpt2cli.generation.record import Sample
+    from gpt2cli.generation.request import Event, GenerationConfig
+    from gpt2cli.progress import Progress
+    from gpt2cli.text.tokenizer import Tokenizer
+
+OVERFLOW = ("slide", "error")
+
+
+def load(
+    name: str = "124M",
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+    offline: bool = False,
+    fetch: bool = True,
+) -> LoadedModel:
+    """Open a model: a config's name or alias, a YAML file, a directory or owner/name on the hub.
+
+    `device` is auto, cpu, cuda, cuda:N or mps, `precision` auto or a key of
+    `system.precision.PRECISIONS`; `threads` limits those of the CPU, for which NumPy must not be
+    imported yet. Its files come from the hub, once, or, without `fetch`, when they are first
+    needed: the vocabulary, and the weights only with a decoder. Raises `GPT2CLIError` with one
+    sentence for whatever is wrong, before anything is fetched if that can be known.
+    """
+    if threads is not None:
+        limit_threads(threads)
+    source = sources.resolve(name)
+    model = LoadedModel(source, place(device, precision), offline=offline)
+    if fetch:
+        model.fetch()
+    return model
+
+
+class LoadedModel:
+    """A model that was found, and where it shall run; see `load`."""
+
+    def __init__(self, source: Source, placement: Placement, *, offline: bool = False) -> None:
+        if placement.precision in QUANTIZED:
+            from gpt2cli.decoders.opening import check_engine
+
+            check_engine(placement)
+        self.source, self.placement, self.offline = source, placement, offline
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.source.name
+
+    @property
+    def precision(self) -> str:
+        """A key of `system.precision.PRECISIONS`."""
+        return self.placement.precision
+
+    @property
+    def sampling(self) -> SamplingConfig:
+        """The settings of sampling that suit the model."""
+        return self.source.sampling
+
+    @property
+    def directory(self) -> Path:
+        """Where its files are. Raises `WeightsError` before they were fetched."""
+        if self.source.directory is None:
+            raise WeightsError(f"{self.name} has not been fetched")
+        return self.source.directory
+
+    @property
+    def config(self) -> ModelConfig:
+        """The architecture. Raises `UsageError` before it is known where the hub has it."""
+        return self.source.config()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary. Raises `TokenizerError` if that has ids which the model lacks."""
+        from gpt2cli.text.tokenizer import Tokenizer
+
+        self.fetch(vocabulary_only=True)
+        tokenizer = Tokenizer.load(self.directory)
+        if tokenizer.size > self.config.vocab_size:
+            raise TokenizerError(
+                f"the vocabulary of {self.name} has {tokenizer.size} tokens, "
+                f"its model only {self.config.vocab_size}"
+            )
+        return tokenizer
+
+    def fetch(self, *, vocabulary_only: bool = False, progress: Progress | None = None) -> None:
+        """Make its files present, or those of its vocabulary. A cached model needs no network."""
+        self.source = sources.fetch(
+            self.source, offline=self.offline, vocabulary_only=vocabulary_only, progress=progress
+        )
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a prompt; end-of-text alone stands for an empty one."""
+        tokenizer = self.tokenizer
+        return tokenizer.encode(text, special=special) or [tokenizer.beginning()]
+
+    def fit(self, ids: Sequence[int], max_tokens: int = 0, overflow: str = "slide") -> list[int]:
+        """The prompt as the model reads it: whole if it fits the context, else its newest part.
+
+        With overflow "error" `UsageError` is raised if prompt and `max_tokens` together do not.
+        """
+        from gpt2cli.text.window import fit_prompt
+
+        context = self.config.context_length
+        if overflow not in OVERFLOW:
+            raise UsageError(f"overflow must be slide or error, not {overflow!r}", "overflow")
+        if overflow == "error" and len(ids) + max_tokens > context:
+            raise UsageError(
+                f"{len(ids)} tokens of prompt and {max_tokens} to generate exceed the context of "
+                f"{context}; shorten one, or use overflow slide",
+                "overflow",
+            )
+        return fit_prompt(ids, context)
+
+    def check_compile(self) -> None:
+        """Raise `UsageError` where there is no decoding step to compile."""
+        from gpt2cli.decoders.opening import check_compile
+
+        check_compile(self.placement)
+
+    def decoder(
+        self,
+        rows: int = 1,
+        capacity: int | None = None,
+        *,
+        compiled: bool = False,
+        progress: Progress | None = None,
+    ) -> Decoder:
+        """The weights where they shall run, with a KV cache for B `rows` of `capacity` tokens.
+
+        Without a `capacity` it holds the whole context. Its logits are those of the vocabulary,
+        and numbers, or it raises `WeightsError`. Raises `UsageError` for more rows than memory.
+        """
+        from gpt2cli.decoders.checked import CheckedDecoder
+        from gpt2cli.decoders.opening import open_decoder
+        from gpt2cli.system.memory import check_rows
+
+        capacity = capacity or self.config.context_length
+        check_rows(self.config, self.placement, rows, capacity)
+        self.fetch(progress=progress)
+        decoder = open_decoder(self.directory, self.placement, rows, capacity, progress, compiled)
+        return CheckedDecoder(decoder, self.tokenizer.size, self.name)
+
+    def configure(self, **settings: Any) -> GenerationConfig:
+        """Settings of a generation by name, the model's own where none is given.
+
+        They are the fields of `SamplingConfig` and of `GenerationConfig`; None is not given, and
+        without a `seed` one is drawn. Raises `UsageError` for a wrong name or value.
+        """
+        from gpt2cli.generation.settings import configure
+
+        return configure(self.sampling, **settings)
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[Event]:
+        """Continue a text: an event for every token, as it comes. `settings` as in `configure`."""
+        from gpt2cli.generation import beam, loop
+
+        config = self.configure(**settings)
+        window = self.fit(self.encode(prompt))
+        rows, capacity = config.beams or config.samples, len(window) + config.max_tokens
+        decoder = self.decoder(rows, capacity)
+        generate = loop.generate if config.beams is None else beam.generate
+        return generate(decoder, self.tokenizer, window, config)
+
+    def generate(self, prompt: str, **settings: Any) -> list[Sample]:
+        """Continue a text `samples` times. `settings` as in `configure`."""
+        from gpt2cli.generation.record import Recorder
+
+        recorder = Recorder(int(settings.get("samples") or 1))
+        for _ in recorder.watch(self.stream(prompt, **settings)):
+            pass
+        return recorder.samples
+
+    def scorer(
+        self, stride: int | None = None, *, bos: bool = False, special: bool = True
+    ) -> Scorer:
+        """How texts are scored: in windows `stride` tokens apart, by default half the context.
+
+        With `bos` each begins with end-of-text; with `special` it may name that.
+        """
+        from gpt2cli.analysis import scoring
+        from gpt2cli.analysis.scorer import Scorer
+
+        tokenizer = self.tokenizer
+        stride = scoring.default_stride(self.config.context_length) if stride is None else stride
+        block = scoring.block_size(self.placement.device)
+        return Scorer(self.config, tokenizer, stride, block, bos, special)
+
+    def score(self, text: str, stride: int | None = None, *, bos: bool = False) -> Score:
+        """How surprising each token of a text is; `.summary` has perplexity and bits per byte."""
+        from gpt2cli.analysis.scoring import join
+
+        scorer = self.scorer(stride, bos=bos)
+        ids = scorer.encode([text])
+        scorer.check(ids, "the text")
+        tokens = scorer.capacity([ids])
+        rows = scorer.batch_size(tokens, scorer.windows([ids]))
+        [score] = join(scorer.score_texts(self.decoder(rows, tokens), [ids], rows))
+        return score
+
+    def why_quantized_again(self) -> str | None:
+        """Why the next run has to quantize the weights once more; None if it has not."""
+        if self.precision not in QUANTIZED:
+            return None
+        from gpt2cli.decoders.opening import why_quantized_again
+
+        return why_quantized_again(self.directory, self.precision)
+
+    def facts(self) -> dict[str, str | None]:
+        """What runs, where and how: the same keys wherever a result is written down."""
+        from gpt2cli import __version__
+        from gpt2cli.decoders.opening import engine_name
+
+        return {
+            "model": self.name,
+            "repo_id": self.source.repo_id,
+            "revision": self.source.revision,
+            "device": self.placement.device,
+            "precision": self.precision,
+            "engine": engine_name(self.placement),
+            "version": __version__,
+        }
+
+    def describe(self) -> str:
+        """The same for people, in a few words."""
+        from gpt2cli.decoders.opening import engine_name
+
+        where = f"{self.placement.device} in {self.precision}"
+        return f"{self.name} on {where}, {engine_name(self.placement)} engine"

@@ -1,0 +1,57 @@
+"""Models as the options name them, fetched and opened behind bars."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpt2cli.cli.io.progress import download_progress
+from gpt2cli.cli.io.terminal import complain
+
+if TYPE_CHECKING:
+    from gpt2cli.api import LoadedModel
+    from gpt2cli.cli.options import Machine, Where
+    from gpt2cli.decoders.protocol import Decoder
+
+
+def load(where: Where) -> LoadedModel:
+    """`api.load`; nothing is fetched yet."""
+    return load_named(where.model, where, where.precision)
+
+
+def load_named(name: str, machine: Machine | Where, precision: str = "auto") -> LoadedModel:
+    """The same for a model that another option names."""
+    from gpt2cli import api
+
+    return api.load(
+        name,
+        device=machine.device,
+        precision=precision,
+        threads=machine.threads,
+        offline=machine.offline,
+        fetch=False,
+    )
+
+
+def fetch(model: LoadedModel, *, vocabulary_only: bool = False) -> None:
+    """`LoadedModel.fetch` behind bars."""
+    with download_progress() as progress:
+        model.fetch(vocabulary_only=vocabulary_only, progress=progress)
+
+
+def open_decoder(
+    model: LoadedModel,
+    rows: int,
+    capacity: int,
+    *,
+    compiled: bool = False,
+    verbose: bool = False,
+) -> Decoder:
+    """`LoadedModel.decoder` behind bars: the first run fetches, and may quantize.
+
+    `verbose` tells why the next one will quantize as well, if it will.
+    """
+    with download_progress() as progress:
+        decoder = model.decoder(rows, capacity, compiled=compiled, progress=progress)
+    if verbose and (reason := model.why_quantized_again()):
+        complain(reason)
+    return decoder

@@ -1,0 +1,64 @@
+"""Whether what is to run fits the memory, before anything is read."""
+
+from __future__ import annotations
+
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.errors import UsageError
+from gpt2cli.system import estimate, machine
+from gpt2cli.system.device import Placement
+
+PANEL = 32  # tokens by which the native engine makes room in its KV cache
+
+
+def check_rows(config: ModelConfig, placement: Placement, samples: int, tokens: int) -> None:
+    """Raise `UsageError` if so many samples, of up to so many tokens, cannot fit.
+
+    One sample is let through: the system may yet find room.
+    """
+    needed = _needed(config, placement, samples, tokens)
+    needed += estimate.sampling_bytes(config, samples)
+    if samples > 1 and needed > (free := available(placement.device)):
+        raise _too_many(f"{samples} samples", "samples", tokens, needed, free)
+
+
+def check_beams(config: ModelConfig, placement: Placement, beams: int, tokens: int) -> None:
+    """Raise `UsageError` if a search with so many beams, of up to so many tokens, cannot fit."""
+    needed = _needed(config, placement, beams, tokens)
+    needed += estimate.search_bytes(config, placement.precision, _cells(tokens), beams)
+    if needed > (free := available(placement.device)):
+        raise _too_many(f"{beams} beams", "beams", tokens, needed, free)
+
+
+def check_random(
+    config: ModelConfig, placement: Placement, samples: int, tokens: int, name: str
+) -> None:
+    """Raise `UsageError` if random weights, which are not mapped from a file, cannot fit."""
+    needed = _needed(config, placement, samples, tokens)
+    needed += estimate.sampling_bytes(config, samples)
+    if needed > (free := available(placement.device)):
+        raise UsageError(
+            f"{name} with {samples} sample{'s' if samples > 1 else ''} of up to {tokens} tokens "
+            f"needs {needed / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are free; choose a "
+            "smaller model"
+        )
+
+
+def available(device: str) -> int:
+    """Bytes that are free on a device."""
+    on_gpu = device.startswith("cuda")
+    return machine.detect().memory_available if on_gpu else machine.memory()[1]
+
+
+def _needed(config: ModelConfig, placement: Placement, rows: int, tokens: int) -> int:
+    return estimate.inference_bytes(config, placement.precision, _cells(tokens), rows)
+
+
+def _cells(tokens: int) -> int:
+    return -(-tokens // PANEL) * PANEL
+
+
+def _too_many(rows: str, kind: str, tokens: int, needed: int, free: int) -> UsageError:
+    return UsageError(
+        f"{rows} of up to {tokens} tokens need {needed / 1e9:,.1f} GB of memory and "
+        f"{free / 1e9:,.1f} GB are free; ask for fewer {kind} or tokens"
+    )

@@ -1,0 +1,65 @@
+"""The precisions that weights can have, by the names that the field gives them.
+
+Quantized weights are stored in groups of 32 with one bf16 scale each, and computed with on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpt2cli.errors import DeviceError, did_you_mean
+
+_GROUP, _SCALE_BITS = 32, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How a number is stored: in so many bits, as PyTorch's type `torch`, or quantized."""
+
+    bits: int
+    torch: str | None = None
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is integers with scales, which no type of PyTorch is."""
+        return self.torch is None
+
+    @property
+    def bytes(self) -> float:
+        """Bytes per weight, with its share of a scale."""
+        return (self.bits + (_SCALE_BITS / _GROUP if self.is_quantized else 0)) / 8
+
+
+PRECISIONS = {
+    "fp32": Precision(32, "float32"),
+    "bf16": Precision(16, "bfloat16"),
+    "fp16": Precision(16, "float16"),
+    "int8": Precision(8),
+    "int4": Precision(4),
+}
+FLOATS = tuple(name for name, precision in PRECISIONS.items() if not precision.is_quantized)
+QUANTIZED = tuple(name for name in PRECISIONS if name not in FLOATS)
+_BY_TORCH = {precision.torch: name for name, precision in PRECISIONS.items() if precision.torch}
+
+
+def parse(
+    name: str, allowed: tuple[str, ...] = tuple(PRECISIONS), setting: str = "precision"
+) -> str:
+    """A key of `PRECISIONS` for its name, or PyTorch's. Raises `DeviceError` if not `allowed`.
+
+    `setting` is what the message calls it.
+    """
+    known = _BY_TORCH.get(name, name)
+    if known not in allowed:
+        *others, last = allowed
+        raise DeviceError(
+            f"{setting} must be {', '.join(others)} or {last}, not {name!r}"
+            f"{did_you_mean(name, allowed)}",
+            setting,
+        )
+    return known
+
+
+def torch_name(precision: str) -> str:
+    """PyTorch's name of the type that products are computed in."""
+    return PRECISIONS[precision].torch or "float32"

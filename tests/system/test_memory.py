@@ -1,0 +1,46 @@
+"""What does not fit the memory is refused before anything is read."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpt2cli.config.spec import find_spec
+from gpt2cli.errors import UsageError
+from gpt2cli.system import estimate, memory
+from gpt2cli.system.device import Placement
+
+CPU = Placement("cpu", "fp32")
+SPEC = find_spec("bard")
+assert SPEC is not None
+BARD = SPEC.model
+
+
+def test_more_samples_than_memory_are_refused_by_what_their_precision_needs() -> None:
+    needed = []
+    for precision in ("fp32", "int8"):
+        with pytest.raises(UsageError, match="ask for fewer samples") as refused:
+            memory.check_rows(BARD, Placement("cpu", precision), 10**7, 200)
+        needed.append(float(str(refused.value).split(" need ")[1].split()[0].replace(",", "")))
+    assert needed[1] < needed[0] / 2
+
+
+def test_more_beams_than_memory_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^10000000 beams .* GB are free; ask for fewer beams"):
+        memory.check_beams(BARD, CPU, 10**7, 3)
+    memory.check_beams(BARD, CPU, 4, 3)
+
+
+def test_samples_are_counted_with_what_choosing_their_tokens_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without = estimate.inference_bytes(BARD, "fp32", 32, 1000)
+    monkeypatch.setattr("gpt2cli.system.machine.memory", lambda: (without, without))
+    with pytest.raises(UsageError, match=r"1000 samples of up to 32 tokens need 0\.4 GB"):
+        memory.check_rows(BARD, CPU, 1000, 32)
+
+
+def test_one_sample_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2cli.system.machine.memory", lambda: (1, 1))
+    memory.check_rows(BARD, CPU, 1, 32)
+    with pytest.raises(UsageError, match=r"^bard with 1 sample of up to 32 tokens needs"):
+        memory.check_random(BARD, CPU, 1, 32, "bard")
