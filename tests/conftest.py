@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SHARED_DATA, TEXT, MakeDecoder, Run, decoders, random_model, says
+from helpers import PROMPT, SHARED_DATA, TEXT, MakeDecoder, Run, decoders, random_model, says
 
+from gpt2cli.analysis import inspection
+from gpt2cli.analysis.inspection import Inspection
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.training.corpus import train_vocabulary
 from gpt2cli.weights import checkpoint
@@ -38,6 +41,18 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory, tiny_config: ModelC
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_directory: Path) -> Tokenizer:
     return Tokenizer.load(tiny_directory)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_directory: Path) -> GPT2:
+    """The model of `tiny_directory`, which no test may change."""
+    return checkpoint.load(tiny_directory)
+
+
+@pytest.fixture(scope="session")
+def tiny_inspection(tiny_model: GPT2, tiny_tokenizer: Tokenizer) -> Inspection:
+    """What the tiny model does with `PROMPT`."""
+    return inspection.inspect(tiny_model, tiny_tokenizer, tiny_tokenizer.encode(PROMPT)[:32])
 
 
 @pytest.fixture(scope="session")

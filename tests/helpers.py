@@ -33,6 +33,7 @@ TEXT = (
     "The quick brown fox jumps over the lazy dog. ROMEO: But soft, what light through yonder "
     "window breaks? It is the east, and Juliet is the sun. I'm, you're, they'll; 1234 567.\n\n"
 ) * 20
+PROMPT = "The quick brown </script><b>fox</b> jumps & 'I'm'"
 # A token a byte: ids are text.
 BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
 

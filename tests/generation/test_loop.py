@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import BYTES, MakeDecoder, decoders, random_model
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
 from gpt2cli.config.model import ModelConfig
@@ -20,9 +18,8 @@ from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.generation.loop import generate
 from gpt2cli.generation.request import Event, GenerationConfig
-from gpt2cli.text.stream import TextStream
 from gpt2cli.text.tokenizer import Tokenizer
-from gpt2cli.text.window import fit_prompt, slide
+from gpt2cli.text.window import slide
 from gpt2cli.weights import checkpoint
 
 GREEDY = SamplingConfig(temperature=0)
@@ -123,30 +120,6 @@ def test_what_only_began_a_stop_string_is_shown_in_the_end() -> None:
     assert events[-1].finish_reason == "length"
 
 
-@given(
-    text=st.text(alphabet="ab🙂é\n", max_size=30),
-    stops=st.lists(st.text(alphabet="ab🙂é", min_size=1, max_size=4), max_size=3),
-)
-@settings(deadline=None, max_examples=150)
-def test_stopping_in_a_stream_equals_cutting_the_whole_text(text: str, stops: list[str]) -> None:
-    stream, shown = TextStream(BYTES, stops), ""
-    for token_id in text.encode():
-        shown += stream.push(token_id)
-        if stream.stopped:
-            break
-    else:
-        shown += stream.flush()
-    # A stream acts on the stop string that ends first; one that begins earlier may end later.
-    first_end = min((text.find(s) + len(s) for s in stops if s in text), default=None)
-    if first_end is None:
-        assert shown == text
-        return
-    seen = text[:first_end]
-    cut = min(seen.find(stop) for stop in stops if stop in seen)
-    assert shown == seen[:cut]
-    assert stream.stopped
-
-
 def test_half_a_character_is_held_back_and_flushed_as_a_replacement() -> None:
     events = run("é🙂".encode()[:-1])
     assert [event.text for event in events] == ["", "é", "", "", "\ufffd"]
@@ -169,13 +142,6 @@ def test_a_full_context_slides_in_blocks() -> None:
     assert bytes(prefills[1]) == b"t" + b"x" * 11  # the newest of what was there
     # 40 tokens: the cost stays flat, three prefilled tokens for each generated one.
     assert sum(map(len, prefills[1:])) <= 3 * 40
-
-
-def test_a_prompt_longer_than_the_context_loses_its_oldest_tokens() -> None:
-    assert fit_prompt(range(16), 16) == list(range(16))
-    assert fit_prompt(range(17), 16) == list(range(5, 17))
-    assert slide(range(100), 16) == list(range(88, 100))
-    assert fit_prompt([1, 2], 1) == [2]
 
 
 @pytest.mark.parametrize(

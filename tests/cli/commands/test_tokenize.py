@@ -10,10 +10,7 @@ import pytest
 import tokenizers
 from helpers import Run, on_terminal
 from hub_server import HubServer
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from gpt2cli.cli.io.terminal import visible_token
 from gpt2cli.config.spec import BUNDLED_DIR
 
 BARD = ("-m", "bard")
@@ -191,12 +188,3 @@ def test_a_terminal_shows_boxes_and_the_count_and_no_control_characters() -> Non
     assert [int(word) for word in numbers] == expected_ids(TEXT)
     shown = "".join("".join(line.split("│")).replace(" ", "") for line in boxes[1::4])
     assert "·[bold]queens[/]␛[31m<|endoftext|>end" in shown
-
-
-@given(st.text())
-@example("\u2028\u200b\u00ad\u202e\x85\x00\x1b\xa0\ue000\U000e0001")
-def test_a_piece_is_one_line_of_what_can_be_seen(text: str) -> None:
-    shown = visible_token(text.encode("utf-8", "surrogatepass"))
-    assert shown.isprintable()
-    assert " " not in shown
-    assert bool(shown) == bool(text)

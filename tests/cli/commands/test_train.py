@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import TEXT, Run, error_of, on_terminal
 
-from gpt2cli.cli.render import train_view
 from gpt2cli.training import run
-from gpt2cli.training.trainer import Report
 
 CONFIG = """
 {vocab_size: 300, context_length: 16, emb_dim: 24, n_heads: 2, n_layers: 1, qkv_bias: false,
@@ -130,22 +128,6 @@ def test_verbose_tells_what_is_trained_and_how_long(run_main: Run, arguments: li
     assert "parameters" in lines[0]
     assert "on cpu in float32" in lines[0]
     assert "6 steps in" in lines[-2]
-
-
-@pytest.mark.parametrize("columns", [20, 40, 60, 100])
-def test_no_number_is_broken_in_a_narrow_terminal(columns: int) -> None:
-    parts = [(0, "24/60"), (5, "━" * 10), (1, "loss 3.913"), (2, "3.073 bits/byte")]
-    parts += [(4, "58,042 tokens/s"), (3, "0:00:12 left")]
-    shown = train_view.fitting(parts, columns)
-    assert shown[0] == "24/60"
-    assert len(" ".join(shown)) <= columns
-    kept = {rank for rank, text in parts if text in shown}
-    assert kept == set(range(len(kept)))  # what matters most
-    line = train_view.validation_line(Report(24, 3.9131, 1e-3, 5e4, 3.871, 3.073, True), columns)
-    assert line.startswith("step 24: ")
-    assert "3.073 bits/byte" in line
-    if columns == 60:
-        assert line == "step 24: loss 3.913, val 3.871, 3.073 bits/byte, saved"
 
 
 def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
