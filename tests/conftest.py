@@ -22,6 +22,12 @@ from gpt2cli.training.corpus import train_vocabulary
 from gpt2cli.weights import checkpoint
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA GPU")
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> ModelConfig:
     return ModelConfig(vocab_size=300, context_length=32, emb_dim=24, n_heads=3, n_layers=2)
@@ -66,7 +72,7 @@ def openai_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=["torch", "numpy", "engine"])
+@pytest.fixture(scope="module", params=["torch", "numpy", "native"])
 def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
     """What makes a decoder of the tiny model, of each kind in turn."""
     return decoders(request.param, tiny_directory)
