@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 import pytest
@@ -118,7 +120,7 @@ class ScriptedDecoder:
                 text.append(rows[i][t] if i < len(rows) else 0)  # all rows are as long
             if every or t == T - 1:
                 logits.append([self._rule(i, self.texts[i]) for i in range(len(rows))])
-        return self._to_array(np.stack(np.array(logits, np.float32), axis=1))
+        return self._to_array(np.array(logits, np.float32).swapaxes(0, 1))
 
 
 def certain(token_id: int, size: int = BYTES.size) -> NDArray:
@@ -159,11 +161,45 @@ def decoders(kind: str, directory: Path) -> MakeDecoder:
     return partial(EngineDecoder, config, weights)
 
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+class Run(Protocol):
+    """Runs the command `gpt2` with these arguments, and what is piped into it."""
+
+    def __call__(
+        self,
+        *arguments: str | bytes,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        code: int = 0,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """What it wrote; `env` is added to the environment. Fails unless it exits with `code`."""
+
+
+def checked(
+    done: subprocess.CompletedProcess[bytes], code: int
+) -> subprocess.CompletedProcess[bytes]:
+    """The same, once its exit code has been seen to be this one."""
+    assert done.returncode == code, (done.args, done.stderr.decode(errors="replace"))
+    return done
+
+
+@contextmanager
+def piped(data: bytes) -> Iterator[TextIO]:
+    """A stdin at the other end of a pipe, into which these bytes are written."""
+
+    def write() -> None:
+        with suppress(BrokenPipeError), open(writing, "wb") as pipe:
+            pipe.write(data)
+
+    reading, writing = os.pipe()
+    writer = Thread(target=write)
+    writer.start()
+    with open(reading, encoding="utf-8") as stdin:
+        yield stdin
+    writer.join()
 
 
 def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line that a failed command printed."""
+    """The one line on stderr of a command that failed."""
     text = done.stderr.decode()
     assert "Traceback" not in text
     assert text.count("\n") == 1, text

@@ -49,9 +49,9 @@ def generated() -> Generated:
 # Lines in, completions out.
 
 
-def test_each_line_goes_on_with_the_text(run_process: Run, generated: Generated) -> None:
-    done = run_process(*REPL, stdin=b"ROMEO:\nJULIET:\n, and\r\n\n")
-    assert (done.returncode, done.stderr) == (0, b"")
+def test_each_line_goes_on_with_the_text(run_main: Run, generated: Generated) -> None:
+    done = run_main(*REPL, stdin=b"ROMEO:\nJULIET:\n, and\r\n\n")
+    assert done.stderr == b""
     pieces: list[str] = []
     expected = ""
     for i, line in enumerate(("ROMEO:", "\nJULIET:", "\n, and", "")):
@@ -62,14 +62,13 @@ def test_each_line_goes_on_with_the_text(run_process: Run, generated: Generated)
 
 
 def test_commands_act_and_speak_on_stderr_alone(
-    run_process: Run, generated: Generated, tmp_path: Path
+    run_main: Run, generated: Generated, tmp_path: Path
 ) -> None:
     file = tmp_path / "text so far"
     script = (
         f"/set max_tokens 3\nROMEO:\n so\n/undo\n/save {file}\n/tokens\n/set\n/help\n/quit\nx\n"
     )
-    done = run_process(*REPL, stdin=script.encode())
-    assert done.returncode == 0
+    done = run_main(*REPL, stdin=script.encode())
     first = generated(["ROMEO:"], 1, tokens=3)
     second = generated(["ROMEO:", first, " so"], 2, tokens=3)
     assert done.stdout.decode() == f"{first}\n{second}\n"
@@ -81,23 +80,20 @@ def test_commands_act_and_speak_on_stderr_alone(
     assert all(f"/{name}" in errors for name in COMMANDS)
 
 
-def test_a_file_that_is_there_is_saved_over_only_when_asked(
-    run_process: Run, tmp_path: Path
-) -> None:
+def test_a_file_that_is_there_is_saved_over_only_when_asked(run_main: Run, tmp_path: Path) -> None:
     file = tmp_path / "keep.txt"
     file.write_text("precious")
-    done = run_process(*REPL, stdin=f"ROMEO:\n/save {file}\n/reset\n".encode())
-    assert done.returncode == 2
+    done = run_main(*REPL, stdin=f"ROMEO:\n/save {file}\n/reset\n".encode(), code=2)
     assert f"{file} exists; /save! {file} writes over it" in done.stderr.decode()
     assert file.read_text() == "precious"
-    assert run_process(*REPL, stdin=f"/save! {file}\n".encode()).returncode == 2  # with nothing
+    run_main(*REPL, stdin=f"/save! {file}\n".encode(), code=2)  # with nothing
     assert file.read_text() == "precious"
-    assert run_process(*REPL, stdin=f"ROMEO:\n/save! {file}\n".encode()).returncode == 0
+    run_main(*REPL, stdin=f"ROMEO:\n/save! {file}\n".encode())
     assert file.read_text().startswith("ROMEO:")
 
 
-def test_retry_draws_anew_and_two_slashes_are_one(run_process: Run, generated: Generated) -> None:
-    done = run_process(*REPL, stdin=b"//quit\n/retry\n/reset\nROMEO:\n")
+def test_retry_draws_anew_and_two_slashes_are_one(run_main: Run, generated: Generated) -> None:
+    done = run_main(*REPL, stdin=b"//quit\n/retry\n/reset\nROMEO:\n")
     expected = [generated(["/quit"], 1), generated(["/quit"], 2)]
     expected += [generated(["ROMEO:"], 3)]
     assert done.stdout.decode() == "".join(text + "\n" for text in expected)
@@ -121,25 +117,25 @@ def test_retry_draws_anew_and_two_slashes_are_one(run_process: Run, generated: G
         (b"\xff", "line 1 of stdin is not valid UTF-8 text (at byte 0)"),
     ],
 )
-def test_the_first_error_ends_a_pipe(run_process: Run, line: bytes, message: str) -> None:
-    done = run_process(*REPL, stdin=line + b"\nROMEO:\n")
-    assert (done.returncode, done.stdout) == (2, b"")
+def test_the_first_error_ends_a_pipe(run_main: Run, line: bytes, message: str) -> None:
+    done = run_main(*REPL, stdin=line + b"\nROMEO:\n", code=2)
+    assert done.stdout == b""
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
 
-def test_no_lines_are_no_error_and_a_closed_stdin_is(run_process: Run) -> None:
-    done = run_process(*REPL)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+def test_no_lines_are_no_error_and_a_closed_stdin_is(run_main: Run) -> None:
+    done = run_main(*REPL)
+    assert (done.stdout, done.stderr) == (b"", b"")
     command = f"{sys.executable} -m gpt2cli repl -m bard <&-"
     closed = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert closed.returncode == 2
     assert b"stdin is closed" in closed.stderr
 
 
-def test_wrong_options_are_refused_before_a_line_is_read(run_process: Run) -> None:
-    done = run_process("repl", "-m", "bard", "--top-p", "2", stdin=b"x\n")
-    assert (done.returncode, done.stdout) == (2, b"")
+def test_wrong_options_are_refused_before_a_line_is_read(run_main: Run) -> None:
+    done = run_main("repl", "-m", "bard", "--top-p", "2", stdin=b"x\n", code=2)
+    assert done.stdout == b""
     assert b"--top-p must be above 0" in done.stderr
 
 
@@ -198,7 +194,7 @@ def test_help_imports_nothing_heavy() -> None:
         "try: main()\n"
         "finally: print({'torch', 'numpy', 'prompt_toolkit'} & set(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stderr == b"set()\n"
 
 
@@ -301,10 +297,10 @@ def test_killed_it_leaves_the_terminal_as_it_was(endless: Terminal) -> None:
     assert echoes(endless.master)
 
 
-def test_options_of_sampling_are_settings_as_in_generate(run_process: Run) -> None:
+def test_options_of_sampling_are_settings_as_in_generate(run_main: Run) -> None:
     options = ("--no-repeat-ngram", "2", "--xtc-probability", "0.5", "--min-tokens", "3")
-    done = run_process("repl", "-m", "bard", *options, "--dry-breaker", ";", stdin=b"/set\n")
-    assert (done.returncode, done.stdout) == (0, b"")
+    done = run_main("repl", "-m", "bard", *options, "--dry-breaker", ";", stdin=b"/set\n")
+    assert done.stdout == b""
     shown = {
         line.split(maxsplit=1)[0]: line.split()[1] for line in done.stderr.decode().splitlines()
     }
