@@ -34,6 +34,7 @@ from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 TEXT = (
     "The quick brown fox jumps over the lazy dog. ROMEO: But soft, what light through yonder "

@@ -1,5 +1,6 @@
 """The tokenizer against Hugging Face's: small vocabularies, GPT-2's own, other layouts."""
 
+import json
 import random
 import shutil
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers, pre_tokenizers
@@ -18,6 +20,7 @@ from vocabularies import EOT, START, TEXTS, USER, Vocabulary, id_lists, referenc
 from gpt2cli.errors import TokenizerError, UsageError
 from gpt2cli.text.stream import StreamDecoder
 from gpt2cli.text.tokenizer import LONGEST_WORD, Tokenizer
+from gpt2cli.text.vocabulary import byte_alphabet
 
 # --- encode -----------------------------------------------------------------------------
 
@@ -95,18 +98,35 @@ def test_merges_very_long_words_as_the_reference_does(
     assert vocabulary.ours.encode(text) == vocabulary.reference.encode(text).ids
 
 
-@pytest.mark.parametrize(
-    ("text", "ids"),
-    [
-        ("Hello, I'm a language model,", [15496, 11, 314, 1101, 257, 3303, 2746, 11]),
-        ("Hello world", [15496, 995]),
-        (EOT, [50256]),
-        ("!", [0]),
-        ("", []),
-    ],
-)
+PUBLISHED = json.loads((DATA / "published_ids.json").read_text("utf-8"))
+"""Texts and their ids in OpenAI's vocabulary, and every token that their merges pass through."""
+
+
+def published_tokens() -> dict[bytes, int]:
+    """The 256 single bytes, whose ids are those of their characters in order, and the others."""
+    alphabet = byte_alphabet()
+    single = {bytes([byte]): i for i, byte in enumerate(alphabet.values())}
+    longer = PUBLISHED["tokens"].items()
+    return single | {bytes(alphabet[c] for c in token): i for token, i in longer}
+
+
+@pytest.mark.parametrize(("text", "ids"), PUBLISHED["texts"])
+def test_gives_the_published_ids_without_the_vocabulary(text: str, ids: list[int]) -> None:
+    """Cutting into words and merging in the order of the ids need only the tokens on the way."""
+    tokenizer = Tokenizer(published_tokens(), {EOT: 50256})
+    assert tokenizer.encode(text) == ids
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(("text", "ids"), PUBLISHED["texts"])
 def test_gives_the_published_ids(released: Vocabulary, text: str, ids: list[int]) -> None:
     assert released.ours.encode(text) == ids
+    assert released.ours.decode(ids) == text
+
+
+def test_the_published_tokens_are_those_of_the_release(released: Vocabulary) -> None:
+    tokens = released.ours.token_bytes()
+    assert all(tokens[i] == token for token, i in published_tokens().items())
 
 
 def test_the_released_vocabulary_has_its_size_and_end_of_text(released: Vocabulary) -> None:
