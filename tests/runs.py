@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from helpers import TEXT
 
@@ -20,7 +21,7 @@ PLAN = Plan(
 )
 
 
-def with_settings(**settings: float) -> Plan:
+def with_settings(**settings: Any) -> Plan:
     """`PLAN` with other settings of training."""
     return replace(PLAN, training=replace(PLAN.training, **settings))
 

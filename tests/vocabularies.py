@@ -70,7 +70,8 @@ def reference(pair: Path) -> Reference:
     files = (str(pair / name) for name in ("vocab.json", "merges.txt"))
     made = ByteLevelBPETokenizer(*files, add_prefix_space=False)
     made.add_special_tokens([EOT])
-    return made._tokenizer
+    tokenizer: Reference = made._tokenizer
+    return tokenizer
 
 
 def id_lists(size: int) -> st.SearchStrategy[list[int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import BYTES, Rule, ScriptedDecoder, decoders, random_model
+from helpers import BYTES, ScriptedDecoder, decoders, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -128,8 +128,9 @@ def random_logits(ids: Sequence[int], size: int = 257, salt: int = 0) -> NDArray
 
 
 def oracle(size: int = 257, context_length: int = 1000, salt: int = 0) -> ScriptedDecoder:
-    rule: Rule = lambda _, text: random_logits(text, size, salt)  # noqa: E731
-    return ScriptedDecoder(rule, context_length=context_length)
+    return ScriptedDecoder(
+        lambda _, text: random_logits(text, size, salt), context_length=context_length
+    )
 
 
 @given(
