@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import SHARED_DATA, TEXT, MakeDecoder, Run, decoders, random_model, says
+from helpers import (
+    PROMPT,
+    SHARED_DATA,
+    TEXT,
+    MakeDecoder,
+    Run,
+    checked,
+    decoders,
+    piped,
+    random_model,
+    says,
+)
 
+from gpt2cli.analysis import inspection
+from gpt2cli.analysis.inspection import Inspection
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.training.corpus import train_vocabulary
 from gpt2cli.weights import checkpoint
+
+OWN = ("GPT2_", "HF_")  # what begins so is for the command, and is not handed down
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA GPU")
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +63,18 @@ def tiny_tokenizer(tiny_directory: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
+def tiny_model(tiny_directory: Path) -> GPT2:
+    """The model of `tiny_directory`, which no test may change."""
+    return checkpoint.load(tiny_directory)
+
+
+@pytest.fixture(scope="session")
+def tiny_inspection(tiny_model: GPT2, tiny_tokenizer: Tokenizer) -> Inspection:
+    """What the tiny model does with `PROMPT`."""
+    return inspection.inspect(tiny_model, tiny_tokenizer, tiny_tokenizer.encode(PROMPT)[:32])
+
+
+@pytest.fixture(scope="session")
 def openai_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OpenAI's vocabulary under the names that a checkpoint uses."""
     if not (SHARED_DATA / "encoder.json").is_file():
@@ -51,7 +85,7 @@ def openai_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=["torch", "numpy", "engine"])
+@pytest.fixture(scope="module", params=["torch", "numpy", "native"])
 def make(request: pytest.FixtureRequest, tiny_directory: Path) -> MakeDecoder:
     """What makes a decoder of the tiny model, of each kind in turn."""
     return decoders(request.param, tiny_directory)
@@ -62,10 +96,13 @@ def run_process(tmp_path: Path) -> Run:
     """Run the command as a shell would, in a process of its own, away from the user's cache."""
 
     def run(
-        *arguments: str | bytes, stdin: bytes = b"", env: dict[str, str] | None = None
+        *arguments: str | bytes,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        code: int = 0,
     ) -> subprocess.CompletedProcess[bytes]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("GPT2_", "HF_"))}
-        return subprocess.run(
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
+        done = subprocess.run(
             [sys.executable, "-m", "gpt2cli", *arguments],
             input=stdin,
             capture_output=True,
@@ -73,6 +110,48 @@ def run_process(tmp_path: Path) -> Run:
             timeout=120,
             check=False,
         )
+        return checked(done, code)
+
+    return run
+
+
+@pytest.fixture
+def run_main(
+    monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> Run:
+    """As `run_process`, but in this process, which has imported torch already.
+
+    huggingface_hub has read its environment, too; it finds an empty cache and no hub.
+    """
+    from huggingface_hub import constants
+
+    from gpt2cli.cli import main
+
+    for name in [name for name in os.environ if name.startswith(OWN)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "hf" / "assets"))
+
+    def run(
+        *arguments: str | bytes,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        code: int = 0,
+    ) -> subprocess.CompletedProcess[bytes]:
+        words = ["gpt2", *map(os.fsdecode, arguments)]
+        with (
+            piped(stdin) as pipe,
+            patch.dict(os.environ, env or {}),
+            patch.multiple(sys, argv=words, stdin=pipe),
+            pytest.raises(SystemExit) as left,
+        ):
+            main()
+        captured = capfdbinary.readouterr()
+        found = left.value.code or 0
+        assert isinstance(found, int)
+        done = subprocess.CompletedProcess(words, found, captured.out, captured.err)
+        return checked(done, code)
 
     return run
 
@@ -83,21 +162,3 @@ def letters(tiny_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     tokenizer = Tokenizer.load(tiny_directory)
     ids = [tokenizer.encode(letter)[0] for letter in "bcdefghijklmnopqrstuvwxyz"]
     return says(tmp_path_factory.mktemp("letters"), ids, tiny_directory)
-
-
-@pytest.fixture
-def run_main(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """As `run_process`, but in this process, which has imported torch already."""
-    from gpt2cli.cli import main
-
-    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        monkeypatch.setattr(sys, "argv", ["gpt2", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capfdbinary.readouterr()
-        code = left.value.code or 0
-        assert isinstance(code, int)
-        return subprocess.CompletedProcess(arguments, code, captured.out, captured.err)
-
-    return run

@@ -1,4 +1,4 @@
-"""What the tests share: models of random weights, decoders, streams and terminals."""
+"""What the tests share: models of random weights, decoders of all kinds, streams and terminals."""
 
 from __future__ import annotations
 
@@ -10,29 +10,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
+from threading import Thread
+from typing import Any, Protocol, TextIO
 
+import numpy as np
 import pytest
 import torch
 
+from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
-from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.decoders.protocol import Decoder, Rows
 from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 TEXT = (
     "The quick brown fox jumps over the lazy dog. ROMEO: But soft, what light through yonder "
     "window breaks? It is the east, and Juliet is the sun. I'm, you're, they'll; 1234 567.\n\n"
 ) * 20
+PROMPT = "The quick brown </script><b>fox</b> jumps & 'I'm'"
 # A token a byte: ids are text.
 BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
 
@@ -48,11 +56,101 @@ def random_model(config: ModelConfig, seed: int = 0) -> GPT2:
     return model.requires_grad_(False).eval()
 
 
+Rule = Callable[[int, Sequence[int]], NDArray]
+"""Logits (V,) of a row, by its number, after a text."""
+
+
+class ScriptedDecoder:
+    """A decoder of `rows` rows without a model: logits are what `rule` makes of each text.
+
+    It remembers how it was called: `prefills` and `steps`, and `read`, the tokens read per row.
+    `to_array` makes the logits arrays of another library.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        rows: int = 1,
+        context_length: int = 1000,
+        to_array: Callable[[NDArray], Any] = np.asarray,
+    ) -> None:
+        self.context_length = context_length
+        self.texts: list[list[int]] = [[] for _ in range(rows)]
+        self.prefills: list[list[list[int]]] = []
+        self.steps: list[list[int]] = []
+        self.read = 0
+        self._rule, self._to_array = rule, to_array
+
+    @property
+    def length(self) -> int:
+        """The tokens that it holds now."""
+        return len(self.texts[0])
+
+    def prefill(self, rows: Rows) -> Any:
+        """Forget everything, then read B rows of T ids, or one row meant for all. → (B, V)"""
+        self.prefills.append([list(row) for row in rows])
+        self.truncate(0)
+        return self._read(rows if len(rows) > 1 else [rows[0]] * len(self.texts))[:, -1]
+
+    def step(self, ids: Sequence[int]) -> Any:
+        """Read one more id per row. (B,) → (B, V)"""
+        self.steps.append(list(ids))
+        return self._read([[token_id] for token_id in ids])[:, -1]
+
+    def extend(self, rows: Rows) -> Any:
+        """Read T more ids of each of the first B rows. → (B, T, V)"""
+        return self._read(rows, every=True)
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        for text in self.texts:
+            del text[length:]
+
+    def reorder(self, rows: Sequence[int]) -> None:
+        """Continue with what these B rows remember, in this order."""
+        self.texts = [list(self.texts[row]) for row in rows]
+
+    def _read(self, rows: Rows, every: bool = False) -> Any:
+        """Logits after each of T ids, or after the last alone. → (B, T, V) or (B, 1, V)"""
+        T = len(rows[0])
+        assert self.length + T <= self.context_length, "the context is full"
+        self.read += T
+        logits = []
+        for t in range(T):
+            for i, text in enumerate(self.texts):
+                text.append(rows[i][t] if i < len(rows) else 0)  # all rows are as long
+            if every or t == T - 1:
+                logits.append([self._rule(i, self.texts[i]) for i in range(len(rows))])
+        return self._to_array(np.array(logits, np.float32).swapaxes(0, 1))
+
+
+def certain(token_id: int, size: int = BYTES.size) -> NDArray:
+    """Logits (V,) that leave no doubt."""
+    logits = np.zeros(size, np.float32)
+    logits[token_id] = 9
+    return logits
+
+
+def script(*rows: Sequence[int]) -> Rule:
+    """Row i says the ids of `rows[i]` in turn, and "?" after the last, whatever it has read."""
+    said = [chain(row, repeat(ord("?"))) for row in rows]
+    return lambda row, text: certain(next(said[row]))
+
+
 MakeDecoder = Callable[..., Decoder]
 
 
+def modelled(model: GPT2, batch_size: int = 1) -> Decoder:
+    """A scripted decoder that says what a model says, read afresh at each token."""
+    return ScriptedDecoder(
+        lambda _, text: model(torch.tensor([text]))[0, -1].numpy(),
+        batch_size,
+        model.config.context_length,
+    )
+
+
 def decoders(kind: str, directory: Path) -> MakeDecoder:
-    """Every decoder of the project, behind the one protocol: torch, numpy or engine."""
+    """Every decoder of the project, behind the one protocol: torch, numpy or native."""
     config, tensors = checkpoint.read(directory)
     if kind == "torch":
         return partial(TorchDecoder, checkpoint.load(directory))
@@ -64,11 +162,45 @@ def decoders(kind: str, directory: Path) -> MakeDecoder:
     return partial(EngineDecoder, config, weights)
 
 
-Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+class Run(Protocol):
+    """Runs the command `gpt2` with these arguments, and what is piped into it."""
+
+    def __call__(
+        self,
+        *arguments: str | bytes,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        code: int = 0,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """What it wrote; `env` is added to the environment. Fails unless it exits with `code`."""
+
+
+def checked(
+    done: subprocess.CompletedProcess[bytes], code: int
+) -> subprocess.CompletedProcess[bytes]:
+    """The same, once its exit code has been seen to be this one."""
+    assert done.returncode == code, (done.args, done.stderr.decode(errors="replace"))
+    return done
+
+
+@contextmanager
+def piped(data: bytes) -> Iterator[TextIO]:
+    """A stdin at the other end of a pipe, into which these bytes are written."""
+
+    def write() -> None:
+        with suppress(BrokenPipeError), open(writing, "wb") as pipe:
+            pipe.write(data)
+
+    reading, writing = os.pipe()
+    writer = Thread(target=write)
+    writer.start()
+    with open(reading, encoding="utf-8") as stdin:
+        yield stdin
+    writer.join()
 
 
 def error_of(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The one line that a failed command printed."""
+    """The one line on stderr of a command that failed."""
     text = done.stderr.decode()
     assert "Traceback" not in text
     assert text.count("\n") == 1, text

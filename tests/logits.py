@@ -34,10 +34,10 @@ class Fixed(np.random.Generator):
 
     def __init__(self, uniform: float) -> None:
         super().__init__(np.random.PCG64(0))
-        self.uniform = uniform
+        self._always = uniform
 
     def random(self, size: tuple[int, int]) -> Any:  # type: ignore[override]
-        return np.full(size, self.uniform)
+        return np.full(size, self._always)
 
 
 def choose(

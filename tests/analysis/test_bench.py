@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import pytest
+from helpers import ScriptedDecoder, certain
 
 from gpt2cli.analysis import bench
 from gpt2cli.analysis.bench import Measurement, Plan, Spread
@@ -21,42 +22,27 @@ CPU = Placement("cpu", "fp32")
 VOCABULARY = 11
 
 
-class FakeDecoder:
-    """Needs a made-up time for everything: `prefill` seconds a token, `step` seconds a step."""
+class TimedDecoder(ScriptedDecoder):
+    """Needs a made-up time for everything: `prefill` seconds per token, `step` seconds per step.
 
-    context_length = 64
+    The length of the text is the most probable id.
+    """
 
     def __init__(self, samples: int, prefill: Sequence[float], step: float) -> None:
-        self.length = 0
+        super().__init__(lambda _, text: certain(len(text) % VOCABULARY, VOCABULARY), samples, 64)
         self.now = 0.0
-        self.prompts: list[list[int]] = []
-        self.steps: list[list[int]] = []
-        self._samples, self._step = samples, step
-        self._prefill = iter(prefill)
+        self._prefill, self._step = iter(prefill), step
 
     def clock(self) -> float:
         return self.now
 
-    def prefill(self, rows: Rows) -> np.ndarray:
-        self.prompts += [list(row) for row in rows]
-        self.length = len(rows[0])
-        self.now += next(self._prefill) * self.length
-        return self._logits()
+    def prefill(self, rows: Rows) -> Any:
+        self.now += next(self._prefill) * len(rows[0])
+        return super().prefill(rows)
 
-    def step(self, ids: Sequence[int]) -> np.ndarray:
-        self.steps.append(list(ids))
-        self.length += 1
+    def step(self, ids: Sequence[int]) -> Any:
         self.now += self._step
-        return self._logits()
-
-    def truncate(self, length: int) -> None:
-        self.length = length
-
-    def _logits(self) -> np.ndarray:
-        """The length of the text is the most probable id."""
-        logits = np.zeros((self._samples, VOCABULARY), dtype=np.float32)
-        logits[:, self.length % VOCABULARY] = 1
-        return logits
+        return super().step(ids)
 
 
 # What is measured.
@@ -100,7 +86,7 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_times_are_those_of_the_decoder_without_the_first_round() -> None:
     # Rounds of two contexts each: the first is slow, as cold weights are.
-    decoder = FakeDecoder(2, prefill=[9, 9, 1, 1, 3, 3, 2, 2], step=0.5)
+    decoder = TimedDecoder(2, prefill=[9, 9, 1, 1, 3, 3, 2, 2], step=0.5)
     plan = Plan(contexts=(4, 8), tokens=3, repeats=3, samples=2)
     advanced: list[int] = []
     timings = bench.run(decoder, VOCABULARY, plan, lambda: advanced.append(1), decoder.clock)
@@ -113,16 +99,17 @@ def test_times_are_those_of_the_decoder_without_the_first_round() -> None:
 
 
 def test_contexts_take_turns_with_the_same_prompts_each_round() -> None:
-    decoder = FakeDecoder(1, prefill=[1] * 6, step=1)
+    decoder = TimedDecoder(1, prefill=[1] * 6, step=1)
     bench.run(decoder, VOCABULARY, Plan((4, 8), 1, 2, 1), clock=decoder.clock)
-    assert [len(prompt) for prompt in decoder.prompts] == [4, 8] * 3
-    assert decoder.prompts[:2] == decoder.prompts[2:4] == decoder.prompts[4:]
-    assert all(0 <= i < VOCABULARY for prompt in decoder.prompts for i in prompt)
-    assert len({i for prompt in decoder.prompts for i in prompt}) > 1
+    prompts = [prompt for (prompt,) in decoder.prefills]
+    assert [len(prompt) for prompt in prompts] == [4, 8] * 3
+    assert prompts[:2] == prompts[2:4] == prompts[4:]
+    assert all(0 <= i < VOCABULARY for prompt in prompts for i in prompt)
+    assert len({i for prompt in prompts for i in prompt}) > 1
 
 
 def test_decoding_is_greedy_and_feeds_back_what_was_chosen() -> None:
-    decoder = FakeDecoder(2, prefill=[1] * 2, step=1)
+    decoder = TimedDecoder(2, prefill=[1] * 2, step=1)
     bench.run(decoder, VOCABULARY, Plan((4,), 3, 1, 2), clock=decoder.clock)
     assert decoder.steps == [[4, 4], [5, 5], [6, 6]] * 2
 
@@ -172,7 +159,7 @@ def test_a_batch_shares_the_weights_but_not_the_cache() -> None:
 
 
 def test_a_model_is_measured_from_its_decoder_to_its_share(tiny_config: ModelConfig) -> None:
-    decoder = FakeDecoder(1, prefill=[1] * 4, step=1)
+    decoder = TimedDecoder(1, prefill=[1] * 4, step=1)
     plan = Plan((4, 8), 2, 1, 1)
     report = bench.measure(decoder, tiny_config, CPU, plan)
     assert [result.context for result in report.contexts] == [4, 8]

@@ -1,8 +1,7 @@
-"""Configurations: the files that are shipped, the mistakes that people make, the hub's JSON."""
+"""Files of models: those that are shipped, and the mistakes that people make in their own."""
 
 import dataclasses
 import datetime
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpt2cli.config.fields import build
-from gpt2cli.config.hub import read_hub_config, to_hub_config
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.config.spec import CONFIG_DIR, Spec, find_spec, load_spec, shipped_specs
 from gpt2cli.config.training import TrainingConfig
-from gpt2cli.errors import ConfigError, did_you_mean, nearest
+from gpt2cli.errors import ConfigError
 
 BASE: dict[str, Any] = {
     "vocab_size": 100,
@@ -318,236 +315,6 @@ def test_no_bytes_are_worse_than_a_config_error(
         spec_of(tmp_path_factory.getbasetemp(), content)
 
 
-# --- ranges -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("key", "good", "bad"),
-    [
-        ("temperature", [0, 0.01, 1, 100], [-0.01, float("inf"), float("nan")]),
-        ("top_k", [None, 1, 10**6], [0, -1]),
-        ("top_p", [None, 1e-9, 0.5, 1], [0, 1.001, -1, float("nan")]),
-        ("min_p", [None, 0, 0.5, 1], [-0.01, 1.001, float("nan")]),
-        ("repetition_penalty", [None, 0.5, 1, 2], [0, -1, float("inf"), float("nan")]),
-    ],
-)
-def test_sampling_settings_have_ranges(key: str, good: list[Any], bad: list[Any]) -> None:
-    for value in good:
-        assert getattr(SamplingConfig(**{key: value}), key) == value
-    for value in bad:
-        with pytest.raises(ConfigError, match=f"{key} must be .*, not {value!r}"):
-            SamplingConfig(**{key: value})
-
-
-@pytest.mark.parametrize(
-    ("key", "good", "bad"),
-    [
-        ("steps", [1], [0, -1]),
-        ("batch_size", [1], [0]),
-        ("eval_interval", [1], [0]),
-        ("learning_rate", [1e-9], [0, -1.0, float("nan")]),
-        ("grad_clip", [1e-9], [0, float("nan")]),
-        ("min_learning_rate", [0], [-1e-9, float("nan")]),
-        ("warmup_steps", [0], [-1]),
-        ("weight_decay", [0], [-0.1, float("nan")]),
-        ("seed", [0], [-1]),
-        ("beta1", [0, 0.999], [1, -0.1, float("nan")]),
-        ("beta2", [0, 0.999], [1, -0.1, float("nan")]),
-        ("val_fraction", [0.01, 0.99], [0, 1, float("nan")]),
-    ],
-)
-def test_training_settings_have_ranges(key: str, good: list[Any], bad: list[Any]) -> None:
-    for value in good:
-        assert getattr(TrainingConfig(**{key: value}), key) == value
-    for value in bad:
-        with pytest.raises(ConfigError, match=f"{key} must be .*, not {value!r}"):
-            TrainingConfig(**{key: value})
-
-
-def test_build_names_its_source() -> None:
-    with pytest.raises(ConfigError, match=r"^here: missing vocab_size, .*n_layers$"):
-        build(ModelConfig, {}, "here")
-    assert build(ModelConfig, BASE, "here") == TINY
-
-
-@pytest.mark.parametrize(
-    ("word", "hint"),
-    [
-        ("topp", "; did you mean 'top_p'?"),
-        ("TOP_P", "; did you mean 'top_p'?"),
-        ("steps", "; did you mean 'Steps'?"),
-        ("qqqq", ""),
-        ("", ""),
-    ],
-)
-def test_a_near_choice_is_suggested_as_it_is_spelt(word: str, hint: str) -> None:
-    assert did_you_mean(word, ["top_p", "top_k", "Steps"]) == hint
-
-
-# --- the hub's config.json --------------------------------------------------------------
-
-HUB: dict[str, Any] = {
-    "vocab_size": 100,
-    "n_positions": 16,
-    "n_embd": 12,
-    "n_head": 3,
-    "n_layer": 2,
-}
-
-
-def hub_config(tmp_path: Path, data: object) -> ModelConfig:
-    path = tmp_path / "config.json"
-    path.write_text(data if isinstance(data, str) else json.dumps(data), "utf-8")
-    return read_hub_config(path)
-
-
-@st.composite
-def model_configs(draw: st.DrawFn) -> ModelConfig:
-    n_heads = draw(st.integers(1, 40))
-    return ModelConfig(
-        vocab_size=draw(st.integers(1, 10**6)),
-        context_length=draw(st.integers(1, 10**5)),
-        emb_dim=n_heads * draw(st.integers(1, 200)),
-        n_heads=n_heads,
-        n_layers=draw(st.integers(1, 100)),
-        drop_rate=draw(st.floats(0, 1, exclude_max=True)),
-        qkv_bias=draw(st.booleans()),
-        layer_norm_eps=draw(st.floats(1e-12, 1)),
-    )
-
-
-@settings(deadline=None, max_examples=100)
-@given(config=model_configs())
-def test_what_is_written_for_the_hub_reads_back_the_same(
-    tmp_path_factory: pytest.TempPathFactory, config: ModelConfig
-) -> None:
-    data = to_hub_config(config, eos_token_id=0, dtype="float32")
-    assert hub_config(tmp_path_factory.getbasetemp(), data) == config
-
-
-@settings(deadline=None, max_examples=50)
-@given(config=model_configs())
-def test_transformers_reads_what_is_written_for_the_hub(config: ModelConfig) -> None:
-    from transformers import GPT2Config
-
-    theirs = GPT2Config.from_dict(to_hub_config(config, eos_token_id=7, dtype="float16"))
-    assert theirs.model_type == "gpt2"
-    assert (theirs.vocab_size, theirs.n_positions) == (config.vocab_size, config.context_length)
-    assert (theirs.n_embd, theirs.n_head, theirs.n_layer) == (
-        config.emb_dim,
-        config.n_heads,
-        config.n_layers,
-    )
-    assert theirs.embd_pdrop == theirs.resid_pdrop == config.drop_rate
-    assert theirs.layer_norm_epsilon == config.layer_norm_eps
-    assert theirs.activation_function == "gelu_new"
-    assert theirs.n_inner is None
-    assert theirs.tie_word_embeddings
-    assert theirs.bos_token_id == theirs.eos_token_id == 7
-    assert "float16" in str(theirs.dtype)
-
-
-@pytest.mark.parametrize("use_diff", [True, False])
-def test_reads_what_transformers_writes(tmp_path: Path, use_diff: bool) -> None:
-    from transformers import GPT2Config
-
-    theirs = GPT2Config(**HUB, resid_pdrop=0.3, layer_norm_epsilon=1e-6)
-    ours = hub_config(tmp_path, theirs.to_json_string(use_diff=use_diff))
-    assert ours == dataclasses.replace(TINY, drop_rate=0.3, layer_norm_eps=1e-6)
-    assert hub_config(tmp_path, GPT2Config().to_json_string()) == ModelConfig(
-        50257, 1024, 768, 12, 12
-    )
-
-
-def test_reads_n_ctx_where_n_positions_is_missing(tmp_path: Path) -> None:
-    data = {**HUB, "n_ctx": 99}
-    assert hub_config(tmp_path, data).context_length == 16
-    del data["n_positions"]
-    assert hub_config(tmp_path, data).context_length == 99
-
-
-@pytest.mark.parametrize(
-    "same",
-    [
-        {"n_inner": 48},
-        {"n_inner": None},
-        {"activation_function": "gelu_pytorch_tanh"},
-        {"model_type": "gpt2", "tie_word_embeddings": True, "scale_attn_weights": True},
-        {"tie_word_embeddings": False},
-        {"summary_type": "cls_index", "task_specific_params": {"text-generation": {}}},
-    ],
-    ids=str,
-)
-def test_keys_that_change_nothing_are_accepted(tmp_path: Path, same: dict[str, Any]) -> None:
-    assert hub_config(tmp_path, {**HUB, **same}) == TINY
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("model_type", "llama"),
-        ("model_type", None),
-        ("activation_function", "relu"),
-        ("activation_function", "gelu"),
-        ("activation_function", ["gelu_new"]),
-        ("n_inner", 47),
-        ("n_inner", "48"),
-        ("tie_word_embeddings", None),
-        ("scale_attn_weights", False),
-        ("scale_attn_by_inverse_layer_idx", True),
-        ("add_cross_attention", True),
-    ],
-)
-def test_a_variation_that_would_compute_something_else_is_refused(
-    tmp_path: Path, key: str, value: object
-) -> None:
-    with pytest.raises(ConfigError, match=f"{key} is ") as error:
-        hub_config(tmp_path, {**HUB, key: value})
-    assert repr(value) in str(error.value)
-    assert str(tmp_path / "config.json") in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ("{", "is not valid JSON"),
-        ("", "is not valid JSON"),
-        ([], "must hold a JSON object"),
-        (None, "must hold a JSON object"),
-        ({}, "missing vocab_size"),
-        ({**HUB, "n_embd": "12"}, "whole number, not '12'"),
-        ({**HUB, "n_head": True}, "whole number, not True"),
-        ({**HUB, "n_layer": 2.0}, "whole number, not 2.0"),
-        ({**HUB, "n_head": 5}, "a multiple of n_heads (5), not 12"),
-        ({**HUB, "resid_pdrop": 1}, "below 1, not 1.0"),
-        ({**HUB, "layer_norm_epsilon": None}, "a number, not None"),
-        pytest.param({**HUB, "n_embd": None}, "not None"),
-        pytest.param({**HUB, "n_embd": {}}, "not {}"),
-        pytest.param({**HUB, "resid_pdrop": 10**400}, "a number"),
-        pytest.param({**HUB, "layer_norm_epsilon": float("inf")}, "not inf"),
-        pytest.param("[" * 100_000, "is not valid JSON"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_a_hub_file_that_describes_no_gpt2_is_named(
-    tmp_path: Path, data: object, message: str
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        hub_config(tmp_path, data)
-    assert str(error.value).startswith(str(tmp_path / "config.json"))
-    assert message in str(error.value)
-
-
-def test_a_hub_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    with pytest.raises(ConfigError, match="cannot read") as error:
-        read_hub_config(path)
-    assert str(path) in str(error.value)
-    path.write_bytes(b'{"model_type": "\xff"}')
-    with pytest.raises(ConfigError, match="is not valid JSON"):
-        read_hub_config(path)
-
-
 GIVEN = "vocab_size: 100\ncontext_length: 16\nemb_dim: 12\nn_heads: 3\nn_layers: 2\n"
 BOMB = "  - &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"  - &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
@@ -590,37 +357,10 @@ def test_a_number_that_no_training_has_is_refused(tmp_path: Path, key: str, size
     assert len(str(error.value)) < 200
 
 
-@pytest.mark.parametrize("size", [10**6, 10**30, 10**400])
-def test_a_config_json_with_layers_without_end_is_refused(tmp_path: Path, size: int) -> None:
-    sizes = {"vocab_size": 8, "n_positions": 8, "n_embd": 8, "n_head": 2, "n_layer": size}
-    (tmp_path / "config.json").write_text(json.dumps(sizes))
-    with pytest.raises(ConfigError, match="n_layers must be at most 10,000"):
-        read_hub_config(tmp_path / "config.json")
-
-
 def test_a_long_value_is_cut_in_a_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         spec_of(tmp_path, f"{GIVEN}repo_id: [{', '.join(['[a, b]'] * 1000)}]".encode())
     assert len(str(error.value)) < 200
-
-
-@pytest.mark.parametrize(
-    ("word", "near"),
-    [
-        ("--max-token", ["--max-tokens"]),
-        ("--top_k", ["--top-k"]),
-        ("--TOP-K", ["--top-k"]),
-        ("--temper", ["--temperature"]),
-        ("--top", ["--top-k", "--top-p"]),
-        ("--min-tok", ["--min-tokens"]),
-        ("--xyzzy", []),
-        ("", []),
-    ],
-)
-def test_the_nearest_names_are_those_most_alike(word: str, near: list[str]) -> None:
-    names = ["--help", "--stop", "--temperature", "--top-p", "--max-tokens", "--min-tokens"]
-    assert sorted(nearest(word, [*names, "--top-k", "--draft-tokens"])) == near
-    assert nearest(word, []) == []
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_compiling_is_accepted_on_gpus_and_in_half_precision() -> None:
         opening.check_compile(placement)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 @torch.inference_mode()
 def test_cuda_graphs_equal_the_model(model: GPT2) -> None:
     on_gpu = random_model(model.config).cuda()

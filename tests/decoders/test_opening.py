@@ -24,7 +24,6 @@ def test_verbose_says_why_weights_are_quantized_on_every_run(
     file.write_bytes(b"of other weights")
     monkeypatch.setattr("gpt2cli.decoders.native.quantize.atomic", _full)
     done = run_main(*arguments)
-    assert done.returncode == 0
     assert b"the int4 weights could not be kept in" in done.stderr
 
 

@@ -29,7 +29,7 @@ def texts(
     return found
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+@pytest.mark.parametrize("kind", ["torch", "numpy", "native"])
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
 def test_the_beams_are_those_of_transformers(
     kind: str, length_penalty: float, tiny_directory: Path, tiny_tokenizer: Tokenizer

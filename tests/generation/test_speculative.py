@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import BYTES, decoders, random_model
+from helpers import BYTES, ScriptedDecoder, decoders, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
@@ -48,7 +49,7 @@ def everything(events: Any) -> list[tuple[int | None, str, str | None]]:
     return [(event.token_id, event.text, event.finish_reason) for event in events]
 
 
-@pytest.mark.parametrize("kind", ["torch", "numpy", "engine"])
+@pytest.mark.parametrize("kind", ["torch", "numpy", "native"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -119,45 +120,17 @@ class Scripted:
         return [speculative.Proposal(token) for token in self.guess[:count]]
 
 
-class Oracle:
-    """A decoder with random logits for every text, which depend on all tokens that it holds.
+def random_logits(ids: Sequence[int], size: int = 257, salt: int = 0) -> NDArray:
+    """Logits (V,) that depend on every token; the end of text, the last id, is rather probable."""
+    logits = np.random.default_rng([salt, *ids]).normal(size=size)
+    logits[-1] += 1
+    return logits.astype(np.float32)
 
-    The end of text, the last id, is somewhat probable. `held` may not exceed the context.
-    """
 
-    def __init__(self, size: int, context_length: int = 1000, salt: int = 0) -> None:
-        self.size, self.context_length, self.salt = size, context_length, salt
-        self.held: list[int] = []
-
-    @property
-    def length(self) -> int:
-        return len(self.held)
-
-    def prefill(self, rows: Sequence[Sequence[int]]) -> Any:
-        self.held = []
-        return self.extend(rows)[:, -1]
-
-    def step(self, ids: Sequence[int]) -> Any:
-        return self.extend([ids])[:, -1]
-
-    def extend(self, rows: Sequence[Sequence[int]]) -> Any:
-        logits = []
-        for token in rows[0]:
-            self.held.append(token)
-            assert len(self.held) <= self.context_length
-            logits.append(self.logits(self.held))
-        return np.stack(logits)[None]
-
-    def truncate(self, length: int) -> None:
-        del self.held[length:]
-
-    def reorder(self, rows: Sequence[int]) -> None:
-        raise NotImplementedError
-
-    def logits(self, ids: Sequence[int]) -> Any:
-        logits = np.random.default_rng([self.salt, *ids]).normal(size=self.size)
-        logits[-1] += 1
-        return logits.astype(np.float32)
+def oracle(size: int = 257, context_length: int = 1000, salt: int = 0) -> ScriptedDecoder:
+    return ScriptedDecoder(
+        lambda _, text: random_logits(text, size, salt), context_length=context_length
+    )
 
 
 @given(
@@ -180,15 +153,14 @@ def test_ends_windows_and_logprobs_are_those_without_a_draft(
     config = GenerationConfig(
         GREEDY, max_tokens=30, stop=("e", "A"), min_tokens=min_tokens, logprobs=2
     )
-    prompt = prompt[:context_length]
-    expected = list(loop.generate(Oracle(257, context_length), BYTES, prompt, config))
+    expected = list(loop.generate(oracle(257, context_length), BYTES, prompt, config))
     drafts: dict[str, Draft] = {
         "script": Scripted(guess),
-        "model": ModelDraft(Oracle(257, 9, salt=1)),
-        "itself": ModelDraft(Oracle(257, context_length)),
+        "model": ModelDraft(oracle(257, 9, salt=1)),
+        "itself": ModelDraft(oracle(257, context_length)),
         "ngram": NgramDraft(),
     }
-    model, tally = Oracle(257, context_length), DraftStats()
+    model, tally = oracle(257, context_length), DraftStats()
     events = speculative.generate(model, drafts[draft_by], BYTES, prompt, config, tally, most)
     assert list(events) == expected
 
@@ -212,7 +184,7 @@ def counts(config: SamplingConfig, draft: str | None, runs: int) -> Counter[tupl
     found: Counter[tuple[int, ...]] = Counter()
     for seed in range(runs):
         settings = GenerationConfig(config, max_tokens=3, seed=seed)
-        model, drafter = Oracle(5), ModelDraft(Oracle(5, salt=1))
+        model, drafter = oracle(5), ModelDraft(oracle(5, salt=1))
         events: Any
         if draft is None:
             events = loop.generate(model, FIVE, [0, 1], settings)
@@ -226,12 +198,12 @@ def counts(config: SamplingConfig, draft: str | None, runs: int) -> Counter[tupl
 @pytest.mark.parametrize("draft", ["model", "script"])
 def test_texts_are_as_frequent_as_the_model_has_them(draft: str) -> None:
     config = SamplingConfig(temperature=0.7, top_k=4, frequency_penalty=0.5)
-    model, runs = Oracle(5), 2000
+    runs = 2000
     found, expected = counts(config, draft, runs), {}
     for text in product(range(5), repeat=3):
         probability = 1.0
         for i, token in enumerate(text):
-            logits = model.logits([0, 1, *text[:i]]).astype(np.float64)
+            logits = random_logits([0, 1, *text[:i]], 5).astype(np.float64)
             for earlier in text[:i]:
                 logits[earlier] -= 0.5
             logits[logits < np.sort(logits)[-4]] = -np.inf
@@ -321,14 +293,14 @@ def test_the_tally_counts_guesses_that_came_true() -> None:
     config = GenerationConfig(GREEDY, max_tokens=8, ignore_eos=True)
     tally = DraftStats()
     draft = Once([*right, *wrong, 0, 0])
-    list(speculative.generate(Oracle(257), draft, BYTES, [7], config, tally))
+    list(speculative.generate(oracle(257), draft, BYTES, [7], config, tally))
     assert (tally.proposed, tally.accepted) == (6, 3)
     assert tally.passes == 7 - 3
 
 
 def generate_alone(count: int) -> list[Event]:
     config = GenerationConfig(GREEDY, max_tokens=count, ignore_eos=True)
-    return list(loop.generate(Oracle(257), BYTES, [7], config))
+    return list(loop.generate(oracle(257), BYTES, [7], config))
 
 
 class Once(Scripted):
@@ -349,7 +321,7 @@ def test_fewer_tokens_are_proposed_while_guesses_are_wrong() -> None:
 
     config = GenerationConfig(GREEDY, max_tokens=9, ignore_eos=True)
     wrong = [(e.token_id or 0) + 1 for e in generate_alone(2)][1:] * 9
-    list(speculative.generate(Oracle(257), Wrong(wrong), BYTES, [7], config, DraftStats()))
+    list(speculative.generate(oracle(257), Wrong(wrong), BYTES, [7], config, DraftStats()))
     assert asked[:3] == [7, 1, 1]
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ScriptedDecoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import from_numpy
 
 import gpt2cli
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.generation.loop import generate
 from gpt2cli.generation.record import Recorder, Sample
@@ -38,27 +39,6 @@ SCHEMA = {
 }
 
 
-class Random:
-    """A model that has read nothing: logits at random."""
-
-    context_length = 1024
-    length = 1
-
-    def __init__(self, size: int, rows: int, seed: int, torch: bool = False) -> None:
-        self._random = np.random.default_rng(seed)
-        self._shape, self._torch = (rows, size), torch
-
-    def prefill(self, rows: object) -> object:
-        logits = self._random.normal(size=self._shape).astype(np.float32)
-        if self._torch:
-            import torch
-
-            return torch.from_numpy(logits)
-        return logits
-
-    step = prefill
-
-
 def write(
     constraint: Constraint | None,
     *,
@@ -79,7 +59,12 @@ def write(
             **options,
         }
     )
-    decoder: Decoder = Random(tokenizer.size, samples, seed, torch)  # type: ignore[assignment]
+    random = np.random.default_rng(seed)
+    decoder = ScriptedDecoder(
+        lambda *_: random.normal(size=tokenizer.size),  # as of a model that has read nothing
+        samples,
+        to_array=from_numpy if torch else np.asarray,
+    )
     recorder = Recorder(samples)
     for _ in recorder.watch(generate(decoder, tokenizer, [1], config)):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,3 +21,9 @@ def server() -> Iterator[HubServer]:
 @pytest.fixture
 def machine(server: HubServer, tmp_path: Path) -> Machine:
     return Machine(tmp_path, server.url)
+
+
+@pytest.fixture
+def directory(tiny_directory: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint, to be changed."""
+    return Path(shutil.copytree(tiny_directory, tmp_path / "model"))

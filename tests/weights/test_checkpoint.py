@@ -21,12 +21,6 @@ from gpt2cli.errors import ConfigError, WeightsError
 from gpt2cli.weights import checkpoint
 
 
-@pytest.fixture
-def directory(tiny_directory: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny checkpoint, to be changed."""
-    return Path(shutil.copytree(tiny_directory, tmp_path / "model"))
-
-
 def rewrite(directory: Path, change: dict[str, torch.Tensor | None]) -> None:
     """Replace, add or (None) drop tensors of a checkpoint."""
     tensors: dict[str, torch.Tensor | None] = {
@@ -142,23 +136,6 @@ def test_stored_half_precision_is_read_into_fp32(
         assert torch.equal(ours, original.to(dtype).float())
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, 2000])
-def test_a_truncated_file_is_called_damaged(directory: Path, keep: int) -> None:
-    path = directory / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match="damaged or incomplete"):
-        checkpoint.load(directory)
-
-
-def test_a_corrupt_header_is_called_damaged(directory: Path) -> None:
-    path = directory / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[8:40] = b"\xff" * 32
-    path.write_bytes(data)
-    with pytest.raises(WeightsError, match="damaged or incomplete"):
-        checkpoint.load(directory)
-
-
 def test_pickled_weights_are_refused_and_not_opened(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="pickled"):
@@ -172,25 +149,6 @@ def test_a_directory_without_weights_or_config_says_so(directory: Path) -> None:
     (directory / "config.json").unlink()
     with pytest.raises(ConfigError, match=r"config\.json"):
         checkpoint.load(directory)
-
-
-def test_saving_is_atomic(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = (directory / "model.safetensors").read_bytes()
-
-    def fail(tensors: object, path: Path, metadata: object) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(WeightsError, match=r"cannot write .*disk full"):
-        checkpoint.save(checkpoint.load(directory), directory, 0, torch.float32)
-    assert (directory / "model.safetensors").read_bytes() == before
-    assert not list(directory.glob(".*.tmp"))
-
-
-def test_saved_files_are_as_readable_as_others(directory: Path) -> None:
-    (directory / "plain").touch()
-    assert (directory / "model.safetensors").stat().st_mode == (directory / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("decoder", ["torch", "numpy"])

@@ -37,9 +37,9 @@ def bits_of(text: str, *, bos: bool = False) -> list[float]:
     return found
 
 
-def test_json_holds_the_figures_and_every_token(run_process: Run) -> None:
-    done = run_process("score", *BARD, "--text", TEXT, "--json")
-    assert (done.returncode, done.stderr) == (0, b"")
+def test_json_holds_the_figures_and_every_token(run_main: Run) -> None:
+    done = run_main("score", *BARD, "--text", TEXT, "--json")
+    assert done.stderr == b""
     found, expected = json.loads(done.stdout), bits_of(TEXT)
     assert found["surprisal_bits"][0] is None
     assert found["surprisal_bits"][1:] == pytest.approx(expected, abs=1e-3)
@@ -82,14 +82,14 @@ def test_top_lists_the_most_surprising_tokens_of_each_text(
     assert [row.split()[0] for row in table[1:]] == [names[0]] * 4 + [names[1]] * 4
 
 
-def test_with_bos_the_first_token_counts_too(run_process: Run) -> None:
-    found = json.loads(run_process("score", *BARD, "--text", "Lord", "--bos", "--json").stdout)
+def test_with_bos_the_first_token_counts_too(run_main: Run) -> None:
+    found = json.loads(run_main("score", *BARD, "--text", "Lord", "--bos", "--json").stdout)
     assert found["surprisal_bits"][1:] == pytest.approx(bits_of("Lord", bos=True), abs=1e-3)
     assert found["bytes"] == 4
 
 
-def test_csv_has_a_row_a_token(run_process: Run) -> None:
-    done = run_process("score", *BARD, "--csv", stdin=b'say "no",\nlord\n')
+def test_csv_has_a_row_a_token(run_main: Run) -> None:
+    done = run_main("score", *BARD, "--csv", stdin=b'say "no",\nlord\n')
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
     assert "".join(row["text"] for row in rows) == 'say "no",\nlord'
     assert (rows[0]["bits"], rows[0]["rank"], rows[0]["name"]) == ("", "", "stdin")
@@ -97,13 +97,11 @@ def test_csv_has_a_row_a_token(run_process: Run) -> None:
     assert [float(row["bits"]) for row in rows[1:]] == pytest.approx(expected, abs=1e-3)
 
 
-def test_csv_of_a_long_text_counts_on_from_window_to_window(
-    run_process: Run, tmp_path: Path
-) -> None:
+def test_csv_of_a_long_text_counts_on_from_window_to_window(run_main: Run, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text("My lord, the king is come. " * 60 + name)
     names = [str(tmp_path / name) for name in ("one", "two")]
-    done = run_process("score", *BARD, *names, "--csv", "--stride", "100")
+    done = run_main("score", *BARD, *names, "--csv", "--stride", "100")
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
     for name in names:
         own = [row for row in rows if row["name"] == name]
@@ -113,16 +111,16 @@ def test_csv_of_a_long_text_counts_on_from_window_to_window(
         assert all(row["bits"] and row["rank"] for row in own[1:])
 
 
-def test_files_have_a_row_each_and_one_together(run_process: Run, tmp_path: Path) -> None:
+def test_files_have_a_row_each_and_one_together(run_main: Run, tmp_path: Path) -> None:
     names = [tmp_path / "one", tmp_path / "two"]
     for name, text in zip(names, ("My lord, the king.\n", "To be, or not to be"), strict=True):
         name.write_text(text)
-    done = run_process("score", *BARD, *map(str, names), "--json")
+    done = run_main("score", *BARD, *map(str, names), "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["name"] for record in records] == [str(name) for name in names]
-    table = run_process("score", *BARD, *map(str, names), "-").stderr
+    table = run_main("score", *BARD, *map(str, names), "-", code=2).stderr
     assert b"stdin is empty" in table
-    lines = run_process("score", *BARD, *map(str, names), "-v")
+    lines = run_main("score", *BARD, *map(str, names), "-v")
     rows = [line.split() for line in lines.stdout.decode().splitlines()]
     assert [row[0] for row in rows] == ["text", str(names[0]), str(names[1]), "total"]
     tokens = sum(record["tokens"] for record in records)
@@ -134,10 +132,10 @@ def test_files_have_a_row_each_and_one_together(run_process: Run, tmp_path: Path
 
 
 @pytest.mark.skipif(not native.available(), reason=native.why_not())
-def test_fewer_bits_score_nearly_the_same(run_process: Run) -> None:
+def test_fewer_bits_score_nearly_the_same(run_main: Run) -> None:
     text = b"My lord, the king is come to speak with thee. " * 20
     exact, coded = (
-        json.loads(run_process("score", *BARD, "--json", *options, stdin=text).stdout)
+        json.loads(run_main("score", *BARD, "--json", *options, stdin=text).stdout)
         for options in ((), ("--precision", "int8", "--device", "cpu"))
     )
     assert coded["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.02)
@@ -150,8 +148,8 @@ def test_fewer_bits_score_nearly_the_same(run_process: Run) -> None:
 LINES = b"My lord, I am.\n\nxq zv xq zv jj\r\nThe king is come."
 
 
-def test_lines_are_scored_by_themselves(run_process: Run) -> None:
-    done = run_process("score", *BARD, "--lines", stdin=LINES)
+def test_lines_are_scored_by_themselves(run_main: Run) -> None:
+    done = run_main("score", *BARD, "--lines", stdin=LINES)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["text"] for record in records] == LINES.decode().replace("\r", "").split("\n")
     assert records[1]["perplexity"] is None
@@ -162,62 +160,61 @@ def test_lines_are_scored_by_themselves(run_process: Run) -> None:
         assert records[i]["tokens"] == len(expected)
 
 
-def test_lines_within_the_limits_pass_unchanged(run_process: Run) -> None:
-    below = run_process("score", *BARD, "--lines", "--max-perplexity", "100", stdin=LINES)
+def test_lines_within_the_limits_pass_unchanged(run_main: Run) -> None:
+    below = run_main("score", *BARD, "--lines", "--max-perplexity", "100", stdin=LINES)
     assert below.stdout == b"My lord, I am.\nThe king is come."
     assert below.stderr == b""
-    above = run_process("score", *BARD, "--lines", "--min-perplexity", "100", stdin=LINES)
+    above = run_main("score", *BARD, "--lines", "--min-perplexity", "100", stdin=LINES)
     assert above.stdout == b"xq zv xq zv jj\r\n"
 
 
-def test_lines_of_json_keep_what_else_they_hold(run_process: Run) -> None:
+def test_lines_of_json_keep_what_else_they_hold(run_main: Run) -> None:
     lines = b'{"id": 1, "body": "My lord, I am."}\n{"body": "The king", "x": [2]}\n'
-    done = run_process("score", *BARD, "--lines", "--field", "body", stdin=lines)
+    done = run_main("score", *BARD, "--lines", "--field", "body", stdin=lines)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records[0]["id"] == 1
     assert records[1]["x"] == [2]
     assert all(record["perplexity"] > 1 for record in records)
-    passed = run_process(
+    passed = run_main(
         "score", *BARD, "--lines", "--field", "body", "--max-perplexity", "1e9", stdin=lines
     )
     assert passed.stdout == lines
-    wrong = run_process("score", *BARD, "--lines", "--field", "text", stdin=lines)
-    assert wrong.returncode == 2
+    wrong = run_main("score", *BARD, "--lines", "--field", "text", stdin=lines, code=2)
     assert b"line 1 has no text in a field 'text'" in wrong.stderr
 
 
-def test_the_lines_of_one_file_do_not_run_into_the_next(run_process: Run, tmp_path: Path) -> None:
+def test_the_lines_of_one_file_do_not_run_into_the_next(run_main: Run, tmp_path: Path) -> None:
     for name, text in (("a", "My lord, I am."), ("b", "The king is come.")):
         (tmp_path / name).write_text(text)
     files = (str(tmp_path / "a"), str(tmp_path / "b"))
-    done = run_process("score", *BARD, "--lines", "--max-perplexity", "1e9", *files)
+    done = run_main("score", *BARD, "--lines", "--max-perplexity", "1e9", *files)
     assert done.stdout == b"My lord, I am.\nThe king is come."
 
 
-def test_an_odd_field_or_file_name_is_no_error(run_process: Run, tmp_path: Path) -> None:
-    done = run_process("score", *BARD, "--lines", "--field", "", stdin=b'{"": "My lord"}')
+def test_an_odd_field_or_file_name_is_no_error(run_main: Run, tmp_path: Path) -> None:
+    done = run_main("score", *BARD, "--lines", "--field", "", stdin=b'{"": "My lord"}')
     assert json.loads(done.stdout)["tokens"] > 0
     odd = os.fsencode(tmp_path) + b"/\xff.txt"
     Path(os.fsdecode(odd)).write_text("My lord, I am.")
     for view in ([], ["--json"], ["--csv"], ["--heatmap"]):
-        done = run_process("score", *BARD, odd, *view)
-        assert (done.returncode, done.stderr) == (0, b"")
+        done = run_main("score", *BARD, odd, *view)
+        assert done.stderr == b""
 
 
 @pytest.mark.parametrize("line", [b"no", b'{"a":' + b"[" * 100_000, b'{"a": "b", "c": NaN}'])
-def test_a_line_that_is_no_json_is_named(run_process: Run, line: bytes) -> None:
-    done = run_process("score", *BARD, "--lines", "--field", "a", stdin=line)
-    assert (done.returncode, done.stdout) == (2, b"")
+def test_a_line_that_is_no_json_is_named(run_main: Run, line: bytes) -> None:
+    done = run_main("score", *BARD, "--lines", "--field", "a", stdin=line, code=2)
+    assert done.stdout == b""
     assert done.stderr == b"gpt2: line 1 is not JSON; --field is for JSON objects\n"
 
 
-def test_nothing_is_written_before_what_cannot_be_scored(run_process: Run, tmp_path: Path) -> None:
+def test_nothing_is_written_before_what_cannot_be_scored(run_main: Run, tmp_path: Path) -> None:
     for name, text in (("a", "My lord, I am."), ("b", "")):
         (tmp_path / name).write_text(text)
-    done = run_process("score", *BARD, "--csv", str(tmp_path / "a"), str(tmp_path / "b"))
-    assert (done.returncode, done.stdout) == (2, b"")
-    own = run_process("score", *BARD, str(tmp_path / "a"), "--html", str(tmp_path / "a"))
-    assert (own.returncode, b"it is read, too" in own.stderr) == (2, True)
+    done = run_main("score", *BARD, "--csv", str(tmp_path / "a"), str(tmp_path / "b"), code=2)
+    assert done.stdout == b""
+    own = run_main("score", *BARD, str(tmp_path / "a"), "--html", str(tmp_path / "a"), code=2)
+    assert b"it is read, too" in own.stderr
     assert (tmp_path / "a").read_text() == "My lord, I am."
 
 
@@ -237,10 +234,10 @@ def test_a_line_is_answered_before_the_next_one_comes() -> None:
 # Alternatives.
 
 
-def test_choices_are_ranked(run_process: Run) -> None:
+def test_choices_are_ranked(run_main: Run) -> None:
     choices = [" lord", " king", ", queen"]
     options = [word for choice in choices for word in ("--choice", choice)]
-    done = run_process("score", *BARD, "--text", "My good", *options, "--json")
+    done = run_main("score", *BARD, "--text", "My good", *options, "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
     expected = {c: -sum(bits_of("My good" + c)) + sum(bits_of("My good")) for c in choices}
     for record in records:
@@ -248,7 +245,7 @@ def test_choices_are_ranked(run_process: Run) -> None:
         assert record["log_probability"] == pytest.approx(own, abs=1e-3)
         assert record["per_byte"] == pytest.approx(own / len(record["text"]), abs=1e-3)
     assert [r["text"] for r in records] == sorted(choices, key=lambda c: -expected[c])
-    table = run_process("score", *BARD, *options, stdin=b"My good\n").stdout.decode().splitlines()
+    table = run_main("score", *BARD, *options, stdin=b"My good\n").stdout.decode().splitlines()
     assert [line.split()[0] for line in table] == ["choice", "lord", "king", ","]
     shares = [float(re.findall(r"([\d.]+)%", line)[0]) for line in table[1:]]
     assert sum(shares) == pytest.approx(100, abs=0.2)
@@ -270,11 +267,11 @@ def test_a_heat_map_colours_each_token_and_says_what_it_means() -> None:
         assert len(set(re.findall(r"48;5;(\d+)", screen))) >= 4
 
 
-def test_a_page_is_one_that_a_browser_shows(run_process: Run, tmp_path: Path) -> None:
+def test_a_page_is_one_that_a_browser_shows(run_main: Run, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     evil = "The king <b>is</b> </pre><script>document.title = 'owned'</script>\n& come"
-    done = run_process("score", *BARD, "--text", evil, "--html", str(page))
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    done = run_main("score", *BARD, "--text", evil, "--html", str(page))
+    assert (done.stdout, done.stderr) == (b"", b"")
     source = page.read_text(encoding="utf-8")
     assert source.count("<script") == 1  # its own
     assert "http" not in source.replace("http-equiv", "")
@@ -327,9 +324,9 @@ def test_a_page_is_one_that_a_browser_shows(run_process: Run, tmp_path: Path) ->
         ([], "stdin is empty"),
     ],
 )
-def test_wrong_use_is_one_sentence(run_process: Run, arguments: list[str], message: str) -> None:
-    done = run_process("score", *BARD, *arguments)
-    assert (done.returncode, done.stdout) == (2, b"")
+def test_wrong_use_is_one_sentence(run_main: Run, arguments: list[str], message: str) -> None:
+    done = run_main("score", *BARD, *arguments, code=2)
+    assert done.stdout == b""
     assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1
 
@@ -339,7 +336,7 @@ def test_a_closed_pipe_and_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("My lord, I am.\n" * 2000)
     command = f"{sys.executable} -m gpt2cli score -m bard --lines {tmp_path / 'lines'}"
     script = f"{command} | head -c 10; echo ${{PIPESTATUS[0]}}; {command} > /dev/full; echo $?"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, check=False)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
     assert done.stdout.decode().split("\n")[-3:] == ['{"text": "141', "1", ""]
     assert done.stderr == b"gpt2: cannot write the output: No space left on device\n"
 
@@ -376,5 +373,5 @@ def test_sixteen_colours_keep_classes_apart(
 def test_a_page_is_all_that_html_makes(run_main: Run, tmp_path: Path) -> None:
     page = tmp_path / "p.html"
     done = run_main("score", "-m", "bard", "--text", SURPRISING, "--ranks", "--html", str(page))
-    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stdout == b""
     assert "top 1000" in page.read_text()

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import TEXT, Run, error_of, on_terminal
 
-from gpt2cli.cli.render import train_view
 from gpt2cli.training import run
-from gpt2cli.training.trainer import Report
 
 CONFIG = """
 {vocab_size: 300, context_length: 16, emb_dim: 24, n_heads: 2, n_layers: 1, qkv_bias: false,
@@ -33,14 +31,11 @@ def test_training_leaves_a_model_that_generates(
     run_main: Run, arguments: list[str], tmp_path: Path
 ) -> None:
     done = run_main(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
     assert steps[-1]["bits_per_byte"] > 0
-    text = run_main("generate", "ROMEO", "-m", str(tmp_path / "model"), "-n", "5")
-    assert text.returncode == 0, text.stderr
-    again = run_main(*arguments)
-    assert again.returncode == 2
+    run_main("generate", "ROMEO", "-m", str(tmp_path / "model"), "-n", "5")
+    again = run_main(*arguments, code=2)
     assert b"already holds a model" in again.stderr
 
 
@@ -64,47 +59,40 @@ def test_a_signal_saves_and_resume_needs_only_the_directory(
     last = json.loads(rest.splitlines()[-1])["step"] if rest else 1
     resume = ["train", "--out", str(tmp_path / "model"), "--resume"]
     more = run_main(*resume, "--steps", str(last + 2), "--json")
-    assert more.returncode == 0, more.stderr
     assert [json.loads(line)["step"] for line in more.stdout.splitlines()] == [last + 1, last + 2]
 
 
 def test_resume_knows_what_the_run_was(run_main: Run, arguments: list[str], tmp_path: Path) -> None:
-    assert run_main(*arguments, "--learning-rate", "0.01", "--precision", "bf16").returncode == 0
+    run_main(*arguments, "--learning-rate", "0.01", "--precision", "bf16")
     resume = ["train", "--out", str(tmp_path / "model"), "--resume"]
     done = run_main(*resume)
-    assert done.returncode == 0
     assert b"model has had its 6 steps; more --steps continue it" in done.stderr
     more = run_main(*resume, "--steps", "9")
-    assert (more.returncode, more.stderr.count(b"bits/byte")) == (0, 1)
-    changed = run_main(*resume, "--steps", "12", "--learning-rate", "0.5")
-    assert changed.returncode == 2
+    assert more.stderr.count(b"bits/byte") == 1
+    changed = run_main(*resume, "--steps", "12", "--learning-rate", "0.5", code=2)
     assert "--learning-rate was 0.01 when this run began" in error_of(changed)
-    fewer = run_main(*resume, "--steps", "5")
-    assert fewer.returncode == 2
+    fewer = run_main(*resume, "--steps", "5", code=2)
     assert "--steps must be at least the 9 that are done" in error_of(fewer)
 
 
 def test_the_text_of_a_run_may_move_but_not_change(
     run_main: Run, arguments: list[str], tmp_path: Path
 ) -> None:
-    assert run_main(*arguments).returncode == 0
+    run_main(*arguments)
     (tmp_path / "text").rename(tmp_path / "moved")
     resume = ["train", "--out", str(tmp_path / "model"), "--resume", "--steps", "7"]
-    gone = run_main(*resume)
-    assert gone.returncode == 2
+    gone = run_main(*resume, code=2)
     assert "text, is gone; --data FILE tells where it is now" in error_of(gone)
     (tmp_path / "other").write_text(TEXT + "x")
-    other = run_main(*resume, "--data", str(tmp_path / "other"))
-    assert other.returncode == 2
+    other = run_main(*resume, "--data", str(tmp_path / "other"), code=2)
     assert "the text is not the one that the run" in error_of(other)
-    assert run_main(*resume, "--data", str(tmp_path / "moved")).returncode == 0
+    run_main(*resume, "--data", str(tmp_path / "moved"))
 
 
 def test_divergence_is_a_failure_in_one_sentence(
     run_main: Run, arguments: list[str], tmp_path: Path
 ) -> None:
-    done = run_main(*arguments, "--learning-rate", "1e9", "--json")
-    assert done.returncode == 1
+    done = run_main(*arguments, "--learning-rate", "1e9", "--json", code=1)
     assert "nothing was saved; try a lower --learning-rate" in error_of(done)
     assert b"NaN" not in done.stdout
     assert not (tmp_path / "model" / "vocab.json").exists()
@@ -122,7 +110,7 @@ def test_a_file_has_a_line_for_each_validation_and_one_at_the_end(
 
 def test_quiet_says_nothing(run_main: Run, arguments: list[str]) -> None:
     done = run_main(*arguments, "--quiet")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 def test_verbose_tells_what_is_trained_and_how_long(run_main: Run, arguments: list[str]) -> None:
@@ -130,22 +118,6 @@ def test_verbose_tells_what_is_trained_and_how_long(run_main: Run, arguments: li
     assert "parameters" in lines[0]
     assert "on cpu in fp32" in lines[0]
     assert "6 steps in" in lines[-2]
-
-
-@pytest.mark.parametrize("columns", [20, 40, 60, 100])
-def test_no_number_is_broken_in_a_narrow_terminal(columns: int) -> None:
-    parts = [(0, "24/60"), (5, "━" * 10), (1, "loss 3.913"), (2, "3.073 bits/byte")]
-    parts += [(4, "58,042 tokens/s"), (3, "0:00:12 left")]
-    shown = train_view.fitting(parts, columns)
-    assert shown[0] == "24/60"
-    assert len(" ".join(shown)) <= columns
-    kept = {rank for rank, text in parts if text in shown}
-    assert kept == set(range(len(kept)))  # what matters most
-    line = train_view.validation_line(Report(24, 3.9131, 1e-3, 5e4, 3.871, 3.073, True), columns)
-    assert line.startswith("step 24: ")
-    assert "3.073 bits/byte" in line
-    if columns == 60:
-        assert line == "step 24: loss 3.913, val 3.871, 3.073 bits/byte, saved"
 
 
 def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
@@ -156,31 +128,31 @@ def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("extra", "code", "message"),
     [
-        (["--config", "nothing"], "there is no config 'nothing'"),
-        (["--data", "/nowhere"], "cannot read /nowhere"),
-        (["--steps", "0"], "steps must be at least 1"),
-        (["--precision", "fp16"], "training needs --precision fp32 or bf16"),
-        (["--device", "tpu"], "unknown device"),
-        (["--resume"], "nothing to resume"),
-        (["--batch-size", "100000000"], "GB are free; choose a smaller batch"),
-        (["--data", "/dev/null"], "text has only 0 bytes"),
-        (["--out", "/dev/null"], "/dev/null is a file, not a directory"),
-        (["--out", "/proc/x1"], "cannot write a model into /proc/x1"),
-        (["--save-precision", "int8"], "--save-precision must be fp32, bf16 or fp16"),
+        (["--config", "nothing"], 2, "there is no config 'nothing'"),
+        (["--data", "/nowhere"], 2, "cannot read /nowhere"),
+        (["--steps", "0"], 2, "steps must be at least 1"),
+        (["--precision", "fp16"], 2, "training needs --precision fp32 or bf16"),
+        (["--device", "tpu"], 2, "unknown device"),
+        (["--resume"], 1, "nothing to resume"),
+        (["--batch-size", "100000000"], 2, "GB are free; choose a smaller batch"),
+        (["--data", "/dev/null"], 2, "text has only 0 bytes"),
+        (["--out", "/dev/null"], 2, "/dev/null is a file, not a directory"),
+        (["--out", "/proc/x1"], 2, "cannot write a model into /proc/x1"),
+        (["--save-precision", "int8"], 2, "--save-precision must be fp32, bf16 or fp16"),
     ],
 )
 def test_wrong_use_is_one_sentence_before_the_text_is_encoded(
     run_main: Run,
     arguments: list[str],
     extra: list[str],
+    code: int,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run, "learn_vocabulary", None)
-    done = run_main(*arguments, *extra)
-    assert done.returncode in (1, 2)
+    done = run_main(*arguments, *extra, code=code)
     assert message in error_of(done)
 
 
@@ -189,6 +161,5 @@ def test_a_new_run_needs_config_and_text(
     run_main: Run, arguments: list[str], left: int, message: str
 ) -> None:
     config, data, out = arguments[1:3], arguments[3:5], arguments[5:7]
-    done = run_main("train", *(config if left == 2 else data), *out)
-    assert done.returncode == 2
+    done = run_main("train", *(config if left == 2 else data), *out, code=2)
     assert message in error_of(done)

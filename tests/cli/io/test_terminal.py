@@ -20,6 +20,7 @@ from gpt2cli.cli.io.terminal import (
     print_rich,
     use_colour,
     visible,
+    visible_token,
 )
 from gpt2cli.errors import GPT2CLIError
 
@@ -275,8 +276,8 @@ def test_colours_are_for_terminals_that_have_them_unless_asked_for(
 
 @pytest.mark.parametrize("command", ["models", "info"])
 def test_an_unknown_word_for_colours_is_refused(run_main: Run, command: str) -> None:
-    done = run_main(command, "--color", "sometimes")
-    assert (done.returncode, done.stdout) == (2, b"")
+    done = run_main(command, "--color", "sometimes", code=2)
+    assert done.stdout == b""
     assert b"--color must be auto, always or never, not 'sometimes'" in done.stderr
 
 
@@ -341,3 +342,12 @@ def test_a_notice_is_for_people(
     monkeypatch.setattr(sys, "stderr", stream)
     notice("well", asked=asked)
     assert stream.written() == result
+
+
+@given(st.text())
+@example("\u2028\u200b\u00ad\u202e\x85\x00\x1b\xa0\ue000\U000e0001")
+def test_a_piece_is_one_line_of_what_can_be_seen(text: str) -> None:
+    shown = visible_token(text.encode("utf-8", "surrogatepass"))
+    assert shown.isprintable()
+    assert " " not in shown
+    assert bool(shown) == bool(text)

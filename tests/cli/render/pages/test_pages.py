@@ -199,10 +199,7 @@ def test_texts_of_several_files_share_a_page(run_main: Run, tmp_path: Path) -> N
         (tmp_path / name).write_text("My lord, I am here.\n" * 3)
     page = tmp_path / "page.html"
     names = [str(tmp_path / name) for name in "ab"]
-    done = run_main(
-        "score", "-m", "bard", "--device", "cpu", *names, "--html", str(page), "--ranks"
-    )
-    assert done.returncode == 0
+    run_main("score", "-m", "bard", "--device", "cpu", *names, "--html", str(page), "--ranks")
     shown = page.read_text(encoding="utf-8")
     assert [text for _, text in Outline(shown).headings] == ["2 texts", *names]
     assert 'id="by-rank" checked' in shown
