@@ -50,7 +50,7 @@ def test_resuming_something_else_is_refused_and_named(tmp_path: Path) -> None:
         (with_settings(learning_rate=0.5), "learning_rate was 0.01 .* 0.5"),
         (with_settings(seed=3), "seed was 0 .* 3"),
         (replace(PLAN, model=replace(PLAN.model, vocab_size=301)), "vocab_size was 300 .* 301"),
-        (replace(PLAN, dtype="bfloat16"), "dtype was float32 .* bfloat16"),
+        (replace(PLAN, precision="bf16"), "precision was fp32 .* bf16"),
     ):
         with pytest.raises(UsageError, match=name):
             train(tmp_path, changed, resume=True)
