@@ -41,7 +41,7 @@ TEXT = (
     "window breaks? It is the east, and Juliet is the sun. I'm, you're, they'll; 1234 567.\n\n"
 ) * 20
 PROMPT = "The quick brown </script><b>fox</b> jumps & 'I'm'"
-# A token a byte: ids are text.
+# One token per byte: ids are text.
 BYTES = Tokenizer({bytes([i]): i for i in range(256)}, {"<|endoftext|>": 256})
 
 
