@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from gpt2cli.version import __version__
+
 __all__ = ["GPT2CLIError", "GenerationConfig", "LoadedModel", "__version__", "load"]
 
 if TYPE_CHECKING:

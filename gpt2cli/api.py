@@ -22,6 +22,7 @@ from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement, limit_threads, place
 from gpt2cli.system.precision import QUANTIZED
+from gpt2cli.version import __version__
 from gpt2cli.weights import sources
 from gpt2cli.weights.sources import Source
 
@@ -239,7 +240,6 @@ class LoadedModel:
 
     def facts(self) -> dict[str, str | None]:
         """What runs, where and how: the same keys wherever a result is written down."""
-        from gpt2cli import __version__
         from gpt2cli.decoders.opening import engine_name
 
         return {

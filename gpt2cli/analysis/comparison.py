@@ -15,6 +15,7 @@ from array_api_compat import to_device
 from gpt2cli.arrays import NDArray
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
+from gpt2cli.progress import Advance
 from gpt2cli.text.tokenizer import Tokenizer
 
 BLOCK = 64  # tokens read at once
@@ -47,7 +48,9 @@ class Difference:
     ranks: tuple[int, int]
 
 
-def compare(a: Decoder, b: Decoder, ids: Sequence[int]) -> Iterator[Difference]:
+def compare(
+    a: Decoder, b: Decoder, ids: Sequence[int], advance: Advance = lambda _: None
+) -> Iterator[Difference]:
     """Read `ids` with both, and yield T differences: of tokens 1 to T − 1 and the next one."""
     coming = [*ids[1:], None]
     for token, *logits in zip(coming, _logits(a, ids), _logits(b, ids), strict=True):
@@ -61,6 +64,7 @@ def compare(a: Decoder, b: Decoder, ids: Sequence[int]) -> Iterator[Difference]:
             choices=(best_p, best_q),
             ranks=(_rank(q, best_p), _rank(p, best_q)),
         )
+        advance(1)
 
 
 def _logits(decoder: Decoder, ids: Sequence[int]) -> Iterator[NDArray]:

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gpt2cli import __version__
 from gpt2cli.cli.commands import (
     bench,
     diff,
@@ -31,6 +30,7 @@ from gpt2cli.cli.commands import (
 from gpt2cli.cli.io.terminal import be_quiet, complain, use_colour
 from gpt2cli.cli.usage import Command, Group, option_name, option_names, sentence
 from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.version import __version__
 
 # The commands in the order in which they are wanted, which is that of the README.
 _ORDER = (

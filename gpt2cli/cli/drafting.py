@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gpt2cli.cli import opening, options
+from gpt2cli.cli import choosing, opening, options
 from gpt2cli.config.sampling import DRAFT_TOKENS
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Drafting:
     """What proposes tokens, if something does."""
 
-    def __init__(self, draft: options.Draft, where: options.Where) -> None:
+    def __init__(self, draft: choosing.Draft, where: options.Where) -> None:
         """Raises `UsageError` for a draft that is nothing, and for tokens without a draft."""
         draft.check_company({"draft_tokens": "draft"})
         self.name = draft.draft

@@ -14,7 +14,8 @@ import typer
 from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.progress import download_progress
-from gpt2cli.cli.io.terminal import Output, is_watched, new_table, notice, print_rich, visible
+from gpt2cli.cli.io.terminal import Output, is_watched, notice, visible
+from gpt2cli.cli.render.tables import new_table, print_rich
 
 if TYPE_CHECKING:
     from rich.table import Table

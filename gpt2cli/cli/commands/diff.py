@@ -13,7 +13,8 @@ import typer
 from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import grouped
 from gpt2cli.cli.io.progress import token_progress
-from gpt2cli.cli.io.terminal import Output, complain_of_dropped, new_table, print_rich, visible
+from gpt2cli.cli.io.terminal import Output, complain_of_dropped, visible
+from gpt2cli.cli.render.tables import new_table, print_rich
 from gpt2cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,11 +78,8 @@ def diff(
     for model in (a, b):
         opening.fetch(model)
     read_a, read_b = (opening.open_decoder(model, 1, len(window)) for model in (a, b))
-    differences = []
     with token_progress(len(window)) as advance:
-        for difference in comparison.compare(read_a, read_b, window):
-            differences.append(difference)
-            advance(1)
+        differences = list(comparison.compare(read_a, read_b, window, advance))
     summary = comparison.summarise(differences)
     if as_json:
         record = _record((a, b), text, window, differences, summary)

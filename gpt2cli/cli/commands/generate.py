@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gpt2cli.cli import opening, options
+from gpt2cli.cli import choosing, opening, options
 from gpt2cli.cli.drafting import Drafting
 from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.progress import token_progress
@@ -92,7 +92,7 @@ class Shown(Group):
         ),
     ] = False
 
-    def check(self, limits: Limits, search: options.Search, draft: options.Draft) -> None:
+    def check(self, limits: Limits, search: choosing.Search, draft: choosing.Draft) -> None:
         """Raise `UsageError` for what cannot go together."""
         if self.logprobs is not None and not self.as_json:
             raise UsageError("--logprobs needs --json, which is where they appear")
@@ -123,10 +123,10 @@ def generate(
     ] = None,
     source: options.PromptSource,
     limits: Limits,
-    sampling: options.Sampling,
-    search: options.Search,
-    constraint: options.Constraint,
-    draft: options.Draft,
+    sampling: choosing.Sampling,
+    search: choosing.Search,
+    constraint: choosing.Constraint,
+    draft: choosing.Draft,
     shown: Shown,
     where: options.WhereDecoding,
     messages: options.Messages,
@@ -164,10 +164,10 @@ class _Given:
 
     source: options.PromptSource
     limits: Limits
-    sampling: options.Sampling
-    search: options.Search
-    constraint: options.Constraint
-    draft: options.Draft
+    sampling: choosing.Sampling
+    search: choosing.Search
+    constraint: choosing.Constraint
+    draft: choosing.Draft
     shown: Shown
     where: options.WhereDecoding
     messages: options.Messages
@@ -194,7 +194,7 @@ def _prepared(given: _Given, prompt: str | None, output: Output) -> _Run:
         notice("compiling the decoding step takes a minute or more", asked=given.messages.verbose)
     opening.fetch(model, vocabulary_only=True)
     drafting.check_vocabulary(model)
-    config = replace(config, bias=options.resolve_biases(biases, model))
+    config = replace(config, bias=choosing.resolve_biases(biases, model))
     ids = model.encode(text, special=source.special)
     window = model.fit(ids, limits.max_tokens, limits.overflow)
     complain_of_dropped(len(ids) - len(window))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gpt2cli.cli import options
-from gpt2cli.cli.grouped import grouped
-from gpt2cli.cli.io.terminal import Output, new_table, print_rich
+from gpt2cli.cli.grouped import Group, grouped
+from gpt2cli.cli.io.terminal import Output
+from gpt2cli.cli.render.tables import new_table, print_rich
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import shipped_specs
 from gpt2cli.decoders import native
@@ -22,24 +23,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@grouped
-def info(
-    *,
-    model: Annotated[
-        str,
-        options.setting(
-            "--model",
-            "-m",
-            metavar="NAME",
-            autocompletion=options.complete_config,
-            help="Config name or alias (124M, medium, gpt3, …), YAML file, directory, "
-            "or hub repository (owner/name) that was fetched.",
-        ),
-    ] = "124M",
-    show_all: Annotated[bool, typer.Option("--all", help="A table of all models.")] = False,
+@dataclass(frozen=True)
+class Tables(Group):
+    """What is shown"""
+
+    show_all: Annotated[bool, typer.Option("--all", help="A table of all models.")] = False
     fit: Annotated[
         bool, typer.Option("--fit", help="Which models fit this machine, in which precision.")
-    ] = False,
+    ] = False
     compare: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +39,27 @@ def info(
             autocompletion=options.complete_config,
             help="Set the model beside another, such as gpt3.",
         ),
-    ] = None,
+    ] = None
+
+
+Model = Annotated[
+    str,
+    options.setting(
+        "--model",
+        "-m",
+        metavar="NAME",
+        autocompletion=options.complete_config,
+        help="Config name or alias (124M, medium, gpt3, …), YAML file, directory, "
+        "or hub repository (owner/name) that was fetched.",
+    ),
+]
+
+
+@grouped
+def info(
+    *,
+    model: Model = "124M",
+    tables: Tables,
     as_json: options.Json = False,
     common: options.Common,
 ) -> None:
@@ -62,12 +73,12 @@ def info(
       gpt2 info --fit
       gpt2 info --model 1558M --compare gpt3
     """
-    if show_all + fit + (compare is not None) > 1:
+    if tables.show_all + tables.fit + (tables.compare is not None) > 1:
         raise UsageError("--all, --fit and --compare are different tables; choose one")
-    here = machine.detect()
-    if show_all or fit:
+    here, compare = machine.detect(), tables.compare
+    if tables.show_all or tables.fit:
         models = {spec.name: spec.model for spec in shipped_specs()}
-        data: dict[str, Any] = _fit(models, here) if fit else _all(models)
+        data: dict[str, Any] = _fit(models, here) if tables.fit else _all(models)
     else:
         found = [sources.resolve(name) for name in (model, *([compare] if compare else []))]
         models = {source.name: source.config() for source in found}
@@ -75,9 +86,9 @@ def info(
         data = data if compare else data[found[0].name]
     if as_json:
         Output().write(json.dumps(data, ensure_ascii=False) + "\n")
-    elif fit:
+    elif tables.fit:
         print_rich(_fit_table(data), _machine_line(here))
-    elif show_all:
+    elif tables.show_all:
         print_rich(_all_table(models))
     elif compare:
         print_rich(_compare_table(models))

@@ -12,7 +12,8 @@ import typer
 from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.inputs import read_argument
-from gpt2cli.cli.io.terminal import Output, complain_of_dropped, notice, print_rich
+from gpt2cli.cli.io.terminal import Output, complain_of_dropped, notice
+from gpt2cli.cli.render.tables import print_rich
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError, did_you_mean
 from gpt2cli.files import check_writable, write_file

@@ -10,7 +10,8 @@ import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.io.progress import download_progress
-from gpt2cli.cli.io.terminal import Output, new_table, notice, print_rich, visible
+from gpt2cli.cli.io.terminal import Output, notice, visible
+from gpt2cli.cli.render.tables import new_table, print_rich
 from gpt2cli.cli.usage import Command, Group
 from gpt2cli.config.spec import shipped_specs
 from gpt2cli.errors import UsageError, WeightsError

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from gpt2cli.cli import opening, options
+from gpt2cli.cli import choosing, opening, options
 from gpt2cli.cli.grouped import grouped
 from gpt2cli.cli.io.inputs import without_newline
 from gpt2cli.cli.io.terminal import Output, complain, is_terminal, notice, palette, visible
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def repl(
     *,
     limits: options.Limits,
-    sampling: options.Sampling,
-    constraint: options.Constraint,
+    sampling: choosing.Sampling,
+    constraint: choosing.Constraint,
     where: options.WhereDecoding,
     messages: options.Messages,
 ) -> None:
@@ -56,7 +56,7 @@ def repl(
         model.check_compile()
     output = Output()
     opening.fetch(model, vocabulary_only=bool(biases))
-    config = replace(config, bias=options.resolve_biases(biases, model))
+    config = replace(config, bias=choosing.resolve_biases(biases, model))
     decoder = opening.open_decoder(
         model,
         1,

@@ -94,12 +94,15 @@ class Shown(Group):
             raise UsageError("--lines reads files or stdin; leave out --text")
 
 
+Files = Annotated[
+    list[str] | None, typer.Argument(help="Files to score; - is stdin.", metavar="FILE")
+]
+
+
 @grouped
 def score(
     *,
-    files: Annotated[
-        list[str] | None, typer.Argument(help="Files to score; - is stdin.", metavar="FILE")
-    ] = None,
+    files: Files = None,
     texts: Texts,
     shown: Shown,
     lines: Lines,

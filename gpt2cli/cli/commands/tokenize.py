@@ -22,7 +22,8 @@ from gpt2cli.cli.io.inputs import (
     read_text,
     stdin_is_piped,
 )
-from gpt2cli.cli.io.terminal import Output, make_console, notice, print_rich, visible_token
+from gpt2cli.cli.io.terminal import Output, notice, visible_token
+from gpt2cli.cli.render.tables import make_console, print_rich
 from gpt2cli.errors import UsageError
 from gpt2cli.files import read_file
 
@@ -83,16 +84,19 @@ class Shown(Group):
             raise UsageError(f"{both[0]} and {both[1]} exclude each other")
 
 
+Given = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE|TEXT",
+        help="Files to cut up, or a text; with --decode, ids. - reads stdin.",
+    ),
+]
+
+
 @grouped
 def tokenize(
     *,
-    given: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="FILE|TEXT",
-            help="Files to cut up, or a text; with --decode, ids. - reads stdin.",
-        ),
-    ] = None,
+    given: Given = None,
     texts: Texts,
     shown: Shown,
     model: options.ModelName = "124M",

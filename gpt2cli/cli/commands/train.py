@@ -111,12 +111,13 @@ class Computing(Group):
     threads: options.Threads = None
 
 
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")]
+
+
 @grouped
 def train(
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")
-    ],
+    out: Out,
     run: Run,
     recipe: Recipe,
     computing: Computing,

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from gpt2cli.analysis.inspection import Inspection
 from gpt2cli.arrays import NDArray
-from gpt2cli.cli.io.terminal import new_table, visible_token
+from gpt2cli.cli.io.terminal import visible_token
+from gpt2cli.cli.render.tables import new_table
 
 LISTED = 12  # contributions that are named one by one
 WIDE = 80  # columns that have room for whole labels beside a large map

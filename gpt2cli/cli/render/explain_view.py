@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from gpt2cli.cli.io.terminal import Output, new_table, print_rich, visible
+from gpt2cli.cli.io.terminal import Output, visible
+from gpt2cli.cli.render.tables import new_table, print_rich
 
 if TYPE_CHECKING:
     from gpt2cli.sampling.sampler import Stage

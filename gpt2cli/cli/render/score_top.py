@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from gpt2cli.cli.io.terminal import new_table, print_rich, visible, visible_token
+from gpt2cli.cli.io.terminal import visible, visible_token
+from gpt2cli.cli.render.tables import new_table, print_rich
 
 if TYPE_CHECKING:
     from gpt2cli.analysis.scoring import Score

@@ -13,8 +13,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2cli.cli.io.terminal import Output, new_table, palette, print_rich, visible
+from gpt2cli.cli.io.terminal import Output, palette, visible
 from gpt2cli.cli.render import score_top
+from gpt2cli.cli.render.tables import new_table, print_rich
 from gpt2cli.files import write_file
 
 if TYPE_CHECKING:

@@ -14,14 +14,13 @@ from gpt2cli.cli.io.terminal import (
     Output,
     complain,
     is_terminal,
-    new_table,
     notice,
     palette,
-    print_rich,
     use_colour,
     visible,
     visible_token,
 )
+from gpt2cli.cli.render.tables import new_table, print_rich
 from gpt2cli.errors import GPT2CLIError
 
 # Unicode's Bidi_Control characters that embed, override or isolate.
