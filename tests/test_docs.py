@@ -22,6 +22,8 @@ SHAKESPEARE = SHARED_DATA / "tinyshakespeare.txt"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+# A script, and below it what it prints.
+PYTHON = re.compile(r"```python\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 
 
 def _steps(page: Path) -> list[tuple[str, str]]:
@@ -84,6 +86,16 @@ def test_what_is_shown_is_what_happens(page: Path, tmp_path: Path) -> None:
             check=False,
         )
         assert _comparable(run.stdout.decode()) == _comparable(shown), command
+
+
+@pytest.mark.skipif(not native.available(), reason="pages show the native engine")
+@pytest.mark.parametrize(
+    ("script", "shown"),
+    [found for page in PAGES for found in PYTHON.findall(page.read_text(encoding="utf-8"))],
+)
+def test_python_prints_what_is_shown(script: str, shown: str) -> None:
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert (_comparable(run.stdout.decode()), run.stderr) == (_comparable(shown), b"")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
