@@ -1,4 +1,4 @@
-"""The command `gpt2`: one file a command, and the boundary where errors become exit codes.
+"""The command `gpt2`: one file per command, and the boundary where errors become exit codes.
 
 stdout is for what was asked for, stderr for people. Exit codes: 0 done, 1 failed, 2 wrong
 usage, 130 interrupted, 141 the reader of a pipe has gone. Nothing heavy is imported here,
@@ -11,41 +11,60 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+import typer.main
 
-from gpt2cli.cli.commands import (
-    bench,
-    diff,
-    generate,
-    info,
-    inspect,
-    models,
-    repl,
-    score,
-    tokenize,
-    train,
-)
 from gpt2cli.cli.io.terminal import be_quiet, complain, use_colour
 from gpt2cli.cli.usage import Command, Group, option_name, option_names, sentence
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.version import __version__
 
-# The commands in the order in which they are wanted, which is that of the README.
-_ORDER = (
-    *("generate", "repl", "score", "inspect", "diff", "tokenize"),
-    *("info", "models", "train", "bench"),
-)
+# The commands in the order in which they are wanted, which is that of the README, and what they
+# do. Only the one that is called is imported: each costs a start some milliseconds.
+COMMANDS = {
+    "generate": "Continue a prompt with GPT-2; without one, begin from nothing.",
+    "repl": "Write a text together with GPT-2, line by line.",
+    "score": "Tell how probable a text is, and each token of it.",
+    "inspect": "Show what the model is doing when it has read a text.",
+    "diff": "Read a text with two models and show where they disagree.",
+    "tokenize": "Show the tokens of a text as the model sees them.",
+    "info": "Tell a model's size, and whether this machine has the memory.",
+    "models": "List the models that are here or can be fetched; pull, rm, path.",
+    "train": "Train a GPT-2 of your own from a text file.",
+    "bench": "Measure how fast a model is here, and how fast it could be.",
+}
 
 
 class _Group(Group):
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: Any) -> Any:
         with _boundary(ctx.obj):
             return super().invoke(ctx)
+
+
+@cache
+def _command(name: str) -> Any:
+    """A command, or the group of those below it, made by Typer of its module."""
+    module = import_module(f"gpt2cli.cli.commands.{name}")
+    if (own := getattr(module, "app", None)) is None:
+        own = typer.Typer(rich_markup_mode=None, add_completion=False)
+        own.command(name, cls=Command)(getattr(module, name))
+    made = typer.main.get_command(own)
+    made.name = name
+    return made
 
 
 @contextmanager
@@ -132,18 +151,6 @@ def gpt2(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
-
-
-app.command(cls=Command)(generate.generate)
-app.command(cls=Command)(repl.repl)
-app.command(cls=Command)(score.score)
-app.command(cls=Command)(inspect.inspect)
-app.command(cls=Command)(diff.diff)
-app.command(cls=Command)(tokenize.tokenize)
-app.command(cls=Command)(info.info)
-app.add_typer(models.app, name="models")
-app.command(cls=Command)(train.train)
-app.command(cls=Command)(bench.bench)
 
 
 def main() -> None:

@@ -79,6 +79,7 @@ ModelName = Annotated[
         "-m",
         metavar="NAME",
         autocompletion=complete_model,
+        rich_help_panel="Model and machine",
         help="Config name or alias (124M, medium, bard, …), YAML file, directory, "
         "or hub repository (owner/name).",
     ),
@@ -112,8 +113,10 @@ Compile = Annotated[
 Threads = Annotated[
     int | None, setting("--threads", min=1, metavar="N", help="CPU threads. [default: all]")
 ]
-Offline = Annotated[bool, setting("--offline", help="Never use the network.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Offline = Annotated[
+    bool, setting("--offline", rich_help_panel="Model and machine", help="Never use the network.")
+]
+Json = Annotated[bool, typer.Option("--json", rich_help_panel="Output", help="Print JSON.")]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Tell on stderr what ran, where and how fast.")
 ]
@@ -162,7 +165,7 @@ class Messages(Group):
 
 @dataclass(frozen=True)
 class Machine(Group):
-    """Machine"""
+    """Model and machine"""
 
     device: Device = "auto"
     threads: Threads = None

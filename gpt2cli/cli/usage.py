@@ -76,13 +76,11 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
-        for param in self.params:
-            if param.envvar:
-                self.epilog = (
-                    f"Defaults can be set in the environment: {param.envvar} for {param.opts[0]}, "
-                    "and so on for what chooses model, machine, sampling and length."
-                )
-                break
+        if any(param.name == "model" and param.envvar for param in self.params):
+            self.epilog = (
+                "Defaults can be set in the environment: GPT2_MODEL for --model, and so on for "
+                "what chooses model, machine, sampling and length."
+            )
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """List the options under the headings of their groups."""
@@ -91,7 +89,9 @@ class Command(TyperCommand):
             if (record := param.get_help_record(ctx)) is not None:
                 is_option = param.param_type_name == "option"
                 heading = getattr(param, "rich_help_panel", None) if is_option else "Arguments"
-                sections.setdefault(heading or "Options", []).append(record)
+                # --help itself stands where options are that all commands have.
+                common = "Messages" if "Messages" in sections else "Options"
+                sections.setdefault(heading or common, []).append(record)
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -121,7 +121,8 @@ class Group(TyperGroup):
         """Find the command. Raises `UsageError` if there is none of that name."""
         if args and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             hints = _SUBCOMMAND_HINTS if ctx.parent else _COMMAND_HINTS
-            meant = [hints[args[0]]] if args[0] in hints else nearest(args[0], self.commands)
+            likely = nearest(args[0], self.list_commands(ctx))
+            meant = [hints[args[0]]] if args[0] in hints else likely
             names = " or ".join(repr(f"{ctx.command_path} {name}".rstrip()) for name in meant)
             hint = f"; did you mean {names}?" if names else _lists_them(ctx)
             raise UsageError(f"there is no command {args[0]!r}{hint}")
@@ -224,18 +225,20 @@ def _value(error: Any) -> str:
 
 def _tell_of_misspelt(ctx: Any) -> None:
     """A word on each variable that is nearly one of ours; others may have a GPT2_… of theirs."""
-    known = set(_variables(ctx.find_root().command))
-    for name in sorted(os.environ):
-        if name.startswith("GPT2_") and name not in known:
+    given = sorted(name for name in os.environ if name.startswith("GPT2_"))
+    known = set(_variables(ctx.find_root().command, ctx)) if given else set()
+    for name in given:
+        if name not in known:
             bare = {variable.removeprefix("GPT2_"): variable for variable in known}
             if near := nearest(name.removeprefix("GPT2_"), bare, cutoff=0.85):
                 notice(f"{name} sets nothing; did you mean {bare[near[0]]}?", asked=True)
 
 
-def _variables(command: Any) -> Iterator[str]:
+def _variables(command: Any, ctx: Any) -> Iterator[str]:
     """The variables that this command and those below it look at."""
     for param in command.params:
         if isinstance(param.envvar, str):
             yield param.envvar
-    for below in getattr(command, "commands", {}).values():
-        yield from _variables(below)
+    if hasattr(command, "list_commands"):
+        for name in command.list_commands(ctx):
+            yield from _variables(command.get_command(ctx, name), ctx)

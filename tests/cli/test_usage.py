@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import Run, error_of
 
+from gpt2cli import cli
 from gpt2cli.cli import options
 from gpt2cli.cli.usage import OPTION_ALIASES
 from gpt2cli.weights import cache
@@ -213,3 +214,19 @@ def test_cached_repositories_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(cache, "cached_models", lambda: models)
     assert options.complete_cached("a/") == ["a/b", "a/c"]
     assert options.complete_model("x") == ["xl", "x/y"]
+
+
+def test_help_says_of_each_command_what_its_own_help_begins_with(run_main: Run) -> None:
+    for name, told in cli.COMMANDS.items():
+        shown = run_main(name, "--help").stdout.decode().split("\n\n")
+        assert " ".join(shown[1].split()).startswith(told)
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_option_stands_under_a_heading(run_main: Run, command: str) -> None:
+    shown = run_main(command, "--help").stdout.decode()
+    headings = re.findall(r"^(\w.*):$", shown, re.MULTILINE)
+    assert len(headings) == len(set(headings))
+    if command != "models":
+        assert "Options" not in headings
+        assert headings[-1] == "Messages"

@@ -32,6 +32,7 @@ TwoModels = Annotated[
         "-m",
         metavar="NAME[:PRECISION]",
         autocompletion=options.complete_model,
+        rich_help_panel="Model and machine",
         help="Give it twice: a model as everywhere, and perhaps fp32, bf16, fp16, int8 or int4.",
     ),
 ]

@@ -49,6 +49,7 @@ Model = Annotated[
         "-m",
         metavar="NAME",
         autocompletion=options.complete_config,
+        rich_help_panel="Model and machine",
         help="Config name or alias (124M, medium, gpt3, …), YAML file, directory, "
         "or hub repository (owner/name) that was fetched.",
     ),

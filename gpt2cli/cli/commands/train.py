@@ -111,7 +111,12 @@ class Computing(Group):
     threads: options.Threads = None
 
 
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Directory for the model.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="DIR", rich_help_panel="Run", help="Directory for the model."
+    ),
+]
 
 
 @grouped
@@ -122,7 +127,10 @@ def train(
     recipe: Recipe,
     computing: Computing,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per line and step.")
+        bool,
+        typer.Option(
+            "--json", rich_help_panel="Output", help="Print one JSON object per line and step."
+        ),
     ] = False,
     messages: options.Messages,
 ) -> None:
