@@ -33,7 +33,7 @@ class GPT2CLIError(Exception):
 
 def _partition(text: str, word: str) -> tuple[str, str, str]:
     """`str.partition` at a whole word."""
-    match = re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", text)
+    match = re.search(rf"(?<![\w./-]){re.escape(word)}(?![\w/-])", text)
     return (text[: match.start()], word, text[match.end() :]) if match else ("", "", text)
 
 

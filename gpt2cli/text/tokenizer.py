@@ -21,7 +21,7 @@ import tiktoken
 
 from gpt2cli.errors import TokenizerError, UsageError
 from gpt2cli.text import vocabulary
-from gpt2cli.text.vocabulary import END_OF_TEXT, byte_alphabet
+from gpt2cli.text.vocabulary import END_OF_TEXT, Vocabulary, byte_alphabet
 
 if TYPE_CHECKING:
     from gpt2cli.text.pipeline import Pipeline
@@ -49,17 +49,21 @@ class Tokenizer:
         pipeline: Pipeline | None = None,
         *,
         others: Mapping[int, bytes] | None = None,
-        opening: Sequence[int] = (),
+        vocabulary: Vocabulary | None = None,
     ) -> None:
-        """`special` tokens are looked for in a text; none of `others` comes of one."""
+        """`special` tokens are looked for in a text; none of `others` comes of one.
+
+        `vocabulary` is what all that was read from, merges included, if it was.
+        """
         self._encoding = tiktoken.Encoding(
             "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
-        self._vocabulary = ranks, special, pipeline
+        self.vocabulary = vocabulary
+        self._parts = ranks, special, pipeline
         self._others = others or {}
         self._pipeline = pipeline
         self._is_cut_at_spaces = pipeline is None and not any(map(_has_space, special))
-        self.opening = list(opening)
+        self.opening = vocabulary.opening if vocabulary else []
         self.end_of_text = special.get(END_OF_TEXT)
         self.size = 1 + max(*ranks.values(), *special.values(), *self._others, -1)
 
@@ -67,7 +71,7 @@ class Tokenizer:
         """Whether all tokens have the same ids, and every text the same tokens."""
         return (
             isinstance(other, Tokenizer)
-            and self._vocabulary == other._vocabulary
+            and self._parts == other._parts
             and self.opening == other.opening
         )
 
@@ -76,14 +80,18 @@ class Tokenizer:
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
         """Read a checkpoint's vocabulary. Raises `TokenizerError` if it is none."""
-        found = vocabulary.read(directory)
+        return cls.of(vocabulary.read(directory), str(directory))
+
+    @classmethod
+    def of(cls, found: Vocabulary, origin: str) -> Tokenizer:
+        """A tokenizer for a vocabulary. Raises `TokenizerError` that names its `origin`."""
         merged_tokens = [merge.replace(" ", "") for merge in found.merges]
         try:
             byte_ids = {bytes([byte]): found.tokens[c] for c, byte in byte_alphabet().items()}
             ids = [found.tokens[token] for token in merged_tokens]
         except KeyError as error:
-            raise TokenizerError(f"{directory}: the vocabulary lacks {error.args[0]!r}") from None
-        merged = dict(zip(_to_bytes(merged_tokens, directory), ids, strict=True))
+            raise TokenizerError(f"{origin}: the vocabulary lacks {error.args[0]!r}") from None
+        merged = dict(zip(_to_bytes(merged_tokens, origin), ids, strict=True))
         ranks = byte_ids | merged
         special = {text: entry["id"] for text, entry in found.added.items()}
         used = {*ranks.values(), *special.values()}
@@ -96,9 +104,9 @@ class Tokenizer:
                 from gpt2cli.text.pipeline import Pipeline
 
                 pipeline = Pipeline(found)
-            return cls(ranks, special, pipeline, others=others, opening=found.opening)
+            return cls(ranks, special, pipeline, others=others, vocabulary=found)
         except (ValueError, OverflowError):
-            raise TokenizerError(f"{directory}: a token is not Unicode") from None
+            raise TokenizerError(f"{origin}: a token is not Unicode") from None
 
     def encode(self, text: str, *, special: bool = True, follows: bool = False) -> list[int]:
         """Token ids of `text`; with `special`, "<|endoftext|>" in it is that one token.
@@ -151,7 +159,7 @@ class Tokenizer:
     def _whitespace(self) -> tiktoken.Encoding:
         """Takes any run of whitespace for one word."""
         return tiktoken.Encoding(
-            "whitespace", pat_str=r"\s+", mergeable_ranks=self._vocabulary[0], special_tokens={}
+            "whitespace", pat_str=r"\s+", mergeable_ranks=self._parts[0], special_tokens={}
         )
 
     def encode_pieces(self, pieces: Iterable[str], *, special: bool = True) -> array[int]:
@@ -231,7 +239,7 @@ class Tokenizer:
         return self.decode_bytes([token_id]).decode("utf-8", errors="backslashreplace")
 
 
-def _to_bytes(tokens: Sequence[str], directory: Path) -> list[bytes]:
+def _to_bytes(tokens: Sequence[str], origin: str) -> list[bytes]:
     """The bytes of tokens in the alphabet of the vocabulary's files.
 
     All at once: fifty thousand times anything is a delay that people notice.
@@ -243,9 +251,7 @@ def _to_bytes(tokens: Sequence[str], directory: Path) -> list[bytes]:
         translated = "\n".join(tokens).translate(table).split("\u0100")
         return [token.encode("latin-1") for token in translated] if tokens else []
     except UnicodeEncodeError:
-        raise TokenizerError(
-            f"{directory}: a token has characters that stand for no byte"
-        ) from None
+        raise TokenizerError(f"{origin}: a token has characters that stand for no byte") from None
 
 
 def _any_bytes(token: str) -> bytes:

@@ -65,6 +65,18 @@ class Vocabulary:
             and not _overlap(self.added)
         )
 
+    def files(self) -> dict[str, str]:
+        """The contents of `vocab.json` and `merges.txt`, by name."""
+        vocab = json.dumps(self.tokens, ensure_ascii=False, separators=(",", ":"))
+        merges = "".join(f"{merge}\n" for merge in self.merges)
+        return dict(zip(VOCABULARY, (vocab, f"#version: 0.2\n{merges}"), strict=True))
+
+
+def of_gpt2(tokens: dict[str, int], merges: list[str]) -> Vocabulary:
+    """A vocabulary that cuts text as GPT-2 does; end-of-text may be among its tokens."""
+    added = {text: _entry(text, tokens[text], special=True) for text in {END_OF_TEXT} & {*tokens}}
+    return Vocabulary(tokens, merges, added, [], _byte_level())
+
 
 def read(directory: Path) -> Vocabulary:
     """Read whichever files there are.

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.text.tokenizer import Tokenizer
-from gpt2cli.text.vocabulary import END_OF_TEXT, VOCABULARY, byte_alphabet
+from gpt2cli.text.vocabulary import END_OF_TEXT, of_gpt2
 from gpt2cli.weights.safetensors import write_text
 
 SMALLEST_VOCABULARY = 257  # the bytes and end-of-text
@@ -58,8 +58,8 @@ def check_length(train: int, val: int, config: ModelConfig, unit: str = "tokens"
             )
 
 
-def learn_vocabulary(text: str, vocab_size: int) -> tuple[Tokenizer, dict[str, str]]:
-    """Learn a byte-level BPE; with it come its files by name, `vocab.json` and `merges.txt`.
+def learn_vocabulary(text: str, vocab_size: int) -> Tokenizer:
+    """Learn a byte-level BPE.
 
     A short text may not have enough pairs to fill `vocab_size`. Raises `UsageError` when
     `vocab_size` does not even hold the 256 bytes and the end-of-text token.
@@ -80,28 +80,25 @@ def learn_vocabulary(text: str, vocab_size: int) -> tuple[Tokenizer, dict[str, s
         show_progress=False,
     )
     learned = json.loads(trainer.to_str())["model"]
-    ids: dict[str, int] = learned["vocab"]
-    merges = "".join(f"{left} {right}\n" for left, right in learned["merges"])
-    end_of_text = {END_OF_TEXT: ids[END_OF_TEXT]}
-    alphabet = byte_alphabet()
-    ranks = {
-        bytes(alphabet[c] for c in token): i for token, i in ids.items() if token != END_OF_TEXT
-    }
-    vocab = json.dumps(ids, ensure_ascii=False, separators=(",", ":"))
-    contents = (vocab, f"#version: 0.2\n{merges}")
-    return Tokenizer(ranks, end_of_text), dict(zip(VOCABULARY, contents, strict=True))
+    merges = [f"{left} {right}" for left, right in learned["merges"]]
+    return Tokenizer.of(of_gpt2(learned["vocab"], merges), "the text")
+
+
+def vocabulary_files(tokenizer: Tokenizer) -> dict[str, str]:
+    """The files of a vocabulary that was read or learned, by name."""
+    return tokenizer.vocabulary.files() if tokenizer.vocabulary else {}
 
 
 def write_vocabulary(files: Mapping[str, str], directory: Path) -> None:
-    """Write what `learn_vocabulary` gave. Raises `WeightsError` where that fails."""
+    """Write the files of a vocabulary. Raises `WeightsError` where that fails."""
     for name, content in files.items():
         write_text(content, directory / name)
 
 
 def train_vocabulary(text: str, vocab_size: int, directory: Path) -> Tokenizer:
     """Learn a vocabulary and write it."""
-    tokenizer, files = learn_vocabulary(text, vocab_size)
-    write_vocabulary(files, directory)
+    tokenizer = learn_vocabulary(text, vocab_size)
+    write_vocabulary(vocabulary_files(tokenizer), directory)
     return tokenizer
 
 

@@ -24,6 +24,7 @@ from gpt2cli.training.corpus import (
     encode_corpus,
     learn_vocabulary,
     split_text,
+    vocabulary_files,
 )
 from gpt2cli.training.state import Plan
 from gpt2cli.training.trainer import Trainer
@@ -51,9 +52,10 @@ def open_run(
             yield _resumed(plan, train, val, directory, device)
         else:
             state.check_directory(directory)
-            tokenizer, files = learn_vocabulary(train, plan.model.vocab_size)
+            tokenizer = learn_vocabulary(train, plan.model.vocab_size)
             corpus = encode_corpus(tokenizer, train, val)
             model = _new_model(plan, tokenizer, corpus, device)
+            files = vocabulary_files(tokenizer)
             yield Trainer(model, tokenizer, corpus, plan, directory, unwritten=files)
 
 

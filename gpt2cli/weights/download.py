@@ -37,7 +37,7 @@ _LARGE = 50 * 10**9  # bytes of weights; huggingface_hub fetches no larger file 
 _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 _ETAG = re.compile(r"[0-9A-Za-z_-]{1,128}")  # a hash, as a rule: it becomes a file's name
 _ATTEMPTS = 10  # at a file that the hub cannot send from the middle
-_NO_NETWORK_NEEDED = "use --model bard, which is bundled and needs no network"
+_NO_NETWORK_NEEDED = "use model bard, which is bundled and needs no network"
 
 
 def download(
@@ -63,8 +63,10 @@ def download(
         if cached := cache.cached_snapshot(repo_id, revision, vocabulary_only=vocabulary_only):
             return cached
         raise DownloadError(
-            f"{repo_id} is not in the cache, and offline mode is on; "
-            f"switch it off (--offline, HF_HUB_OFFLINE), or {_NO_NETWORK_NEEDED}"
+            f"{repo_id} is not in the cache, and the network is not to be used; "
+            f"switch that off (offline, HF_HUB_OFFLINE), or {_NO_NETWORK_NEEDED}",
+            "offline",
+            "model",
         )
     with _quiet_hub():
         try:
@@ -369,7 +371,8 @@ def _unreachable(repo_id: str, revision: str) -> DownloadError:
         purpose = f"fetch {repo_id}, which is not in the cache"
         advice = _NO_NETWORK_NEEDED
     return DownloadError(
-        f"cannot reach {constants.ENDPOINT} to {purpose}; check the network, or {advice}"
+        f"cannot reach {constants.ENDPOINT} to {purpose}; check the network, or {advice}",
+        "model",
     )
 
 

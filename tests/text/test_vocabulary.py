@@ -479,3 +479,10 @@ def test_no_junk_is_a_vocabulary(
     (directory / "tokenizer.json").write_text(json.dumps(data), "utf-8")
     with pytest.raises(TokenizerError):
         Tokenizer.load(directory)
+
+
+def test_what_was_read_can_be_written_again(tiny_directory: Path, tmp_path: Path) -> None:
+    found = Tokenizer.load(tiny_directory).vocabulary
+    assert found is not None
+    for name, content in found.files().items():
+        assert content == (tiny_directory / name).read_text(encoding="utf-8")
