@@ -225,7 +225,7 @@ def test_quantised_weights_say_the_same_where_the_model_is_sure(gpt2: Gpt2, lett
 
 def test_without_the_engine_the_text_is_the_same_and_quantising_is_refused(letters: Path) -> None:
     script = (
-        "import sys; from gpt2cli.decoders import native; native.load = lambda: 'it was not built';"
+        "import sys; from gpt2cli.decoders import native; native.EXTENSION_SUFFIXES = [];"
         "from gpt2cli.cli import main; sys.argv = ['gpt2', *sys.argv[1:]]; main()"
     )
     command = [sys.executable, "-c", script, "generate", "a", "-m", str(letters), "-t", "0"]

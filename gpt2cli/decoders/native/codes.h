@@ -1,5 +1,12 @@
-// Products with weights in codes of 8 or 4 bits, as quantize.py lays them out: the inputs are coded
-// too, and integers are multiplied. Included by layers.h, once for each level of SIMD instructions.
+// Products with weights in 8 or 4 bits, as quantize.h lays them out: inputs are quantized too, and
+// integers are multiplied. Included once per level of SIMD instructions (see simd.h).
+
+#include <algorithm>
+#include <cstdint>
+
+#include "quantize.h"
+#include "simd.h"
+#include "types.h"
 
 namespace LEVEL {
 
@@ -9,17 +16,17 @@ static inline IntVec load_int(const void* p) {
     return v;
 }
 
-// Adds, to each number of `total`, the products of four bytes of w and four signed ones of x.
-// Those of w are up to 15, or as `dot4_bytes` has prepared them.
+// Adds to each number of `total` the products of four bytes of w with four signed bytes of x.
+// Bytes of w are at most 15, or as `dot4_bytes` has prepared them.
 static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
 #if FLOATS == 16
     return (IntVec)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
 #elif FLOATS == 8
-    // With 8 bits, sums of two products of unsigned bytes would not fit 16 bits.
+    // Pairs of products are summed in 16 bits, which 8 unsigned bits of w would overflow.
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
     return total + (IntVec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(DOTPROD)
-    // vdotq_s32, which clang's header long kept to where every CPU has it.
+    // vdotq_s32, which older headers of clang offer only when compiling for CPUs that have it.
     asm("sdot %0.4s, %1.16b, %2.16b" : "+w"(total) : "w"(w), "w"(x));
     return total;
 #elif defined(ARM64)
@@ -32,8 +39,8 @@ static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
 #endif
 }
 
-// The same for 8 bits. All but AVX-512 take 128 off each weight first, which a change of its
-// highest bit does; SUBTRACTS says how much is still to go.
+// The same for 8 bits. All levels but AVX-512 first subtract 128 from each weight, by flipping its
+// highest bit; SUBTRACTS is what remains to be subtracted.
 static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
 #if FLOATS == 16
     return dot4(total, w, x);
@@ -48,7 +55,8 @@ static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
 
 constexpr int SUBTRACTS = FLOATS == 16 ? 128 : 0;
 
-static inline void store(int8_t* p, IntVec v) {  // of numbers that fit
+// Numbers must fit 8 bits.
+static inline void store(int8_t* p, IntVec v) {
 #if FLOATS == 16
     _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
 #elif FLOATS == 8
@@ -61,13 +69,13 @@ static inline void store(int8_t* p, IntVec v) {  // of numbers that fit
 #endif
 }
 
-// Rows that are multiplied with codes at once: a power of two, and what registers hold at most.
+// Rows that are multiplied with codes at once: a power of two, limited by the registers.
 static constexpr int tile_of(int rows) {
     if (FLOATS == 16 && rows >= 8) return 8;
     return rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
 }
 
-// Code N rows of inputs, each group of 32 with a scale of its own: some channels are far larger.
+// Quantize N rows of inputs. Each group of 32 has its own scale, as some channels are far larger.
 template <int BITS>
 static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
     const int groups = (in + GROUP - 1) / GROUP;
@@ -75,7 +83,7 @@ static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
         for (int g = 0; g < groups; g++) {
             float values[GROUP] = {};
             const float* from = x + (int64_t)(n + r) * in + g * GROUP;
-            __builtin_memcpy(values, from, 4 * smaller(GROUP, in - g * GROUP));
+            __builtin_memcpy(values, from, 4 * std::min(GROUP, in - g * GROUP));
             Vec most = {};
             for (int i = 0; i < GROUP; i += FLOATS) {
                 const Vec v = load(values + i), size = v < 0 ? -v : v;
@@ -112,8 +120,9 @@ template <int R, int BITS>
 static void add_block(const Scratch& own, int row, const Matrix& m, int block, float* y) {
     constexpr int PARTS = BLOCK / FLOATS;
     const int groups = m.groups();
-    const uint8_t* codes = m.codes + (int64_t)block * groups * m.group_bytes();
-    const uint16_t* scales = m.scales() + (int64_t)block * groups * BLOCK;
+    const int64_t first = (int64_t)block * groups;
+    const Codes<BITS>* codes = (const Codes<BITS>*)m.codes + first;
+    const Scales* scales = (const Scales*)(m.codes + m.code_bytes()) + first;
     const int8_t* x = own.inputs + (int64_t)row * groups * GROUP;
     const float* input_scales = own.input_scales + (int64_t)row * groups;
     const int32_t* offsets = own.input_offsets + (int64_t)row * groups;
@@ -128,10 +137,10 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
         IntVec totals[R][PARTS];
         for (int r = 0; r < R; r++)
             for (int p = 0; p < PARTS; p++) totals[r][p] = offsets[r] - IntVec{};
-        for (int i = 0; i < GROUP; i += 32 / BITS, codes += 4 * BLOCK, x += R * 32 / BITS) {
-            __builtin_prefetch(codes + 4096);
+        for (const auto& bytes : codes[g].bytes) {
+            __builtin_prefetch((const char*)bytes + 4096);
             for (int p = 0; p < PARTS; p++) {
-                const IntVec w = load_int(codes + 4 * p * FLOATS);
+                const IntVec w = load_int(bytes[p * FLOATS]);
                 for (int r = 0; r < R; r++) {
                     IntVec& total = totals[r][p];
                     if (BITS == 8) {
@@ -142,25 +151,26 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
                     }
                 }
             }
+            x += R * 32 / BITS;
         }
         for (int p = 0; p < PARTS; p++) {
-            const Vec scale = load(scales + g * BLOCK + p * FLOATS);
+            const Vec scale = load(scales[g].bf16 + p * FLOATS);
             for (int r = 0; r < R; r++)
                 sums[r][p] += __builtin_convertvector(totals[r][p], Vec) * (scale * input_scales[r]);
         }
     }
-    const int outputs = smaller(BLOCK, m.out - block * BLOCK);
+    const int outputs = std::min(BLOCK, m.out - block * BLOCK);
     for (int r = 0; r < R; r++)
         for (int j = 0; j < outputs; j++)
             y[(int64_t)r * m.out + block * BLOCK + j] += sums[r][j / FLOATS][j % FLOATS];
 }
 
-// y (N, out) += x (N, in) · W, for the outputs of `mine`, with W as codes of 8 or 4 bits.
+// y (N, out) += x (N, in) · W for the outputs `mine`, with W in 8 or 4 bits.
 template <int BITS>
-static void coded_product(const Matrix& m, const float* x, float* y, int N, Share mine,
+static void coded_product(const Matrix& m, const float* x, float* y, int N, Range mine,
                           const Scratch& own) {
     for (int done = 0, rows; done < N; done += rows) {
-        rows = smaller(CODED_ROWS, N - done);
+        rows = std::min(CODED_ROWS, N - done);
         encode_inputs<BITS>(x + (int64_t)done * m.in, rows, m.in, own);
         for (int block = mine.begin / BLOCK; block * BLOCK < mine.end; block++)
             for (int n = 0, tile; n < rows; n += tile) {
