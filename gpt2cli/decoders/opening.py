@@ -27,7 +27,7 @@ from gpt2cli.weights.sources import Source
 
 QUANTIZATIONS = ("int8", "int4")
 PRECISIONS = (*DTYPES, *QUANTIZATIONS)
-PANEL = 32  # tokens by which the engine makes room in its KV cache
+PANEL = 32  # tokens: the engine's `engine_panel_length`, known without loading it
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,20 +40,21 @@ static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
 }
 
 // The same for 8 bits. All levels but AVX-512 first subtract 128 from each weight, by flipping its
-// highest bit; SUBTRACTS is what remains to be subtracted.
+// highest bit; BYTE_OFFSET is what remains to be subtracted.
 static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
 #if FLOATS == 16
     return dot4(total, w, x);
 #elif FLOATS == 8
     const __m256i centred = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
-    const __m256i sizes = _mm256_abs_epi8(centred), signed_x = _mm256_sign_epi8((__m256i)x, centred);
+    const __m256i sizes = _mm256_abs_epi8(centred);
+    const __m256i signed_x = _mm256_sign_epi8((__m256i)x, centred);
     return dot4(total, (IntVec)sizes, (IntVec)signed_x);
 #else
     return dot4(total, w ^ (int32_t)0x80808080, x);
 #endif
 }
 
-constexpr int SUBTRACTS = FLOATS == 16 ? 128 : 0;
+constexpr int BYTE_OFFSET = FLOATS == 16 ? 128 : 0;
 
 // Numbers must fit 8 bits.
 static inline void store(int8_t* p, IntVec v) {
@@ -77,7 +78,7 @@ static constexpr int tile_of(int rows) {
 
 // Quantize N rows of inputs. Each group of 32 has its own scale, as some channels are far larger.
 template <int BITS>
-static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
+static void encode_inputs(const float* x, int N, int in, const Scratch& scratch) {
     const int groups = (in + GROUP - 1) / GROUP;
     for (int n = 0, r = 0, rows = tile_of(N); n < N;) {
         for (int g = 0; g < groups; g++) {
@@ -104,9 +105,9 @@ static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
             for (int i = 0; i < FLOATS; i++) sum += total[i];
             const int64_t at = (int64_t)n * groups + g * rows;
             for (int i = 0; i < GROUP; i += 4)
-                __builtin_memcpy(own.inputs + at * GROUP + i * rows + r * 4, codes + i, 4);
-            own.input_scales[at + r] = largest / 127;
-            own.input_offsets[at + r] = -(BITS == 4 ? 8 : SUBTRACTS) * sum;
+                __builtin_memcpy(scratch.inputs + at * GROUP + i * rows + r * 4, codes + i, 4);
+            scratch.input_scales[at + r] = largest / 127;
+            scratch.input_offsets[at + r] = -(BITS == 4 ? 8 : BYTE_OFFSET) * sum;
         }
         if (++r < rows) continue;
         n += rows;
@@ -117,15 +118,15 @@ static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
 
 // 16 outputs of R rows: y (R, 16) += inputs (R, in) · one block of codes.
 template <int R, int BITS>
-static void add_block(const Scratch& own, int row, const Matrix& m, int block, float* y) {
+static void add_block(const Scratch& scratch, int row, const Matrix& m, int block, float* y) {
     constexpr int PARTS = BLOCK / FLOATS;
     const int groups = m.groups();
     const int64_t first = (int64_t)block * groups;
     const Codes<BITS>* codes = (const Codes<BITS>*)m.codes + first;
     const Scales* scales = (const Scales*)(m.codes + m.code_bytes()) + first;
-    const int8_t* x = own.inputs + (int64_t)row * groups * GROUP;
-    const float* input_scales = own.input_scales + (int64_t)row * groups;
-    const int32_t* offsets = own.input_offsets + (int64_t)row * groups;
+    const int8_t* x = scratch.inputs + (int64_t)row * groups * GROUP;
+    const float* input_scales = scratch.input_scales + (int64_t)row * groups;
+    const int32_t* offsets = scratch.input_offsets + (int64_t)row * groups;
     const IntVec halves = IntVec{} + 0x0f0f0f0f;
     const auto four = [&](int r) {
         int32_t bytes;
@@ -155,8 +156,10 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
         }
         for (int p = 0; p < PARTS; p++) {
             const Vec scale = load(scales[g].bf16 + p * FLOATS);
-            for (int r = 0; r < R; r++)
-                sums[r][p] += __builtin_convertvector(totals[r][p], Vec) * (scale * input_scales[r]);
+            for (int r = 0; r < R; r++) {
+                const Vec total = __builtin_convertvector(totals[r][p], Vec);
+                sums[r][p] += total * (scale * input_scales[r]);
+            }
         }
     }
     const int outputs = std::min(BLOCK, m.out - block * BLOCK);
@@ -168,10 +171,10 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
 // y (N, out) += x (N, in) · W for the outputs `mine`, with W in 8 or 4 bits.
 template <int BITS>
 static void coded_product(const Matrix& m, const float* x, float* y, int N, Range mine,
-                          const Scratch& own) {
+                          const Scratch& scratch) {
     for (int done = 0, rows; done < N; done += rows) {
         rows = std::min(CODED_ROWS, N - done);
-        encode_inputs<BITS>(x + (int64_t)done * m.in, rows, m.in, own);
+        encode_inputs<BITS>(x + (int64_t)done * m.in, rows, m.in, scratch);
         for (int block = mine.begin / BLOCK; block * BLOCK < mine.end; block++)
             for (int n = 0, tile; n < rows; n += tile) {
                 tile = tile_of(rows - n);
@@ -180,7 +183,7 @@ static void coded_product(const Matrix& m, const float* x, float* y, int N, Rang
                                  : tile == 2 ? add_block<2, BITS>
                                  : tile == 4 ? add_block<4, BITS>
                                              : add_block<tile_of(CODED_ROWS), BITS>;
-                add(own, n, m, block, to);
+                add(scratch, n, m, block, to);
             }
     }
 }

@@ -197,8 +197,8 @@ void engine_encode(const EncodeJob* job, int threads, int thread) {
 // null if there is none. With 8 or 4 bits, matrices are what `engine_encode` made; the head then
 // has 8 bits, because it decides between words. With 32 the head is null: the embedding is used.
 // Weights and cache must outlive the engine. Returns null if there is not enough memory.
-Engine* engine_new(const Config* config, const KVCache* cache, const float* const* weights, int bits,
-                   int threads, int level) {
+Engine* engine_new(const Config* config, const KVCache* cache, const float* const* weights,
+                   int bits, int threads, int level) {
     try {
         auto e = std::make_unique<Engine>(threads);
         e->config = *config;

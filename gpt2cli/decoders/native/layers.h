@@ -279,8 +279,8 @@ static void forward(Engine& e, int thread) {
             const float* y = normalise(e, block.norm1, e.x, N, thread);
             linear(e, block.qkv, y, e.qkv, N, false, thread);
             e.pool.barrier();
-            const auto attention = e.bits == 32 ? LEVEL::attention<float> : LEVEL::attention<int8_t>;
-            attention(e, layer, job.start + done, T, thread);
+            const auto attend_all = e.bits == 32 ? attention<float> : attention<int8_t>;
+            attend_all(e, layer, job.start + done, T, thread);
             e.pool.barrier();
             linear(e, block.out, e.mixed, e.x, N, true, thread);
             e.pool.barrier();

@@ -16,9 +16,9 @@ static inline void prefetch(const Number* p) {
     if (sizeof(Number) == 1) __builtin_prefetch(p + 4096);
 }
 
-// R rows of weights in a product with N vectors: y[n][j] += Σᵣ x[n][r] · w[r][j], for all columns j.
-// The weights are read once for all vectors. With several vectors a line of weights takes so long
-// that the next rows can be prefetched.
+// R rows of weights in a product with N vectors: y[n][j] += Σᵣ x[n][r] · w[r][j] for all columns.
+// The weights are read once for all vectors. Several vectors take so long that memory can be asked
+// for the next rows meanwhile.
 template <int R, class Number>
 static inline void add_rows(Rows<const float> x, Rows<const Number> w, Rows<float> y, int N,
                             int columns) {

@@ -29,7 +29,7 @@ struct Scales {
 static_assert(sizeof(Codes<8>) == GROUP * BLOCK && sizeof(Codes<4>) == GROUP * BLOCK / 2, "layout");
 static_assert(sizeof(Scales) == 2 * BLOCK, "layout");
 
-// A matrix (in, out). If quantized it is stored as Codes (blocks, groups), then Scales (blocks, groups).
+// A matrix (in, out). Quantized, it is stored as Codes (blocks, groups), then Scales of that shape.
 struct Shape {
     int in, out, bits;
 

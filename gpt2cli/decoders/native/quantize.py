@@ -51,8 +51,8 @@ def encode(
 ) -> dict[str, NDArray]:
     """Code fp32 arrays in memory: a row of bytes for each matrix.
 
-    Raises `WeightsError` for any parameter that is no numbers, those that stay in fp32 too:
-    products of bytes would hide it.
+    Raises `WeightsError` for NaN or infinity in any parameter, those that stay in fp32 too:
+    products of bytes would hide them.
     """
     _check_vectors(config, weights.__getitem__)
     return {
@@ -91,7 +91,7 @@ def open_coded(
 
     `known` is the `identity` of what `tensors` are from. `progress` is told of the bytes
     written. A disk that is full or read-only costs only time. Raises `WeightsError` for
-    weights that are no numbers.
+    NaN or infinity in the weights.
     """
     sizes = _sizes(config, precision)
     path = cache_path(directory, precision)

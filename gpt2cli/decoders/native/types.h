@@ -30,11 +30,11 @@ struct Range {
     int begin, end;
 };
 
-// The part of `total` items that one thread computes. All but the last part are multiples of `unit`.
+// The items, of `total`, that one thread computes. Ranges begin at multiples of `unit`.
 inline Range range_of(int total, int unit, int threads, int thread) {
     const int64_t units = (total + unit - 1) / unit;
-    const auto begin = [&](int64_t i) { return std::min(total, (int)(units * i / threads) * unit); };
-    return {begin(thread), begin(thread + 1)};
+    const auto edge = [&](int64_t i) { return std::min(total, (int)(units * i / threads) * unit); };
+    return {edge(thread), edge(thread + 1)};
 }
 
 // Rows of numbers in memory; `stride` is the distance from one to the next.
