@@ -122,8 +122,9 @@ static void add_block(const Scratch& scratch, int row, const Matrix& m, int bloc
     constexpr int PARTS = BLOCK / FLOATS;
     const int groups = m.groups();
     const int64_t first = (int64_t)block * groups;
-    const Codes<BITS>* codes = (const Codes<BITS>*)m.codes + first;
-    const Scales* scales = (const Scales*)(m.codes + m.code_bytes()) + first;
+    const Codes<BITS>* all = (const Codes<BITS>*)m.codes;
+    const Codes<BITS>* codes = all + first;
+    const Scales* scales = (const Scales*)(all + m.pairs()) + first;
     const int8_t* x = scratch.inputs + (int64_t)row * groups * GROUP;
     const float* input_scales = scratch.input_scales + (int64_t)row * groups;
     const int32_t* offsets = scratch.input_offsets + (int64_t)row * groups;

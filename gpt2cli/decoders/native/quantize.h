@@ -35,10 +35,8 @@ struct Shape {
 
     int groups() const { return (in + GROUP - 1) / GROUP; }
     int blocks() const { return (out + BLOCK - 1) / BLOCK; }
-    int64_t code_bytes() const { return (int64_t)blocks() * groups() * (GROUP * BLOCK * bits / 8); }
-    int64_t bytes() const {
-        return code_bytes() + (int64_t)blocks() * groups() * (int64_t)sizeof(Scales);
-    }
+    int64_t pairs() const { return (int64_t)blocks() * groups(); }
+    int64_t bytes() const { return pairs() * (GROUP * BLOCK * bits / 8 + (int)sizeof(Scales)); }
 };
 
 // A matrix to quantize, filled in by Python: abi.py mirrors the fields.
@@ -103,8 +101,9 @@ template <int BITS>
 void encode_block(const EncodeJob& job, int block) {
     const Shape shape = job.shape();
     const int64_t first = (int64_t)block * shape.groups();
-    Codes<BITS>* codes = (Codes<BITS>*)job.codes + first;
-    Scales* scales = (Scales*)(job.codes + shape.code_bytes()) + first;
+    Codes<BITS>* all = (Codes<BITS>*)job.codes;
+    Codes<BITS>* codes = all + first;
+    Scales* scales = (Scales*)(all + shape.pairs()) + first;
     for (int g = 0; g < shape.groups(); g++) {
         for (int o = 0; o < BLOCK; o++) {
             float weights[GROUP];
