@@ -7,7 +7,7 @@ from gpt2cli.errors import UsageError
 from gpt2cli.system import estimate, machine
 from gpt2cli.system.device import Placement
 
-PANEL = 32  # tokens by which the native engine makes room in its KV cache
+PANEL = 32  # tokens: the engine's `engine_panel_length`, known without loading it
 
 
 def check_rows(config: ModelConfig, placement: Placement, samples: int, tokens: int) -> None:

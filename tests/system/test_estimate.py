@@ -76,7 +76,7 @@ def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> No
 
     decoder = EngineDecoder(config, weights, 2, 64, precision=precision, codes=codes)
     decoder.prefill([[1] * 64])
-    held = sum(part.nbytes for part in decoder._held())
+    held = sum(part.nbytes for part in decoder._cache.held(64))
     assert estimate.kv_cache_bytes(config, precision, 64, samples=2) == held
 
 

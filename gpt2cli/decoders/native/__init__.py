@@ -12,9 +12,10 @@ import platform
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from gpt2cli.decoders.native import abi
 from gpt2cli.errors import DeviceError
 
-# Of instructions, as engine.cpp numbers them.
+# Levels of instructions, as engine.cpp numbers them.
 ARM64 = platform.machine() in ("aarch64", "arm64")
 LEVELS = ("baseline", "dotprod") if ARM64 else ("baseline", "avx2", "avx512")
 
@@ -28,36 +29,20 @@ def available() -> bool:
 
 def why_not() -> str:
     """Why it is not available, as a clause; empty if it is."""
-    found = load()
+    found = _load()
     return found if isinstance(found, str) else ""
 
 
-@functools.cache
-def load() -> ctypes.CDLL | str:
-    """The shared library with its functions declared, or why there is none."""
-    directory = Path(__file__).parent
-    paths = [directory / f"_engine{suffix}" for suffix in EXTENSION_SUFFIXES]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        return "it was not built (no C++ compiler when gpt2cli was installed)"
-    try:
-        library = ctypes.CDLL(str(path))
-        _declare(library)
-    except (OSError, AttributeError) as error:
-        return f"{path.name} cannot be loaded ({error})"
-    return library
-
-
 def library() -> ctypes.CDLL:
-    """The same. Raises `DeviceError` where it is not available."""
-    found = load()
+    """The library, with its functions declared. Raises `DeviceError` if it is not available."""
+    found = _load()
     if isinstance(found, str):
         raise DeviceError(f"the native engine is not available: {found}")
     return found
 
 
 def thread_count() -> int:
-    """As many as `device.limit_threads` or the user allows, but one a core: more only wait."""
+    """As many as `device.limit_threads` or the user allows, but one per core: more only wait."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -66,18 +51,17 @@ def thread_count() -> int:
     return min(int(asked), cores) if asked.isdecimal() and int(asked) > 0 else cores
 
 
-def _declare(library: ctypes.CDLL) -> None:
-    """Types of the functions at the end of engine.cpp."""
-    number, long, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
-    library.engine_best_level.restype = number
-    library.engine_code_bytes.restype = long
-    library.engine_code_bytes.argtypes = [number] * 3
-    library.engine_encode.restype = None
-    library.engine_encode.argtypes = [pointer, long, long, *[number] * 3, pointer, number, number]
-    library.engine_new.restype = pointer
-    library.engine_new.argtypes = [pointer, ctypes.c_float, pointer, *[number] * 5]
-    library.engine_free.restype = None
-    library.engine_free.argtypes = [pointer]
-    library.engine_read.restype = number
-    buffers = [pointer] * 4
-    library.engine_read.argtypes = [pointer, pointer, *[number] * 5, *buffers, number, pointer]
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or why there is none."""
+    directory = Path(__file__).parent
+    paths = [directory / f"_engine{suffix}" for suffix in EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return "it was not built (no C++ compiler when gpt2cli was installed)"
+    try:
+        library = ctypes.CDLL(str(path))
+        abi.declare(library)
+    except (OSError, AttributeError) as error:
+        return f"{path.name} cannot be loaded ({error})"
+    return library

@@ -1,5 +1,12 @@
-// Products with weights in codes of 8 or 4 bits, as quantize.py lays them out: the inputs are coded
-// too, and integers are multiplied. Included by layers.h, once for each level of SIMD instructions.
+// Products with weights in 8 or 4 bits, as quantize.h lays them out: inputs are quantized too, and
+// integers are multiplied. Included once per level of SIMD instructions (see simd.h).
+
+#include <algorithm>
+#include <cstdint>
+
+#include "quantize.h"
+#include "simd.h"
+#include "types.h"
 
 namespace LEVEL {
 
@@ -9,17 +16,17 @@ static inline IntVec load_int(const void* p) {
     return v;
 }
 
-// Adds, to each number of `total`, the products of four bytes of w and four signed ones of x.
-// Those of w are up to 15, or as `dot4_bytes` has prepared them.
+// Adds to each number of `total` the products of four bytes of w with four signed bytes of x.
+// Bytes of w are at most 15, or as `dot4_bytes` has prepared them.
 static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
 #if FLOATS == 16
     return (IntVec)_mm512_dpbusd_epi32((__m512i)total, (__m512i)w, (__m512i)x);
 #elif FLOATS == 8
-    // With 8 bits, sums of two products of unsigned bytes would not fit 16 bits.
+    // Pairs of products are summed in 16 bits, which 8 unsigned bits of w would overflow.
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
     return total + (IntVec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(DOTPROD)
-    // vdotq_s32, which clang's header long kept to where every CPU has it.
+    // vdotq_s32, which older headers of clang offer only when compiling for CPUs that have it.
     asm("sdot %0.4s, %1.16b, %2.16b" : "+w"(total) : "w"(w), "w"(x));
     return total;
 #elif defined(ARM64)
@@ -32,23 +39,25 @@ static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
 #endif
 }
 
-// The same for 8 bits. All but AVX-512 take 128 off each weight first, which a change of its
-// highest bit does; SUBTRACTS says how much is still to go.
+// The same for 8 bits. All levels but AVX-512 first subtract 128 from each weight, by flipping its
+// highest bit; BYTE_OFFSET is what remains to be subtracted.
 static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
 #if FLOATS == 16
     return dot4(total, w, x);
 #elif FLOATS == 8
     const __m256i centred = _mm256_xor_si256((__m256i)w, _mm256_set1_epi8(-128));
-    const __m256i sizes = _mm256_abs_epi8(centred), signed_x = _mm256_sign_epi8((__m256i)x, centred);
+    const __m256i sizes = _mm256_abs_epi8(centred);
+    const __m256i signed_x = _mm256_sign_epi8((__m256i)x, centred);
     return dot4(total, (IntVec)sizes, (IntVec)signed_x);
 #else
     return dot4(total, w ^ (int32_t)0x80808080, x);
 #endif
 }
 
-constexpr int SUBTRACTS = FLOATS == 16 ? 128 : 0;
+constexpr int BYTE_OFFSET = FLOATS == 16 ? 128 : 0;
 
-static inline void store(int8_t* p, IntVec v) {  // of numbers that fit
+// Numbers must fit 8 bits.
+static inline void store(int8_t* p, IntVec v) {
 #if FLOATS == 16
     _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
 #elif FLOATS == 8
@@ -61,21 +70,21 @@ static inline void store(int8_t* p, IntVec v) {  // of numbers that fit
 #endif
 }
 
-// Rows that are multiplied with codes at once: a power of two, and what registers hold at most.
+// Rows that are multiplied with codes at once: a power of two, limited by the registers.
 static constexpr int tile_of(int rows) {
     if (FLOATS == 16 && rows >= 8) return 8;
     return rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
 }
 
-// Code N rows of inputs, each group of 32 with a scale of its own: some channels are far larger.
+// Quantize N rows of inputs. Each group of 32 has its own scale, as some channels are far larger.
 template <int BITS>
-static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
+static void encode_inputs(const float* x, int N, int in, const Scratch& scratch) {
     const int groups = (in + GROUP - 1) / GROUP;
     for (int n = 0, r = 0, rows = tile_of(N); n < N;) {
         for (int g = 0; g < groups; g++) {
             float values[GROUP] = {};
             const float* from = x + (int64_t)(n + r) * in + g * GROUP;
-            __builtin_memcpy(values, from, 4 * smaller(GROUP, in - g * GROUP));
+            __builtin_memcpy(values, from, 4 * std::min(GROUP, in - g * GROUP));
             Vec most = {};
             for (int i = 0; i < GROUP; i += FLOATS) {
                 const Vec v = load(values + i), size = v < 0 ? -v : v;
@@ -96,9 +105,9 @@ static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
             for (int i = 0; i < FLOATS; i++) sum += total[i];
             const int64_t at = (int64_t)n * groups + g * rows;
             for (int i = 0; i < GROUP; i += 4)
-                __builtin_memcpy(own.inputs + at * GROUP + i * rows + r * 4, codes + i, 4);
-            own.input_scales[at + r] = largest / 127;
-            own.input_offsets[at + r] = -(BITS == 4 ? 8 : SUBTRACTS) * sum;
+                __builtin_memcpy(scratch.inputs + at * GROUP + i * rows + r * 4, codes + i, 4);
+            scratch.input_scales[at + r] = largest / 127;
+            scratch.input_offsets[at + r] = -(BITS == 4 ? 8 : BYTE_OFFSET) * sum;
         }
         if (++r < rows) continue;
         n += rows;
@@ -109,14 +118,16 @@ static void encode_inputs(const float* x, int N, int in, const Scratch& own) {
 
 // 16 outputs of R rows: y (R, 16) += inputs (R, in) · one block of codes.
 template <int R, int BITS>
-static void add_block(const Scratch& own, int row, const Matrix& m, int block, float* y) {
+static void add_block(const Scratch& scratch, int row, const Matrix& m, int block, float* y) {
     constexpr int PARTS = BLOCK / FLOATS;
     const int groups = m.groups();
-    const uint8_t* codes = m.codes + (int64_t)block * groups * m.group_bytes();
-    const uint16_t* scales = m.scales() + (int64_t)block * groups * BLOCK;
-    const int8_t* x = own.inputs + (int64_t)row * groups * GROUP;
-    const float* input_scales = own.input_scales + (int64_t)row * groups;
-    const int32_t* offsets = own.input_offsets + (int64_t)row * groups;
+    const int64_t first = (int64_t)block * groups;
+    const Codes<BITS>* all = (const Codes<BITS>*)m.codes;
+    const Codes<BITS>* codes = all + first;
+    const Scales* scales = (const Scales*)(all + m.pairs()) + first;
+    const int8_t* x = scratch.inputs + (int64_t)row * groups * GROUP;
+    const float* input_scales = scratch.input_scales + (int64_t)row * groups;
+    const int32_t* offsets = scratch.input_offsets + (int64_t)row * groups;
     const IntVec halves = IntVec{} + 0x0f0f0f0f;
     const auto four = [&](int r) {
         int32_t bytes;
@@ -128,10 +139,10 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
         IntVec totals[R][PARTS];
         for (int r = 0; r < R; r++)
             for (int p = 0; p < PARTS; p++) totals[r][p] = offsets[r] - IntVec{};
-        for (int i = 0; i < GROUP; i += 32 / BITS, codes += 4 * BLOCK, x += R * 32 / BITS) {
-            __builtin_prefetch(codes + 4096);
+        for (const auto& bytes : codes[g].bytes) {
+            __builtin_prefetch((const char*)bytes + 4096);
             for (int p = 0; p < PARTS; p++) {
-                const IntVec w = load_int(codes + 4 * p * FLOATS);
+                const IntVec w = load_int(bytes[p * FLOATS]);
                 for (int r = 0; r < R; r++) {
                     IntVec& total = totals[r][p];
                     if (BITS == 8) {
@@ -142,26 +153,29 @@ static void add_block(const Scratch& own, int row, const Matrix& m, int block, f
                     }
                 }
             }
+            x += R * 32 / BITS;
         }
         for (int p = 0; p < PARTS; p++) {
-            const Vec scale = load(scales + g * BLOCK + p * FLOATS);
-            for (int r = 0; r < R; r++)
-                sums[r][p] += __builtin_convertvector(totals[r][p], Vec) * (scale * input_scales[r]);
+            const Vec scale = load(scales[g].bf16 + p * FLOATS);
+            for (int r = 0; r < R; r++) {
+                const Vec total = __builtin_convertvector(totals[r][p], Vec);
+                sums[r][p] += total * (scale * input_scales[r]);
+            }
         }
     }
-    const int outputs = smaller(BLOCK, m.out - block * BLOCK);
+    const int outputs = std::min(BLOCK, m.out - block * BLOCK);
     for (int r = 0; r < R; r++)
         for (int j = 0; j < outputs; j++)
             y[(int64_t)r * m.out + block * BLOCK + j] += sums[r][j / FLOATS][j % FLOATS];
 }
 
-// y (N, out) += x (N, in) · W, for the outputs of `mine`, with W as codes of 8 or 4 bits.
+// y (N, out) += x (N, in) · W for the outputs `mine`, with W in 8 or 4 bits.
 template <int BITS>
-static void coded_product(const Matrix& m, const float* x, float* y, int N, Share mine,
-                          const Scratch& own) {
+static void coded_product(const Matrix& m, const float* x, float* y, int N, Range mine,
+                          const Scratch& scratch) {
     for (int done = 0, rows; done < N; done += rows) {
-        rows = smaller(CODED_ROWS, N - done);
-        encode_inputs<BITS>(x + (int64_t)done * m.in, rows, m.in, own);
+        rows = std::min(CODED_ROWS, N - done);
+        encode_inputs<BITS>(x + (int64_t)done * m.in, rows, m.in, scratch);
         for (int block = mine.begin / BLOCK; block * BLOCK < mine.end; block++)
             for (int n = 0, tile; n < rows; n += tile) {
                 tile = tile_of(rows - n);
@@ -170,7 +184,7 @@ static void coded_product(const Matrix& m, const float* x, float* y, int N, Shar
                                  : tile == 2 ? add_block<2, BITS>
                                  : tile == 4 ? add_block<4, BITS>
                                              : add_block<tile_of(CODED_ROWS), BITS>;
-                add(own, n, m, block, to);
+                add(scratch, n, m, block, to);
             }
     }
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
-from gpt2cli.decoders.native import quantize
+from gpt2cli.decoders.native import abi, quantize
 from gpt2cli.decoders.protocol import Rows
 from gpt2cli.errors import DeviceError
 
@@ -19,19 +20,18 @@ _ERRORS = {
     2: "the tokens or rows do not fit the KV cache",
     3: "a decoder cannot be used in a forked process; make a new one there",
 }
-PANEL = 32  # tokens whose keys lie together, or a multiple of those, at every level
 
 
 class EngineDecoder:
-    """Decodes B rows at once over a KV cache of `capacity` tokens a row.
+    """Decodes B rows at once over a KV cache of `capacity` tokens per row.
 
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
-    be memory-mapped. With `precision` int8 or int4 the matrices are in so many bits, in groups
-    of 32 with a scale of their own, as are the inputs of each layer in 8 bits; the KV cache is
-    in 8 with a scale for each token and head. `codes` are those matrices where `quantize` has
-    made them already. `threads` defaults to OMP_NUM_THREADS or all cores. `level` holds the
-    engine to one of `native.LEVELS`, for tests. Raises `DeviceError` where the engine is not
-    available, or memory is not.
+    be memory-mapped. With `precision` int8 or int4 the matrices have 8 or 4 bits per weight, in
+    groups of 32 that share a scale; the inputs of each layer have 8 bits, grouped in the same way,
+    and so has the KV cache, with a scale per token and head. `codes` are those matrices if
+    `quantize` has made them already. `threads` defaults to OMP_NUM_THREADS or all cores. `level`
+    limits the engine to one of `native.LEVELS`, for tests. Raises `DeviceError` if the engine is
+    not available, or memory is not.
     """
 
     def __init__(
@@ -46,63 +46,44 @@ class EngineDecoder:
         threads: int | None = None,
         level: str = native.LEVELS[-1],
     ) -> None:
-        library = native.library()
+        self._library = native.library()
         if precision != "fp32" and codes is None:
             codes = quantize.encode(config, weights, precision)
         self.config = config
         self.context_length = config.context_length
         self.length = 0
-        self._library = library
         self._batch_size = batch_size
         self._capacity = min(capacity or config.context_length, config.context_length)
-        self._cells = -(-self._capacity // PANEL) * PANEL
-        number = np.float32 if precision == "fp32" else np.int8
-        heads = (config.n_layers, batch_size, config.n_heads)
-        panels = (*heads, self._cells // PANEL, PANEL * config.head_dim)
-        self._keys = np.zeros(panels, dtype=number)
-        self._values = np.zeros(panels, dtype=number)
-        self._key_scales = np.zeros((*heads, self._cells), dtype=np.float32)
-        self._value_scales = np.zeros((*heads, self._cells), dtype=np.float32)
-        self._weights = _in_order(
-            config, weights, codes or {}
-        )  # kept alive: the engine has their addresses
-        sizes = np.array(
-            [
-                config.vocab_size,
-                config.context_length,
-                config.emb_dim,
-                config.n_heads,
-                config.n_layers,
-            ],
-            dtype=np.int32,
-        )
+        number = np.dtype(np.float32 if precision == "fp32" else np.int8)
+        panel = self._library.engine_panel_length()
+        # The engine has the addresses of the cache and the weights, which are kept alive here.
+        self._cache = _Cache(config, batch_size, self._capacity, panel, number)
+        self._weights = _in_order(config, weights, codes or {})
         addresses = np.array([0 if w is None else w.ctypes.data for w in self._weights], np.uintp)
-        self._engine = library.engine_new(
-            sizes.ctypes.data,
-            config.layer_norm_eps,
+        self._engine = self._library.engine_new(
+            _sizes(config),
+            self._cache.addresses(),
             addresses.ctypes.data,
-            batch_size,
-            self._cells,
+            native.BITS[precision],
             threads or native.thread_count(),
             native.LEVELS.index(level),
-            native.BITS[precision],
         )
         if not self._engine:
             raise DeviceError("there is not enough memory for the native engine")
-        weakref.finalize(self, library.engine_free, self._engine)
+        weakref.finalize(self, self._library.engine_free, self._engine)
 
     def prefill(self, rows: Rows) -> NDArray:
         """Read B rows, or one for all, from an empty cache. → (B, V)"""
         self.length = 0
         logits = self._read(np.array(rows, dtype=np.int32))
         if len(logits) < self._batch_size:  # one prompt for the whole batch is read once
-            for part in self._held():
+            for part in self._cache.held(self.length):
                 part[:, 1:] = part[:, :1].copy()  # else NumPy copies all, lest they overlap
             logits = np.repeat(logits, self._batch_size, axis=0)
         return logits
 
     def step(self, ids: Sequence[int]) -> NDArray:
-        """Read one more token a row. (B,) → (B, V)"""
+        """Read one more token per row. (B,) → (B, V)"""
         return self._read(np.array(ids, dtype=np.int32)[:, None])
 
     def extend(self, rows: Rows) -> NDArray:
@@ -114,19 +95,9 @@ class EngineDecoder:
         self.length = min(length, self.length)
 
     def reorder(self, rows: Sequence[int]) -> None:
-        """Go on with what these B rows remember, in this order."""
-        for part in self._held():
+        """Continue with the tokens of these B rows, in this order."""
+        for part in self._cache.held(self.length):
             part[...] = part[:, list(rows)]
-
-    def _held(self) -> list[NDArray]:
-        """What the KV cache holds by now: views (L, B, H, …)."""
-        panels = -(-self.length // PANEL)
-        return [
-            self._keys[:, :, :, :panels],
-            self._values[:, :, :, :panels],
-            self._key_scales[..., : self.length],
-            self._value_scales[..., : self.length],
-        ]
 
     def _read(self, ids: NDArray, *, every: bool = False) -> NDArray:
         """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
@@ -135,25 +106,59 @@ class EngineDecoder:
             raise ValueError(f"{self.length + T} tokens do not fit the KV cache")
         shape = (B, T) if every else (B,)
         logits = np.empty((*shape, self.config.vocab_size), dtype=np.float32)
-        code = self._library.engine_read(
-            self._engine,
-            ids.ctypes.data,
-            B,
-            T,
-            self.length,
-            self._batch_size,
-            self._cells,
-            self._keys.ctypes.data,
-            self._values.ctypes.data,
-            self._key_scales.ctypes.data,
-            self._value_scales.ctypes.data,
-            every,
-            logits.ctypes.data,
-        )
+        job = abi.Job(ids.ctypes.data, B, T, self.length, every, logits.ctypes.data)
+        code = self._library.engine_read(self._engine, job)
         if code:
             raise ValueError(_ERRORS[code])
         self.length += T
         return logits
+
+
+class _Cache:
+    """Keys and values of `rows` sequences, for `capacity` tokens in whole panels."""
+
+    def __init__(
+        self, config: ModelConfig, rows: int, capacity: int, panel: int, number: np.dtype[Any]
+    ) -> None:
+        self._panel = panel
+        panels = -(-capacity // panel)
+        heads = (config.n_layers, rows, config.n_heads)
+        self._keys = np.zeros((*heads, panels, panel * config.head_dim), dtype=number)
+        self._values = np.zeros_like(self._keys)
+        self._key_scales = np.zeros((*heads, panels * panel), dtype=np.float32)
+        self._value_scales = np.zeros_like(self._key_scales)
+
+    def held(self, length: int) -> list[NDArray]:
+        """The parts that hold the first `length` tokens: views (L, B, H, …)."""
+        panels = -(-length // self._panel)
+        return [
+            self._keys[:, :, :, :panels],
+            self._values[:, :, :, :panels],
+            self._key_scales[..., :length],
+            self._value_scales[..., :length],
+        ]
+
+    def addresses(self) -> abi.KVCache:
+        """The same for the engine."""
+        return abi.KVCache(
+            rows=self._key_scales.shape[1],
+            capacity=self._key_scales.shape[-1],
+            keys=self._keys.ctypes.data,
+            values=self._values.ctypes.data,
+            key_scales=self._key_scales.ctypes.data,
+            value_scales=self._value_scales.ctypes.data,
+        )
+
+
+def _sizes(config: ModelConfig) -> abi.Config:
+    return abi.Config(
+        V=config.vocab_size,
+        context=config.context_length,
+        C=config.emb_dim,
+        H=config.n_heads,
+        L=config.n_layers,
+        eps=config.layer_norm_eps,
+    )
 
 
 def _in_order(

@@ -1,212 +1,29 @@
 // The native CPU decoder: one call per prompt, one call per token.
 //
-// Generating a token reads every weight once, so its speed is that of memory. All that is done
-// here serves to keep memory busy: threads that meet without sleeping, long runs of addresses
-// that are asked for before they are needed, and nothing in between.
+// Generating a token reads every weight once, so memory limits its speed. The engine's design keeps
+// memory busy: threads wait at barriers without sleeping, data is read in long runs of addresses,
+// and these are prefetched.
 //
-// Python calls the functions at the end (plain C, through ctypes) and owns weights, KV cache
-// and logits; nothing is copied. The layers are in layers.h, what they multiply
-// with in products.h and codes.h, the threads in pool.h.
+// Python calls the functions at the end (plain C, through ctypes; abi.py declares them) and owns
+// weights, KV cache and logits; nothing is copied. Layers are in layers.h, products in products.h
+// and codes.h, quantization in quantize.h, types in types.h, threads in pool.h.
 
-#include <cmath>
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <memory>
-#include <new>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define X86 1
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#define ARM64 1
-#if defined(__linux__)
+#if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
-#endif
-#endif
-
-#if defined(_WIN32)
-#error "needs GCC's vector types; Windows keeps to NumPy"
 #endif
 #include <unistd.h>
 
-#include "pool.h"
+#include "platform.h"
+#include "quantize.h"
+#include "types.h"
 
-namespace {
-
-constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half an L2 cache
-constexpr int PACK_ROWS = 32;                        // up to which packing the head costs more
-constexpr int QUERIES = 32;                          // that attention handles at once
-constexpr int FEW_ROWS = 8;                          // normalised by every thread for itself
-constexpr int ROWS = 256;                            // tokens of a prompt read at once
-constexpr int CODED_ROWS = 64;                       // of them coded at once by a thread
-
-inline int smaller(int a, int b) { return a < b ? a : b; }
-inline int larger(int a, int b) { return a > b ? a : b; }
-
-struct Share {
-    int begin, end;
-};
-
-// What thread i of n does of `total` things that come in units.
-inline Share share(int total, int unit, int n, int i) {
-    const int64_t units = (total + unit - 1) / unit;
-    const auto at = [&](int64_t k) { return smaller(total, (int)(units * k / n) * unit); };
-    return {at(i), at(i + 1)};
-}
-
-struct Config {
-    int V, context, C, H, L;
-    float eps;
-};
-
-struct Norm {
-    const float *scale, *shift;  // (C)
-};
-
-// Fewer bits: outputs in blocks of 16, inputs in groups of 32 that share a scale an output. A
-// block holds, of four inputs after four, those of each output, as unsigned bytes around 128;
-// with 4 bits of eight after eight, the first four in the low halves of the bytes, around 8.
-// That is the order in which one instruction multiplies and adds them. Scales are bfloat16.
-constexpr int GROUP = 32, BLOCK = 16;
-
-struct Matrix {
-    int in, out, bits;
-    const float *weight, *bias;  // (in, out), or null with fewer bits than 32; (out) or null
-    // (out / 16, in / 4, 16, 4), or (out / 16, in / 8, 16, 4), followed by the scales.
-    uint8_t* codes;
-
-    int groups() const { return (in + GROUP - 1) / GROUP; }
-    int blocks() const { return (out + BLOCK - 1) / BLOCK; }
-    int64_t group_bytes() const { return GROUP * BLOCK * bits / 8; }
-    int64_t code_bytes() const { return blocks() * groups() * group_bytes(); }
-    uint16_t* scales() const { return (uint16_t*)(codes + code_bytes()); }  // (out / 16, in / 32, 16)
-    int64_t bytes() const { return code_bytes() + (int64_t)blocks() * groups() * BLOCK * 2; }
-};
-
-inline float from_bf16(uint16_t half) {
-    const uint32_t bits = (uint32_t)half << 16;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
-}
-
-// To the next that is not smaller in size, so that no weight is beyond the largest code.
-inline uint16_t to_bf16(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, 4);
-    return (bits + 0xffff) >> 16;
-}
-
-// Codes in [-highest - 1 or so, highest] for 32 weights; returns their scale.
-uint16_t encode(const float* w, int bits, int* codes) {
-    float extreme = 0;  // the largest in size, with its sign
-    for (int i = 0; i < GROUP; i++)
-        if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
-    if (extreme == 0) {
-        for (int i = 0; i < GROUP; i++) codes[i] = 0;
-        return 0;
-    }
-    // With 4 bits, cutting off the extreme somewhat often makes the whole group more exact.
-    uint16_t best = 0;
-    float least = INFINITY;
-    for (int trial = 0; trial < (bits == 4 ? 12 : 1); trial++) {
-        const uint16_t half =
-            to_bf16(bits == 8 ? std::fabs(extreme) / 127 : extreme / (-8.5f + 0.25f * (trial - 4)));
-        const float scale = from_bf16(half), inverse = 1 / scale;
-        const int low = bits == 8 ? -127 : -8, high = bits == 8 ? 127 : 7;
-        int tried[GROUP];
-        float error = 0;
-        for (int i = 0; i < GROUP; i++) {
-            const float scaled = w[i] * inverse;
-            const int code = (int)(scaled + (scaled < 0 ? -0.5f : 0.5f));
-            tried[i] = code < low ? low : code > high ? high : code;
-            error += (w[i] - tried[i] * scale) * (w[i] - tried[i] * scale);
-        }
-        if (error >= least) continue;
-        least = error;
-        best = half;
-        std::memcpy(codes, tried, sizeof tried);
-    }
-    return best;
-}
-
-// Fill in one block of 16 outputs. `row` and `column` are the strides of w's inputs and outputs.
-void encode_block(const Matrix& m, const float* w, int64_t row, int64_t column, int block) {
-    for (int g = 0; g < m.groups(); g++) {
-        const int64_t at = (int64_t)block * m.groups() + g;
-        uint8_t* bytes = m.codes + at * m.group_bytes();
-        for (int o = 0; o < BLOCK; o++) {
-            float weights[GROUP];
-            int codes[GROUP];
-            for (int i = 0; i < GROUP; i++) {
-                const int64_t in = g * GROUP + i, out = block * BLOCK + o;
-                weights[i] = in < m.in && out < m.out ? w[in * row + out * column] : 0;
-            }
-            m.scales()[at * BLOCK + o] = encode(weights, m.bits, codes);
-            for (int i = 0; i < GROUP; i++) {
-                if (m.bits == 8)
-                    bytes[(i / 4 * BLOCK + o) * 4 + i % 4] = codes[i] + 128;
-                else if (i % 8 < 4)
-                    bytes[(i / 8 * BLOCK + o) * 4 + i % 4] =
-                        (codes[i] + 8) | (codes[i + 4] + 8) << 4;
-            }
-        }
-    }
-}
-
-struct Block {
-    Norm norm1;
-    Matrix qkv, out;
-    Norm norm2;
-    Matrix up, down;
-};
-
-// What one thread needs for itself.
-struct Scratch {
-    std::vector<float> memory;
-    float *panels, *scores, *normed, *last;
-    // Inputs of a product with codes, tile of rows after tile: (groups, 8 times 4 of each row).
-    // For each group the scales, and what to add as weights are around 128 or 8, not around 0.
-    int8_t* inputs;
-    float* input_scales;
-    int32_t* input_offsets;
-};
-
-// One call from Python: T ids of B rows that follow `start` tokens.
-struct Job {
-    const int32_t* ids;  // (B, T)
-    int B, T, start;
-    int rows, capacity;                // of the cache, in tokens; a multiple of 32
-    void *keys, *values;               // (L, rows, H, capacity · D) floats, or bytes with fewer bits
-    float *key_scales, *value_scales;  // (L, rows, H, capacity)
-    bool all;       // whether logits are wanted after every token, not only the last
-    float* logits;  // (B, T, V), or (B, V)
-};
-
-struct Engine {
-    Config config;
-    int bits;                // of a weight
-    const float *wte, *wpe;  // (V, C), (context, C)
-    Norm final_norm;
-    std::vector<Block> blocks;
-    Matrix head;  // with fewer bits; else `wte` serves
-    int max_rows;
-    std::vector<float> memory;
-    float *x, *normed, *mixed, *qkv, *hidden;  // (N, C), (N, C), (N, C), (N, 3 C), (N, 4 C)
-    std::vector<Scratch> scratch;
-    void (*forward)(Engine&, int thread);
-    Job job;
-    pid_t process = getpid();  // threads do not survive a fork
-    Pool pool;
-
-    explicit Engine(int threads) : scratch(threads), pool(threads) {}
-};
-
-}  // namespace
-
-// The layers, once for each level of instructions; a CPU runs the highest that it has.
+// The layers, once per level of instructions; a CPU runs the highest that it has. All headers of
+// the standard library must come before: their functions may not be compiled for a higher level.
 
 #define PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
@@ -220,29 +37,21 @@ struct Engine {
 #define END_TARGET PRAGMA(GCC pop_options)
 #endif
 
-namespace {
-
 #define LEVEL baseline
 #define FLOATS 4
 #include "layers.h"
-#undef LEVEL
-#undef FLOATS
 
 #ifdef X86
 BEGIN_TARGET("avx2,fma")
 #define LEVEL avx2
 #define FLOATS 8
 #include "layers.h"
-#undef LEVEL
-#undef FLOATS
 END_TARGET
 
 BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define LEVEL avx512
 #define FLOATS 16
 #include "layers.h"
-#undef LEVEL
-#undef FLOATS
 END_TARGET
 #endif
 
@@ -252,10 +61,10 @@ BEGIN_TARGET(DOT_PRODUCTS)
 #define FLOATS 4
 #define DOTPROD 1
 #include "layers.h"
-#undef LEVEL
-#undef FLOATS
 END_TARGET
 #endif
+
+namespace {
 
 int best_level() {
 #ifdef X86
@@ -285,45 +94,51 @@ void choose_level(Engine& e, int level) {
 #endif
 }
 
-// Hand out parts of one allocation, each on a cache line of its own.
-struct Parts {
+// Divides one allocation into buffers, each of which begins a cache line.
+struct Arena {
     float* next;
-    float* take(int64_t n) {
-        float* part = next;
-        next += (n + 15) / 16 * 16;
-        return part;
-    }
-    static float* align(std::vector<float>& memory, int64_t n) {
+
+    Arena(std::vector<float>& memory, int64_t n) {
         memory.resize(n + 16 * 8);
-        return (float*)(((uintptr_t)memory.data() + 63) / 64 * 64);
+        next = (float*)(((uintptr_t)memory.data() + 63) / 64 * 64);
+    }
+
+    float* take(int64_t n) {
+        float* buffer = next;
+        next += (n + 15) / 16 * 16;
+        return buffer;
     }
 };
 
-void allocate(Engine& e, int batch, int capacity) {
+void allocate(Engine& e) {
     const Config& c = e.config;
-    const int64_t N = e.max_rows = larger(ROWS, batch);
-    Parts shared{Parts::align(e.memory, N * c.C * 10)};
+    const int64_t N = e.max_rows = std::max(ROWS, e.cache.rows);
+    Arena shared(e.memory, N * c.C * 10);
     for (float** buffer : {&e.x, &e.normed, &e.mixed}) *buffer = shared.take(N * c.C);
     e.qkv = shared.take(N * 3 * c.C);
     e.hidden = shared.take(N * 4 * c.C);
-    for (Scratch& own : e.scratch) {
-        const int64_t panels = PACK_COLUMNS * PACK_DEPTH, scores = (int64_t)QUERIES * (capacity + 16);
-        const int64_t normed = (int64_t)FEW_ROWS * c.C, last = (int64_t)batch * c.C;
+    for (Scratch& scratch : e.scratch) {
+        const int64_t panels = PACK_COLUMNS * PACK_DEPTH;
+        const int64_t scores = (int64_t)QUERIES * (e.cache.capacity + 16);
+        const int64_t normed = (int64_t)FEW_ROWS * c.C, last = (int64_t)e.cache.rows * c.C;
         const int64_t groups = CODED_ROWS * ((4 * c.C + GROUP - 1) / GROUP);
         const int64_t inputs = groups * (GROUP / 4 + 2) + 48;
-        Parts parts{Parts::align(own.memory, panels + scores + normed + last + inputs)};
-        own.panels = parts.take(panels);
-        own.scores = parts.take(scores);
-        own.normed = parts.take(normed);
-        own.last = parts.take(last);
-        own.inputs = (int8_t*)parts.take(groups * GROUP / 4);
-        own.input_scales = parts.take(groups);
-        own.input_offsets = (int32_t*)parts.take(groups);
+        Arena arena(scratch.memory, panels + scores + normed + last + inputs);
+        scratch.panels = arena.take(panels);
+        scratch.scores = arena.take(scores);
+        scratch.normed = arena.take(normed);
+        scratch.last = arena.take(last);
+        scratch.inputs = (int8_t*)arena.take(groups * GROUP / 4);
+        scratch.input_scales = arena.take(groups);
+        scratch.input_offsets = (int32_t*)arena.take(groups);
     }
 }
 
-Matrix matrix(int in, int out, int bits, const float* const*& weights) {
-    Matrix m{in, out, bits, weights[0], weights[1], (uint8_t*)weights[0]};
+// Takes the next two addresses of `weights`, as do the norms.
+Matrix matrix(Shape shape, const float* const*& weights) {
+    const bool quantized = shape.bits != 32;
+    Matrix m{shape, quantized ? nullptr : weights[0],
+             quantized ? (const uint8_t*)weights[0] : nullptr, weights[1]};
     weights += 2;
     return m;
 }
@@ -332,6 +147,24 @@ Norm norm(const float* const*& weights) {
     Norm n{weights[0], weights[1]};
     weights += 2;
     return n;
+}
+
+void set_weights(Engine& e, const float* const* weights) {
+    const int C = e.config.C;
+    e.wte = *weights++;
+    e.wpe = *weights++;
+    e.head = matrix({C, e.config.V, 8}, weights);
+    e.final_norm = norm(weights);
+    for (int i = 0; i < e.config.L; i++) {
+        Block block;
+        block.norm1 = norm(weights);
+        block.qkv = matrix({C, 3 * C, e.bits}, weights);
+        block.out = matrix({C, C, e.bits}, weights);
+        block.norm2 = norm(weights);
+        block.up = matrix({C, 4 * C, e.bits}, weights);
+        block.down = matrix({4 * C, C, e.bits}, weights);
+        e.blocks.push_back(block);
+    }
 }
 
 }  // namespace
@@ -344,48 +177,36 @@ enum { OK, NO_SUCH_TOKEN, NO_ROOM, FORKED };
 // VNNI; on arm64, whose baseline is NEON, 1 its dot products of bytes.
 int engine_best_level() { return best_level(); }
 
-// Bytes of a matrix in `bits` of 8 or 4.
-int64_t engine_code_bytes(int in, int out, int bits) {
-    return Matrix{in, out, bits, nullptr, nullptr, nullptr}.bytes();
+// The capacity of a KV cache, in tokens, must be a multiple of this.
+int engine_panel_length() { return CACHE_PANEL; }
+
+// Bytes of a matrix in 8 or 4 bits.
+int64_t engine_code_bytes(int in, int out, int bits) { return Shape{in, out, bits}.bytes(); }
+
+// Quantize one thread's range of a matrix.
+void engine_encode(const EncodeJob* job, int threads, int thread) {
+    const Range mine = range_of(job->shape().blocks(), 1, threads, thread);
+    for (int block = mine.begin; block < mine.end; block++)
+        job->bits == 8 ? encode_block<8>(*job, block) : encode_block<4>(*job, block);
 }
 
-// Code thread's share of a matrix. `row` and `column` are the strides of w's inputs and outputs.
-void engine_encode(const float* w, int64_t row, int64_t column, int in, int out, int bits,
-                   uint8_t* codes, int threads, int thread) {
-    const Matrix m{in, out, bits, nullptr, nullptr, codes};
-    const Share mine = share(m.blocks(), 1, threads, thread);
-    for (int block = mine.begin; block < mine.end; block++) encode_block(m, w, row, column, block);
-}
-
+// An engine for a model and a KV cache; `bits` per weight are 32, 8 or 4.
+//
 // weights: token and position embedding; the head and null; scale and shift of the final norm;
 // for each block norm1, qkv, out, norm2, up, down, each as weight (or scale) and bias (or shift),
-// null if it has none. With `bits` of 8 or 4 what `engine_encode` made of the matrices, the head
-// always in 8: it decides between words. With 32 the head is null: the embedding serves. All must
-// outlive the engine. `batch` rows and `capacity` tokens at most. Returns null when
-// there is not enough memory.
-Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights, int batch,
-                   int capacity, int threads, int level, int bits) {
+// null if there is none. With 8 or 4 bits, matrices are what `engine_encode` made; the head then
+// has 8 bits, because it decides between words. With 32 the head is null: the embedding is used.
+// Weights and cache must outlive the engine. Returns null if there is not enough memory.
+Engine* engine_new(const Config* config, const KVCache* cache, const float* const* weights,
+                   int bits, int threads, int level) {
     try {
         auto e = std::make_unique<Engine>(threads);
-        const int V = sizes[0], C = sizes[2];
-        e->config = {V, sizes[1], C, sizes[3], sizes[4], eps};
+        e->config = *config;
+        e->cache = *cache;
         e->bits = bits;
-        e->wte = *weights++;
-        e->wpe = *weights++;
-        e->head = matrix(C, V, 8, weights);
-        e->final_norm = norm(weights);
-        for (int i = 0; i < e->config.L; i++) {
-            Block block;
-            block.norm1 = norm(weights);
-            block.qkv = matrix(C, 3 * C, bits, weights);
-            block.out = matrix(C, C, bits, weights);
-            block.norm2 = norm(weights);
-            block.up = matrix(C, 4 * C, bits, weights);
-            block.down = matrix(4 * C, C, bits, weights);
-            e->blocks.push_back(block);
-        }
-        allocate(*e, batch, capacity);
-        choose_level(*e, smaller(level, best_level()));
+        set_weights(*e, weights);
+        allocate(*e);
+        choose_level(*e, std::min(level, best_level()));
         return e.release();
     } catch (...) {  // an exception must not reach Python
         return nullptr;
@@ -393,20 +214,17 @@ Engine* engine_new(const int32_t* sizes, float eps, const float* const* weights,
 }
 
 void engine_free(Engine* e) {
-    if (e->process == getpid()) delete e;  // after a fork the threads are not here
+    if (e->process == getpid()) delete e;  // in a forked process the threads do not exist
 }
 
-// Read T more ids of B rows into a cache that holds `start` tokens of each. Logits after each of
-// them if `all` (B, T, V), else after the last (B, V).
-int engine_read(Engine* e, const int32_t* ids, int B, int T, int start, int rows, int capacity,
-                void* keys, void* values, float* key_scales, float* value_scales, int all,
-                float* logits) {
+// Append tokens to the cache and compute their logits. Returns OK, or why nothing was done.
+int engine_read(Engine* e, const Job* job) {
     if (e->process != getpid()) return FORKED;
-    if (start + T > capacity || T < 1 || B > rows) return NO_ROOM;
-    for (int64_t i = 0; i < (int64_t)B * T; i++)
-        if (ids[i] < 0 || ids[i] >= e->config.V) return NO_SUCH_TOKEN;
-    e->job = {ids,    B,          T,            start,    rows,  capacity, keys,
-              values, key_scales, value_scales, all != 0, logits};
+    if (job->start + job->T > e->cache.capacity || job->T < 1 || job->B > e->cache.rows)
+        return NO_ROOM;
+    for (int64_t i = 0; i < (int64_t)job->B * job->T; i++)
+        if (job->ids[i] < 0 || job->ids[i] >= e->config.V) return NO_SUCH_TOKEN;
+    e->job = *job;
     e->pool.run([](void* it, int thread) { ((Engine*)it)->forward(*(Engine*)it, thread); }, e);
     return OK;
 }

@@ -1,4 +1,4 @@
-// A small thread pool: see Pool. Python's threads know nothing of it.
+// A small thread pool, independent of Python's threads.
 
 #pragma once
 
@@ -9,24 +9,22 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "platform.h"
 
 namespace {
 
-// Threads that run one function together and meet between its steps.
+// Threads that run one function together, with barriers between its steps.
 //
-// A meeting spins for a while, because sleeping costs as much as a whole layer, and then
-// sleeps, because a machine may have other work to do. With more threads than cores it sleeps
-// at once: the one that is waited for may need this core.
+// A barrier spins for a while, because sleeping costs as much as a whole layer, and then sleeps,
+// because the machine may have other work to do. With more threads than cores it sleeps at once:
+// the thread that it waits for may need this core.
 class Pool {
   public:
     int threads = 1;
 
-    // Where the system refuses some of n threads, the rest do the work.
+    // If the system cannot start all n threads, those that it started do the work.
     explicit Pool(int n) {
-        std::lock_guard<std::mutex> lock(mutex);  // none begins before their number is known
+        std::lock_guard<std::mutex> lock(mutex);  // no thread starts before their number is known
         try {
             for (; threads < n; threads++)
                 workers.emplace_back([this, i = threads] { work(i); });
@@ -47,46 +45,46 @@ class Pool {
     void run(Task new_task, void* new_argument) {
         task = new_task;
         argument = new_argument;
-        meet();
+        barrier();
         if (!task) return;
         task(argument, 0);
-        meet();
+        barrier();
     }
 
-    // Wait until all threads are here.
-    void meet() {
+    // Wait until all threads have arrived.
+    void barrier() {
         if (threads == 1) return;
         const unsigned before = round.load(std::memory_order_acquire);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
             arrived.store(0, std::memory_order_relaxed);
             {
-                std::lock_guard<std::mutex> lock(mutex);  // none may be about to sleep
+                std::lock_guard<std::mutex> lock(mutex);  // no thread is about to sleep
                 round.store(before + 1, std::memory_order_release);
             }
             wake.notify_all();
             return;
         }
-        const auto met = [&] { return round.load(std::memory_order_acquire) != before; };
+        const auto passed = [&] { return round.load(std::memory_order_acquire) != before; };
         const auto begin = std::chrono::steady_clock::now();
         while (std::chrono::steady_clock::now() - begin < spin)
             for (int i = 0; i < 32; i++) {
-                if (met()) return;
-#if defined(__x86_64__)
+                if (passed()) return;
+#ifdef X86
                 _mm_pause();
 #endif
             }
         std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, met);
+        wake.wait(lock, passed);
     }
 
   private:
     void work(int thread) {
         { std::lock_guard<std::mutex> lock(mutex); }
         for (;;) {
-            meet();
+            barrier();
             if (!task) return;
             task(argument, thread);
-            meet();
+            barrier();
         }
     }
 

@@ -21,6 +21,7 @@ import numpy as np
 from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
+from gpt2cli.decoders.native import abi
 from gpt2cli.errors import WeightsError
 from gpt2cli.files import atomic, discard_leftovers
 from gpt2cli.progress import Progress
@@ -28,7 +29,7 @@ from gpt2cli.weights import checkpoint
 from gpt2cli.weights.safetensors import StoredTensor
 
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
-LAYOUT = 2  # to be raised with every change to how engine.cpp arranges its codes
+LAYOUT = 2  # to be raised with every change to the layout in quantize.h
 ALIGNMENT = 64  # a cache line
 PAGE = 4096  # bytes
 UNKNOWN = "0" * 64  # as long as a checksum
@@ -50,8 +51,8 @@ def encode(
 ) -> dict[str, NDArray]:
     """Code fp32 arrays in memory: a row of bytes for each matrix.
 
-    Raises `WeightsError` for any parameter that is no numbers, those that stay in fp32 too:
-    products of bytes would hide it.
+    Raises `WeightsError` for NaN or infinity in any parameter, those that stay in fp32 too:
+    products of bytes would hide them.
     """
     _check_vectors(config, weights.__getitem__)
     return {
@@ -90,7 +91,7 @@ def open_coded(
 
     `known` is the `identity` of what `tensors` are from. `progress` is told of the bytes
     written. A disk that is full or read-only costs only time. Raises `WeightsError` for
-    weights that are no numbers.
+    NaN or infinity in the weights.
     """
     sizes = _sizes(config, precision)
     path = cache_path(directory, precision)
@@ -173,23 +174,24 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     _check_numbers(name, weight)
     codes = np.zeros(_bytes(name, shape, precision), dtype=np.uint8)
-    rows, columns = (1, shape[0]) if name == HEAD else (shape[1], 1)
+    inputs, outputs = shape
+    transposed = name == HEAD
+    job = abi.EncodeJob(
+        weights=weight.ctypes.data,
+        input_stride=1 if transposed else outputs,
+        output_stride=inputs if transposed else 1,
+        inputs=inputs,
+        outputs=outputs,
+        bits=_bits(name, precision),
+        codes=codes.ctypes.data,
+    )
     threads = native.thread_count()
 
-    def encode_share(thread: int) -> None:
-        library.engine_encode(
-            weight.ctypes.data,
-            rows,
-            columns,
-            *shape,
-            _bits(name, precision),
-            codes.ctypes.data,
-            threads,
-            thread,
-        )
+    def encode_range(thread: int) -> None:
+        library.engine_encode(job, threads, thread)
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(encode_share, range(threads)))
+        list(pool.map(encode_range, range(threads)))
     return codes
 
 

@@ -1,5 +1,21 @@
-// A register of floats, or of integers of 32 bits: load, store, convert, add up, and eˣ.
-// Included by layers.h, once for each level of SIMD instructions.
+// A register of floats, or of 32-bit integers: load, store, convert, sum, and eˣ.
+//
+// This header, products.h, codes.h and layers.h are compiled once per level of SIMD instructions:
+// engine.cpp defines LEVEL, a namespace, and FLOATS, what a register holds; layers.h undefines
+// them at its end, and this guard with them.
+
+#ifndef SIMD_H
+#define SIMD_H
+
+#include <cstdint>
+#include <initializer_list>
+
+#include "platform.h"
+
+#ifndef LEVEL  // when a header is compiled alone
+#define LEVEL baseline
+#define FLOATS 4
+#endif
 
 namespace LEVEL {
 
@@ -12,7 +28,7 @@ static inline Vec load(const float* p) {
     return v;
 }
 
-// GCC's own conversions of short vectors go number by number, hence the intrinsics.
+// Intrinsics, because GCC converts short vectors one number at a time.
 
 static inline Vec load(const int8_t* p) {
 #if FLOATS == 16
@@ -60,12 +76,12 @@ static inline float sum(Vec v) {
     return total;
 }
 
-// eˣ to 1e-7 of itself, for |x| < 88: 2ⁿ times a polynomial for what is left.
+// eˣ with a relative error of 1e-7 for |x| < 88: 2ⁿ times a polynomial of the remainder.
 static inline Vec exp(Vec x) {
     const Vec low = broadcast(-87), high = broadcast(88);
     x = x < low ? low : x;
     x = x > high ? high : x;
-    // Adding 1.5 · 2²³ leaves no bits for a fraction: it rounds.
+    // Adding 1.5 · 2²³ leaves no bits for a fraction, so it rounds.
     const Vec magic = broadcast(12582912.0f);
     Vec n = x * 1.44269504f + magic;
     IntVec exponent = (IntVec)n - (IntVec)magic;
@@ -78,3 +94,5 @@ static inline Vec exp(Vec x) {
 }
 
 }  // namespace LEVEL
+
+#endif

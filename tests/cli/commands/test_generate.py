@@ -232,7 +232,7 @@ def test_quantised_weights_say_the_same_where_the_model_is_sure(
 def test_without_the_engine_the_text_is_the_same_and_quantising_is_refused(
     run_main: Run, letters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "load", lambda: "it was not built")
+    monkeypatch.setattr(native, "why_not", lambda: "it was not built")
     arguments = ("generate", "a", "-m", str(letters), "-t", "0", "--device", "cpu")
     done = run_main(*arguments, "-n", "5", "-v")
     assert done.stdout == b"bcdef"

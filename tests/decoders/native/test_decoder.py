@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +17,15 @@ from helpers import SHARED_DATA, random_model
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import BUNDLED_DIR
 from gpt2cli.decoders import native
+from gpt2cli.decoders.native import abi
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
 from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.system import memory
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
+
+SOURCES = Path(native.__file__).parent
 
 pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
 
@@ -59,9 +67,19 @@ def read(decoder: Decoder, ids: Any, prompt: int) -> Any:
 
 
 def levels() -> list[str]:
-    library = native.load()
-    best = 0 if isinstance(library, str) else library.engine_best_level()
+    best = native.library().engine_best_level() if native.available() else 0
     return list(native.LEVELS[: best + 1])
+
+
+def compile_alone(*lines: str) -> None:
+    """Let the C++ compiler check these lines, which may include the engine's headers."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    options = ("-std=c++17", "-fsyntax-only", f"-I{SOURCES}", "-x", "c++", "-")
+    source = "\n".join([*lines, ""]).encode()
+    done = subprocess.run([compiler, *options], input=source, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"C{c.emb_dim}")
@@ -162,6 +180,27 @@ def test_fewer_bits_keep_the_perplexity_of_bard(precision: str, most: float) -> 
         return float(-np.take_along_axis(scores, ids[:, 1:, None].numpy(), axis=2).mean())
 
     assert abs(np.expm1(loss(precision) - loss("fp32"))) < most
+
+
+def test_memory_is_estimated_in_the_panels_of_the_engine() -> None:
+    assert native.library().engine_panel_length() == memory.PANEL
+
+
+@pytest.mark.parametrize("header", sorted(path.name for path in SOURCES.glob("*.h")))
+def test_a_header_includes_what_it_uses(header: str) -> None:
+    compile_alone(f'#include "{header}"')
+
+
+@pytest.mark.parametrize("struct", [abi.Config, abi.KVCache, abi.Job, abi.EncodeJob])
+def test_structs_lie_in_memory_as_the_engine_expects(struct: Any) -> None:
+    name = struct.__name__
+    offsets = {field: getattr(struct, field).offset for field, *_ in struct._fields_}
+    compile_alone(
+        "#include <cstddef>",
+        '#include "types.h"',
+        f'static_assert(sizeof({name}) == {ctypes.sizeof(struct)}, "size");',
+        *(f'static_assert(offsetof({name}, {f}) == {n}, "{f}");' for f, n in offsets.items()),
+    )
 
 
 def test_what_cannot_be_read_is_refused() -> None:

@@ -73,7 +73,7 @@ def test_codes_are_made_once_and_are_those_made_in_memory(directory: Path, preci
 
 
 def test_int8_codes_are_the_weights_divided_by_the_scale_of_their_group(directory: Path) -> None:
-    """By hand, from the layout that engine.cpp documents: 16 outputs, 32 inputs, bf16 scales."""
+    """By hand, from the layout that quantize.h documents: 16 outputs, 32 inputs, bf16 scales."""
     _, tensors = checkpoint.read(directory)
     name = "blocks.1.feed_forward.down.weight"
     weight = tensors[name].to_numpy()  # (96, 24): three groups, and half of a second block
