@@ -289,8 +289,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         self.close_connection = True
-        for _ in range(4000):
-            self.wfile.write(data or bytes(_PIECE))
+        piece = data * -(-_PIECE // len(data)) if data else bytes(_PIECE)
+        for _ in range(100):
+            self.wfile.write(piece)
             time.sleep(0.0005)
 
     def _head(self, status: int, headers: dict[str, str], length: int) -> None:
