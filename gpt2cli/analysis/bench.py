@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+# Imported here: NumPy's own late import of it loses a Ctrl-C that comes meanwhile.
+from numpy.random import default_rng
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
@@ -185,7 +186,7 @@ def run(
     The first round does not count: weights are paged in, libraries set themselves up, GPUs
     record their graphs.
     """
-    random = np.random.default_rng(SEED)
+    random = default_rng(SEED)
     prompts = [random.integers(vocab_size, size=n).tolist() for n in plan.contexts]
     rounds = []
     for _ in range(plan.repeats + 1):
