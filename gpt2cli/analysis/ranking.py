@@ -1,4 +1,4 @@
-"""How probable a model finds each of some ways to go on from one context."""
+"""How probable a model finds each of several continuations of one context."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2cli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to go on: its natural log-probability, and what that is spread over.
+    """One continuation: its natural log-probability, and its length in tokens and bytes.
 
     `share` is its part of the probability of all that were given.
     """
@@ -27,12 +27,12 @@ class Choice:
 
     @property
     def per_token(self) -> float:
-        """Log-probability a token."""
+        """Log-probability per token."""
         return self.log_probability / self.tokens
 
     @property
     def per_byte(self) -> float:
-        """Log-probability a byte, which does not favour rare words that are one token."""
+        """Log-probability per byte, which does not favour rare words that are one token."""
         return self.log_probability / self.size
 
 
