@@ -78,7 +78,7 @@ class Drafting:
         )
 
     def facts(self) -> dict[str, Any] | None:
-        """What it proposed and how much of that came true; None without a draft."""
+        """Proposed and accepted tokens; None without a draft."""
         if self.name is None:
             return None
         return {"name": self.name, "tokens": self._tokens, **self._stats.facts()}
