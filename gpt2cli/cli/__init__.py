@@ -1,4 +1,4 @@
-"""The command `gpt2`: one file a command, and the boundary where errors become exit codes.
+"""The command `gpt2`: one file per command, and the boundary where errors become exit codes.
 
 stdout is for what was asked for, stderr for people. Exit codes: 0 done, 1 failed, 2 wrong
 usage, 130 interrupted, 141 the reader of a pipe has gone. Nothing heavy is imported here,
@@ -32,7 +32,7 @@ from gpt2cli.cli.io.terminal import be_quiet, complain, use_colour
 from gpt2cli.cli.usage import Command, Group, option_name, option_names, sentence
 from gpt2cli.errors import GPT2CLIError, UsageError
 
-# The commands in the order in which they are wanted, which is that of the README.
+# The commands in the order of the README.
 _ORDER = (
     *("generate", "repl", "score", "inspect", "diff", "tokenize"),
     *("info", "models", "train", "bench"),
@@ -52,7 +52,7 @@ class _Group(Group):
 def _boundary(settings: dict[str, Any]) -> Iterator[None]:
     """Turn exceptions into one line on stderr and an exit code; `--debug` lets them through.
 
-    What the library calls settings is called by the options of the command that ran.
+    Messages name the command's options in place of the library's settings.
     """
     try:
         yield
@@ -79,7 +79,7 @@ def _boundary(settings: dict[str, Any]) -> Iterator[None]:
             sys.exit(getattr(error, "exit_code", 2))
         if settings.get("debug") or hasattr(error, "exit_code"):  # the latter is `typer.Exit`
             raise
-        # What is left is a bug, or memory that ran out, which every library reports its own way.
+        # The rest are bugs, or exhausted memory, which every library reports in its own way.
         if isinstance(error, MemoryError) or "memory" in str(error):
             complain("out of memory; try a smaller model, fewer samples or a lower precision")
         else:

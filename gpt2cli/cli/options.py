@@ -1,4 +1,4 @@
-"""The options, each declared once, in the groups that commands take whole."""
+"""The options, each declared once, in groups that commands use whole."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def complete_config(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """What can be run: shipped configs that have weights, and what is cached beside them."""
+    """The models that can be run: shipped configs with weights, and other cached ones."""
     from gpt2cli.config.spec import shipped_specs
     from gpt2cli.weights import cache
 
@@ -48,7 +48,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_cached(incomplete: str) -> list[str]:
-    """What was fetched from the hub."""
+    """The models fetched from the hub."""
     from gpt2cli.weights import cache
 
     return one_of(*(model.repo_id for model in cache.cached_models()))(incomplete)
@@ -59,12 +59,12 @@ def _complete_draft(incomplete: str) -> list[str]:
 
 
 def setting(*names: str, **details: Any) -> Any:
-    """An option that finds its default in the environment: GPT2_TOP_K for --top-k."""
+    """An option whose default comes from the environment: GPT2_TOP_K for --top-k."""
     return typer.Option(*names, envvar=environment_name(names[0]), show_envvar=False, **details)
 
 
 def number(name: str, help: str, **details: Any) -> Any:
-    """A setting that is a number; one with a default of its own in `SamplingConfig` names it."""
+    """A numeric setting; its help shows the default that `SamplingConfig` has for it."""
     default = _DEFAULTS.get(name.lstrip("-").replace("-", "_"))
     if default is not None and name != "--temperature":
         help = f"{help} [default: {default}]"
@@ -120,10 +120,10 @@ Threads = Annotated[
 Offline = Annotated[bool, setting("--offline", help="Never use the network.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Tell on stderr what ran, where and how fast.")
+    bool, typer.Option("--verbose", "-v", help="Report on stderr what ran, where and how fast.")
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Errors alone on stderr: no notices, no bars.")
+    bool, typer.Option("--quiet", "-q", help="Only errors on stderr: no notices, no bars.")
 ]
 Color = Annotated[
     str,
@@ -209,7 +209,7 @@ class PromptSource(Group):
     keep_newline: KeepNewline = False
     no_special: NoSpecial = False
     prompt_option: Annotated[
-        str | None, typer.Option("--prompt", hidden=True, help="What other programs call it.")
+        str | None, typer.Option("--prompt", hidden=True, help="Another name of the prompt.")
     ] = None
 
     @property
@@ -218,7 +218,7 @@ class PromptSource(Group):
         return not self.no_special
 
     def argument(self, argument: str | None) -> str | None:
-        """The prompt that was given, either way. Raises `UsageError` for two."""
+        """The prompt given in either way. Raises `UsageError` for two."""
         if self.prompt_option is None:
             return argument
         if argument is not None:
@@ -374,7 +374,7 @@ class Sampling(Group):
     ] = None
 
     def given(self, base: SamplingConfig) -> dict[str, Any]:
-        """Settings by name, biases left out: only a vocabulary knows their ids.
+        """Settings by name, without biases, whose ids only a vocabulary knows.
 
         Raises `UsageError` for an option without the one that it changes, which `base` may hold.
         """
@@ -384,7 +384,7 @@ class Sampling(Group):
         return {name: getattr(self, name) for name in names} | {"dry_breakers": breakers}
 
     def biases(self) -> dict[str, float]:
-        """Biases by token, as they were given. Raises `UsageError` for what is none."""
+        """Biases by token text. Raises `UsageError` for an invalid one."""
         if not self.bias:
             return {}
         from gpt2cli.sampling import bias
@@ -393,7 +393,7 @@ class Sampling(Group):
 
 
 def resolve_biases(biases: dict[str, float], model: LoadedModel) -> dict[int, float]:
-    """The same by token id. Raises `UsageError` for what is not exactly one token."""
+    """Biases by token id. Raises `UsageError` for what is not exactly one token."""
     if not biases:
         return {}
     from gpt2cli.sampling import bias
@@ -457,7 +457,7 @@ class Constraint(Group):
     ] = None
 
     def resolve(self) -> Grammar | None:
-        """The one that is given. Raises `UsageError` for two, and for what nothing can match."""
+        """The one constraint given. Raises `UsageError` for two, and if no text can match."""
         from gpt2cli.sampling import constraint
 
         return constraint.resolve(

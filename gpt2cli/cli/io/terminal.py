@@ -1,4 +1,4 @@
-"""What the commands say: text on stdout, notices on stderr, nothing that controls a terminal."""
+"""Output of the commands: text on stdout, notices on stderr, control characters made visible."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.table import Column, Table
 
-LONG = 20  # characters of a heading that has a line of its own
-PIPE_WIDTH = 120  # columns, where no terminal says how many there are
+LONG = 20  # characters of a heading beyond which it has a line of its own
+PIPE_WIDTH = 120  # columns, where there is no terminal
 _TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
 
 # Escape sequences could rewrite the screen, direction overrides could disguise text; a
@@ -50,7 +50,7 @@ def escape(character: str) -> str:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person looks at this stream."""
+    """Whether this stream is a terminal."""
     return stream is not None and stream.isatty()
 
 
@@ -73,7 +73,7 @@ class Output:
         self._at_line_start = text.endswith("\n")
 
     def write_bytes(self, data: bytes) -> None:
-        """Write text that may not be UTF-8: a pipe gets its very bytes."""
+        """Write text that may not be UTF-8: a pipe gets the bytes unchanged."""
         if self.terminal:
             self.write(data.decode("utf-8", errors="replace"))
         else:
@@ -81,7 +81,7 @@ class Output:
             self._buffer.flush()
 
     def write_given(self, text: str) -> None:
-        """Write what a person gave, in a colour of its own where there are colours."""
+        """Write what a person typed, in its own colour if there are colours."""
         if text and self.terminal and palette():
             self.write_as_is(f"\x1b[36m{visible(text)}\x1b[0m")
             self._at_line_start = text.endswith("\n")
@@ -107,7 +107,7 @@ _colour = "auto"
 def use_colour(when: str) -> None:
     """Whether to write colours: `auto` is on terminals that have some, unless NO_COLOR is set.
 
-    Raises `UsageError` for what is none of `COLOUR`.
+    Raises `UsageError` for a value not in `COLOUR`.
     """
     if when not in COLOUR:
         raise UsageError(f"color must be auto, always or never, not {when!r}", "color")
@@ -136,11 +136,11 @@ _SWITCHES = ("FORCE_COLOR", "CLICOLOR_FORCE")
 
 
 def make_console() -> Console:
-    """Rich on stdout, where nothing is taken for markup, with the colours of `palette`."""
+    """Rich on stdout, without markup, with the colours of `palette`."""
     from rich.console import Console
 
     colours = palette()
-    # Rich takes every dumb terminal for one of 80 columns, and a pipe too.
+    # Rich assumes 80 columns for a dumb terminal or a pipe.
     width, height = shutil.get_terminal_size((PIPE_WIDTH, 25))
     console = Console(
         color_system=colours,
@@ -181,7 +181,7 @@ def print_rich(*parts: Any, wrap: bool = True) -> None:
     from rich.table import Table
 
     console = make_console()
-    # Rich would make a closed pipe its own affair, and exit with 1.
+    # Rich would handle a closed pipe itself, and exit with 1.
     with console.capture() as text:
         for part in parts:
             narrow = isinstance(part, Table) and _least_width(part) > console.width
@@ -231,7 +231,7 @@ def _paragraphs(table: Table, columns: int) -> Group:
 
 
 def complain(message: str) -> None:
-    """One line on stderr: what went wrong, or what was lost."""
+    """Write one line to stderr: an error or a notice."""
     if sys.stderr is not None:
         # Names and prompts within the message are as untrusted as a model's text.
         line = " ".join(visible(message).split())
@@ -240,7 +240,7 @@ def complain(message: str) -> None:
 
 
 def complain_of_dropped(count: int) -> None:
-    """Say that a prompt has lost so many tokens, if it has."""
+    """Say how many tokens a prompt has lost, if any."""
     if count:
         notice(f"the prompt is too long: its first {count} tokens are dropped", asked=True)
 
@@ -249,17 +249,17 @@ _quiet = False
 
 
 def be_quiet(wanted: bool = True) -> None:
-    """Leave errors alone on stderr (`-q`): no notices and no bars."""
+    """Write only errors to stderr (`-q`): no notices and no bars."""
     global _quiet
     _quiet = wanted
 
 
 def is_watched() -> bool:
-    """Whether a person looks at stderr, and wants to be told how it goes."""
+    """Whether stderr is a terminal, without `-q`."""
     return not _quiet and is_terminal(sys.stderr)
 
 
 def notice(message: str, *, asked: bool = False) -> None:
-    """One line on stderr for people: shown on a terminal, or when asked for (`-v`)."""
+    """Write one line to stderr, if it is a terminal or when asked for (`-v`)."""
     if is_watched() or (asked and not _quiet):
         complain(message)

@@ -1,7 +1,7 @@
 """Pages of HTML that load nothing: each is one file with one style, and holds its own data.
 
-Whatever text a page shows, it shows as a terminal would: no control character, no override of
-direction gets into one.
+Text on a page is filtered as on a terminal: control characters and direction overrides are made
+visible.
 """
 
 from __future__ import annotations

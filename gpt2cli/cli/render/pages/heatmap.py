@@ -32,7 +32,7 @@ class Scored:
 
 
 def render(model: str, texts: Sequence[Scored], *, by_rank: bool = False) -> bytes:
-    """The page; whatever the texts hold stays text."""
+    """The page; the texts are escaped."""
     if len(texts) == 1:
         about = pages.excerpt("".join(piece.text for piece in texts[0].pieces[:300]))
     else:
