@@ -183,7 +183,7 @@ class LoadedModel:
         return configure(self.sampling, **settings)
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[Event]:
-        """Continue a text: an event for every token, as it comes. `settings` as in `configure`."""
+        """Continue a text: an event per token, as it is generated. `settings` as in `configure`."""
         from gpt2cli.generation import beam, loop
 
         config = self.configure(**settings)

@@ -17,7 +17,7 @@ LEFTOVER_SECONDS = 24 * 3600
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place only if the block succeeds."""
+    """A temporary path next to `path` that replaces it only if the block succeeds."""
     discard_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
@@ -113,7 +113,7 @@ def append_to_file(path: Path, text: str) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """All of a file or nothing; into a pipe or a device as it comes."""
+    """Write a file whole or not at all; to a pipe or a device, write directly."""
     target = path.resolve()
     try:
         if path.exists() and not target.is_file():  # the target of /dev/stdout may have no name

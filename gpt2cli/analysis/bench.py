@@ -1,4 +1,4 @@
-"""How fast a model reads and writes here, beside what the memory of this machine allows.
+"""How fast a model reads and writes here, compared with what the machine's memory allows.
 
 Every new token needs all weights and the KV cache once, so decoding cannot be faster than the
 memory's bandwidth divided by those bytes (Pope et al. 2022, arXiv:2211.05102, section 2).

@@ -45,12 +45,12 @@ def encode(
     special: bool = True,
     bos: bool = False,
 ) -> tuple[list[list[int]], int]:
-    """Each choice's tokens behind the context's, and how many all of them share.
+    """The tokens of context and choice, per choice, and how many leading tokens all share.
 
     A choice may merge with the end of the context, so context and choice are encoded as one
-    text, and counted from where the context's own tokens end in all of them. What does not fit
-    the model loses its beginning. All begin with end-of-text if `bos`, or if there is nothing
-    else to begin with. Raises `UsageError` where a choice is empty or does not fit.
+    text, and a choice begins where the tokens common to the context and all rows end. Rows too
+    long for the model lose their beginning. All begin with end-of-text if `bos`, or if nothing
+    precedes the choices. Raises `UsageError` if a choice is empty or does not fit.
     """
     if "" in choices:
         raise UsageError("a choice must not be empty")

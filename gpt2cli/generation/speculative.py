@@ -197,7 +197,7 @@ class SpeculativeDecoder:
         return self._proposals[self._true] if self._true < len(self._proposals) else None
 
     def _read_ahead(self, token: int) -> None:
-        """Read a token that nobody proposed, and what the draft proposes to follow it."""
+        """Read a token that was not proposed, and the draft's proposals after it."""
         room = min(self.context_length - self._length, self._max_length - len(self._text)) - 1
         if self._proposals:
             self._count = min(self._max_draft_tokens, self._true + 1)

@@ -140,7 +140,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward, each behind its norm and added to the residual stream.
+    """Attention, then feed-forward, each after its norm and added to the residual stream.
 
     GPT-2 moved the norms to the input of each half ("pre-norm"; section 2.3 of the paper).
     """

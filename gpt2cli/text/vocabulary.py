@@ -107,7 +107,7 @@ def _read_pair(vocab_file: Path, merges_file: Path) -> tuple[dict[str, int], lis
 def _with_neighbours(
     tokens: dict[str, int], merges: list[str], data: dict[str, Any], path: Path, directory: Path
 ) -> Vocabulary:
-    """What `path` holds, `data` if that is a `tokenizer.json`, and what lies beside it."""
+    """What `path` holds, `data` if that is a `tokenizer.json`, and the files next to it."""
     extra, settings = (directory / name for name in ADDED)
     config = _mapping(_read_json(settings), settings) if settings.is_file() else {}
     # The settings have flags as well, so they go before the mere ids.
@@ -205,7 +205,7 @@ def _byte_level() -> dict[str, Any]:
 
 
 def _opening(post_processor: Any, path: Path) -> list[int]:
-    """The ids put before every text. Raises `TokenizerError` if some are put behind it."""
+    """The ids put before every text. Raises `TokenizerError` if some are put after it."""
     ids: list[int] = []
     for step in [] if post_processor is None else _parts(post_processor, "processors"):
         kind = step.get("type")

@@ -67,12 +67,12 @@ class Shown(Group):
         typer.Option("--echo/--no-echo", help="Print the prompt too. [default: on a terminal]"),
     ] = None
     no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Print when all is done, not as it comes.")
+        bool, typer.Option("--no-stream", help="Print at the end, not token by token.")
     ] = False
     append: Annotated[
         bool,
         typer.Option(
-            "--append", help="With --file: continue it as it is, and write the text behind it."
+            "--append", help="With --file: continue it as it is, and append the text to it."
         ),
     ] = False
     logprobs: Annotated[
@@ -284,7 +284,7 @@ class _Run:
         return self._searched(decoder)
 
     def _searched(self, decoder: Decoder) -> Iterator[Event]:
-        """What beam search finds, behind a bar while it searches."""
+        """The results of beam search, with a bar while it searches."""
         from gpt2cli.generation import beam
 
         tokenizer = self.model.tokenizer

@@ -46,7 +46,7 @@ def info(
             "--compare",
             metavar="NAME",
             autocompletion=options.complete_config,
-            help="Set the model beside another, such as gpt3.",
+            help="Compare the model with another, such as gpt3.",
         ),
     ] = None,
     as_json: options.Json = False,

@@ -66,7 +66,7 @@ class Output:
         self._buffer: BinaryIO = sys.stdout.buffer
 
     def write(self, text: str) -> None:
-        """Write and flush, so that a stream is seen as it comes."""
+        """Write and flush, so that a stream is shown at once."""
         if not text:
             return
         self.write_as_is(visible(text) if self.terminal else text)
@@ -205,7 +205,7 @@ def _least_width(table: Table) -> int:
 
 
 def _paragraphs(table: Table, columns: int) -> Group:
-    """The same, row by row: the first cell, and below it each other behind its heading."""
+    """The table as paragraphs: per row the first cell, and below it the others with headings."""
     from rich.cells import cell_len
     from rich.console import Group
     from rich.padding import Padding

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gpt2cli.text.tokenizer import Tokenizer
 
 Segments = Iterable[tuple[int, "Score"]]
-"""Segments of texts, each behind its text's number."""
+"""Segments of texts, each with its text's number."""
 
 
 def figures(summary: Summary) -> dict[str, Any]:

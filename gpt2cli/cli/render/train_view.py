@@ -24,11 +24,11 @@ _WIDEST_BAR = 40
 _PREFIX = len("gpt2: ")
 
 Part = tuple[int, str]
-"""A piece of a line behind its rank: the higher, the sooner it is left out."""
+"""A rank and a piece of a line: the higher the rank, the sooner it is left out."""
 
 
 def follow(run: Trainer, reports: Iterator[Report], as_json: bool) -> None:
-    """Shows the progress of a run: on stderr, and as JSON on stdout if asked for."""
+    """Show the progress of a run: on stderr, and as JSON on stdout if asked for."""
     output = Output()
     with _status_line() as bars:
         task = bars.add_task("", total=run.settings.steps, completed=run.step)

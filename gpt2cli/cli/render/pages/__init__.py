@@ -43,7 +43,7 @@ def document(command: str, model: str, about: str, body: str, script: str) -> by
 
 
 def part(name: str) -> str:
-    """A file that lies beside this one."""
+    """The text of a file in this directory."""
     return files("gpt2cli.cli.render.pages").joinpath(name).read_text(encoding="utf-8")
 
 
