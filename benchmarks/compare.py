@@ -125,7 +125,7 @@ def measure_prefill(directory: Path, reference: GPT2LMHeadModel, rounds: int) ->
 
 
 def run(*command: str) -> None:
-    """Run a process to its end; its output is not wanted."""
+    """Run a process to its end, discarding its output."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, env=env)
 

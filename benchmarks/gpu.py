@@ -52,7 +52,7 @@ def alternate(rounds: int, *actions: Callable[[], object]) -> list[float]:
 
 
 def bandwidth(rounds: int) -> float:
-    """Bytes a second that a copy reads and writes."""
+    """Bytes per second that a copy reads and writes."""
     source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     (took,) = alternate(rounds, lambda: [target.copy_(source) for _ in range(10)])
@@ -130,7 +130,7 @@ def measure(name: str, batch: int, rounds: int, limit: float) -> Iterator[tuple[
 
 
 def rates(amount: int, took: list[float]) -> tuple[str, str, str]:
-    """Amounts a second of both, and how many times as fast ours is."""
+    """Amounts per second of both, and the ratio of ours to theirs."""
     return f"{amount / took[0]:,.0f}", f"{amount / took[1]:,.0f}", f"{took[1] / took[0]:.2f}"
 
 

@@ -46,7 +46,7 @@ WINDOW = 60  # tokens decoded around a length of context
 NEAR, FAR = "decode at 50", "decode at 900"
 COMMANDS = {"gpt2 --help": ("--help",), "gpt2 info": ("info",)}
 
-Times = dict[tuple[str, str], list[float]]  # of (what, whom): seconds, one a round
+Times = dict[tuple[str, str], list[float]]  # of (what, whom): seconds, one per round
 
 console = Console(stderr=True)
 others: list[float] = []  # percent of the cores that other processes used, after each turn
@@ -154,7 +154,7 @@ def start(entries: list[Entry], directory: Path, prompt: list[int]) -> dict[str,
 
 
 def run(*command: str) -> None:
-    """Run a process to its end; its output is not wanted."""
+    """Run a process to its end, discarding its output."""
     subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
 
 
@@ -166,7 +166,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def measure(workers: dict[str, Worker], directory: Path, rounds: int, decoded: int) -> Times:
-    """Everything, once a round and program."""
+    """Measure everything once per round and program."""
     ids = random.Random(0).choices(range(50000), k=1024)
     half = WINDOW // 2
     requests = {
@@ -210,7 +210,7 @@ def measure(workers: dict[str, Worker], directory: Path, rounds: int, decoded: i
 def agreement(workers: dict[str, Worker]) -> dict[str, int]:
     """Of the first greedy tokens after a prompt, how many are those of ours; fp32 programs only.
 
-    Fewer bits make other tokens of random weights, which says nothing of the conversion.
+    With fewer bits random weights give other tokens, which says nothing about the conversion.
     """
     prompt = random.Random(1).choices(range(50000), k=32)
     tokens = {
@@ -254,7 +254,7 @@ def program_table(
 
 
 def aim_table(times: Times) -> Table:
-    """What the project aims for, and what came of it."""
+    """The project's aims, and the measured ratios."""
     table = Table("ratio", "measured", "aim", "reached", box=None)
 
     def add(what: str, value: float | None, sign: str, aim: float) -> None:
@@ -265,7 +265,7 @@ def aim_table(times: Times) -> Table:
         table.add_row(what, f"{value:.2f}", f"{sign} {aim}", "yes" if reached else "no")
 
     def faster(what: str, ours: str, *peers: str) -> float | None:
-        """Our speed over the best peer's."""
+        """Our speed divided by the best peer's."""
         present = [peer for peer in peers if (what, peer) in times]
         if not present or (what, ours) not in times:
             return None
@@ -300,7 +300,7 @@ def ratio(slow: list[float], fast: list[float]) -> float | None:
 
 
 def machine() -> str:
-    """What it ran on."""
+    """The machine and versions, as text."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -6,7 +6,7 @@
     [sample] = model.generate("ROMEO:", max_tokens=20, seed=1)
     print(sample.text, model.score("To be, or not to be").summary.perplexity)
 
-`load` does in the right order what every use begins with: threads, names, device, vocabulary,
+`load` does the first steps of every use in the right order: threads, names, device, vocabulary,
 weights. Nothing heavy is imported before threads are limited, and torch only where it computes.
 """
 
@@ -51,9 +51,9 @@ def load(
 
     `device` is auto, cpu, cuda, cuda:N or mps, `precision` auto or a key of
     `system.precision.PRECISIONS`; `threads` limits those of the CPU, for which NumPy must not be
-    imported yet. Its files come from the hub, once, or, without `fetch`, when they are first
-    needed: the vocabulary, and the weights only with a decoder. Raises `GPT2CLIError` with one
-    sentence for whatever is wrong, before anything is fetched if that can be known.
+    imported yet. Its files are fetched from the hub once; without `fetch`, when they are first
+    needed: the vocabulary, and the weights only with a decoder. Raises `GPT2CLIError` with a
+    one-sentence message, before anything is fetched if the error can be known.
     """
     if threads is not None:
         limit_threads(threads)
@@ -65,7 +65,7 @@ def load(
 
 
 class LoadedModel:
-    """A model that was found, and where it shall run; see `load`."""
+    """A model, and the device and precision it runs in; see `load`."""
 
     def __init__(self, source: Source, placement: Placement, *, offline: bool = False) -> None:
         if placement.precision in QUANTIZED:
@@ -76,7 +76,7 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name of the model."""
         return self.source.name
 
     @property
@@ -86,7 +86,7 @@ class LoadedModel:
 
     @property
     def sampling(self) -> SamplingConfig:
-        """The settings of sampling that suit the model."""
+        """The model's default sampling settings."""
         return self.source.sampling
 
     @property
@@ -98,12 +98,12 @@ class LoadedModel:
 
     @property
     def config(self) -> ModelConfig:
-        """The architecture. Raises `UsageError` before it is known where the hub has it."""
+        """The architecture. Raises `UsageError` for a hub model that is not in the cache."""
         return self.source.config()
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Its vocabulary. Raises `TokenizerError` if that has ids which the model lacks."""
+        """The vocabulary. Raises `TokenizerError` if it has more ids than the model."""
         from gpt2cli.text.tokenizer import Tokenizer
 
         self.fetch(vocabulary_only=True)
@@ -116,7 +116,7 @@ class LoadedModel:
         return tokenizer
 
     def fetch(self, *, vocabulary_only: bool = False, progress: Progress | None = None) -> None:
-        """Make its files present, or those of its vocabulary. A cached model needs no network."""
+        """Fetch its files, or those of its vocabulary. A cached model needs no network."""
         self.source = sources.fetch(
             self.source, offline=self.offline, vocabulary_only=vocabulary_only, progress=progress
         )
@@ -145,7 +145,7 @@ class LoadedModel:
         return fit_prompt(ids, context)
 
     def check_compile(self) -> None:
-        """Raise `UsageError` where there is no decoding step to compile."""
+        """Raise `UsageError` if there is no decoding step to compile."""
         from gpt2cli.decoders.opening import check_compile
 
         check_compile(self.placement)
@@ -158,10 +158,10 @@ class LoadedModel:
         compiled: bool = False,
         progress: Progress | None = None,
     ) -> Decoder:
-        """The weights where they shall run, with a KV cache for B `rows` of `capacity` tokens.
+        """The weights on their device, with a KV cache for B `rows` of `capacity` tokens.
 
-        Without a `capacity` it holds the whole context. Its logits are those of the vocabulary,
-        and numbers, or it raises `WeightsError`. Raises `UsageError` for more rows than memory.
+        `capacity` defaults to the context length. The logits cover the vocabulary; if they are not
+        finite the decoder raises `WeightsError`. Raises `UsageError` if memory is too small.
         """
         from gpt2cli.decoders.checked import CheckedDecoder
         from gpt2cli.decoders.opening import open_decoder
@@ -174,17 +174,17 @@ class LoadedModel:
         return CheckedDecoder(decoder, self.tokenizer.size, self.name)
 
     def configure(self, **settings: Any) -> GenerationConfig:
-        """Settings of a generation by name, the model's own where none is given.
+        """Settings of a generation by name, with the model's defaults.
 
-        They are the fields of `SamplingConfig` and of `GenerationConfig`; None is not given, and
-        without a `seed` one is drawn. Raises `UsageError` for a wrong name or value.
+        They are the fields of `SamplingConfig` and of `GenerationConfig`; None stands for the
+        default, and without a `seed` one is drawn. Raises `UsageError` for a wrong name or value.
         """
         from gpt2cli.generation.settings import configure
 
         return configure(self.sampling, **settings)
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[Event]:
-        """Continue a text: an event for every token, as it comes. `settings` as in `configure`."""
+        """Continue a text: an event per token, as it is generated. `settings` as in `configure`."""
         from gpt2cli.generation import beam, loop
 
         config = self.configure(**settings)
@@ -206,9 +206,10 @@ class LoadedModel:
     def scorer(
         self, stride: int | None = None, *, bos: bool = False, special: bool = True
     ) -> Scorer:
-        """How texts are scored: in windows `stride` tokens apart, by default half the context.
+        """Settings of scoring: windows are `stride` tokens apart, by default half the context.
 
-        With `bos` each begins with end-of-text; with `special` it may name that.
+        With `bos` each text begins with end-of-text; with `special` "<|endoftext|>" in a text is
+        that token.
         """
         from gpt2cli.analysis import scoring
         from gpt2cli.analysis.scorer import Scorer
@@ -231,7 +232,7 @@ class LoadedModel:
         return score
 
     def why_quantized_again(self) -> str | None:
-        """Why the next run has to quantize the weights once more; None if it has not."""
+        """Why the next run has to quantize the weights again; None if it need not."""
         if self.precision not in QUANTIZED:
             return None
         from gpt2cli.decoders.opening import why_quantized_again
@@ -253,7 +254,7 @@ class LoadedModel:
         }
 
     def describe(self) -> str:
-        """The same for people, in a few words."""
+        """The same in a few words, for people."""
         from gpt2cli.decoders.opening import engine_name
 
         where = f"{self.placement.device} in {self.precision}"

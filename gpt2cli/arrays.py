@@ -15,17 +15,17 @@ _NUMPY_CONFORMS = hasattr(np, "cumulative_sum")
 
 
 def are_numbers(array: Array) -> Any:
-    """Whether all are finite, as one value where the array is."""
-    if isinstance(array, np.ndarray):  # asked of every token, so by the shortest way
+    """Whether all elements are finite, as one value on the array's device."""
+    if isinstance(array, np.ndarray):  # called per token, so by the fastest way
         return np.isfinite(array).all()
     xp = array_namespace(array)
     return xp.all(xp.isfinite(array))
 
 
 def array_namespace(array: Any) -> Any:
-    """The module that has the standard's functions for this array.
+    """The module with the standard's functions for this array.
 
-    As array-api-compat's, whose wrapper of NumPy imports all of it, which takes 0.1 s.
+    Like array-api-compat's function, whose NumPy wrapper takes 0.1 s to import.
     """
     if _NUMPY_CONFORMS and isinstance(array, np.ndarray):
         return np

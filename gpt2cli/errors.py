@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 class GPT2CLIError(Exception):
     """The base: something failed although the command was well formed (exit code 1).
 
-    `settings` are those words of the message that name settings, in their order. Whoever
-    calls these otherwise, as the command line does with its options, puts its own names there.
+    `settings` are the words of the message that name settings, in order. A caller with other
+    names for them, such as the command line with its options, substitutes its own.
     """
 
     def __init__(self, message: str = "", *settings: str) -> None:
@@ -38,7 +38,7 @@ def _partition(text: str, word: str) -> tuple[str, str, str]:
 
 
 class UsageError(GPT2CLIError):
-    """What was asked for cannot be: a bad value, an unknown name (exit code 2)."""
+    """An invalid request: a bad value, an unknown name (exit code 2)."""
 
 
 class ConfigError(UsageError):
@@ -54,7 +54,7 @@ class WeightsError(GPT2CLIError):
 
 
 class DownloadError(WeightsError):
-    """The hub could not be reached, or refused."""
+    """The hub could not be reached, or refused the request."""
 
 
 class TokenizerError(GPT2CLIError):
@@ -62,7 +62,7 @@ class TokenizerError(GPT2CLIError):
 
 
 def not_numbers(name: str, tokens: int) -> WeightsError:
-    """What to raise where the logits of so many tokens, read at once or not, are no numbers."""
+    """The error for logits that are not finite within the first `tokens` tokens."""
     return WeightsError(
         f"the weights of {name} give no numbers (NaN or infinity instead) within the first "
         f"{tokens} tokens; they are damaged: fetch or train the model again"
@@ -79,7 +79,7 @@ _short.maxstring, _short.maxlong, _short.maxother = 60, 30, 60
 
 
 def shown(value: object) -> str:
-    """A value from a file as a message has room for it: cut where it is long or deep."""
+    """A value from a file, shortened for a message where it is long or deeply nested."""
     return _short.repr(value)
 
 
@@ -93,7 +93,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> list[str]:
-    """Up to three choices about as like `word` as the likest of them, that one first."""
+    """Up to three choices about as similar to `word` as the most similar, which comes first."""
     likeness = {choice: _likeness(_bare(word), _bare(choice)) for choice in choices}
     best = max(likeness.values(), default=0.0)
     least = max(cutoff, best - 0.05 if best < 1 else 1)
@@ -102,11 +102,11 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> list[str]
 
 
 def _bare(word: str) -> str:
-    """A word without what people get wrong about names: case, dashes in front, underscores."""
+    """A word without case, leading dashes and underscores, which people get wrong."""
     return word.lower().replace("_", "-").lstrip("-")
 
 
 def _likeness(word: str, choice: str) -> float:
-    """From 0 to 1; a beginning of at least two letters is most of the way to the whole word."""
+    """Similarity from 0 to 1; a prefix of at least two letters counts as close."""
     ratio = difflib.SequenceMatcher(None, word, choice).ratio()
     return (2 + ratio) / 3 if len(word) > 1 and choice.startswith(word) else ratio

@@ -17,7 +17,7 @@ LEFTOVER_SECONDS = 24 * 3600
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place only if the block succeeds."""
+    """A temporary path next to `path` that replaces it only if the block succeeds."""
     discard_leftovers(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
@@ -31,10 +31,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def discard_leftovers(directory: Path, name: str | None = None) -> int:
-    """Delete what processes that were killed left of `atomic`, of one file or all of them.
+    """Delete temporary files that killed processes left behind, of one file or all of them.
 
-    Those of other machines, and of numbers that have a process again, go after a day. Returns
-    the bytes freed.
+    Those of other machines, or whose process id is in use again, are deleted after a day.
+    Returns the bytes freed.
     """
     pattern = ".+" if name is None else re.escape(name)
     temporary = re.compile(rf"\.{pattern}\.(?:.*\.)?\d+\.tmp")
@@ -61,9 +61,9 @@ def _is_running(process: int) -> bool:
 
 
 def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
-    """Text from bytes, `offset` bytes into their origin.
+    """Text from bytes that begin at byte `offset` of their origin.
 
-    Raises `UsageError` that tells where the first wrong byte is.
+    Raises `UsageError`, with the position of the first invalid byte.
     """
     try:
         return data.decode("utf-8")
@@ -82,10 +82,7 @@ def read_file(path: Path) -> str:
 
 
 def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Refuse a file that could not be written later on, or is one of those to be read.
-
-    Raises `UsageError`.
-    """
+    """Raise `UsageError` if a file cannot be written, or is one of those to be read."""
     if "\0" in str(path):
         raise UsageError(f"cannot write {path}: a name cannot hold the character NUL")
     try:
@@ -104,7 +101,7 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
 
 
 def append_to_file(path: Path, text: str) -> None:
-    """Put text at the end of a file at once, so that nothing that comes later can lose it.
+    """Append text to a file and flush it, so that a later failure cannot lose it.
 
     Raises `GPT2CLIError` where it cannot be written.
     """
@@ -116,10 +113,10 @@ def append_to_file(path: Path, text: str) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """All of a file or nothing; into a pipe or a device as it comes."""
+    """Write a file whole or not at all; to a pipe or a device, write directly."""
     target = path.resolve()
     try:
-        if path.exists() and not target.is_file():  # what /dev/stdout leads to may have no name
+        if path.exists() and not target.is_file():  # the target of /dev/stdout may have no name
             path.write_bytes(data)
             return
         with atomic(target) as temporary:

@@ -1,11 +1,11 @@
-"""What long work calls, so that somebody can watch."""
+"""Callbacks by which long work reports its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being made, how many bytes of it are there, and how many there will be."""
+"""Called with the name of what is made, the bytes done and the bytes in all."""
 
 Advance = Callable[[int], object]
 """Called with how many more tokens are done."""

@@ -54,7 +54,7 @@ class HubServer:
     - `ignore_range`: answer 200 and everything where a range was asked for.
     - `spoil`: weights arrive with a byte changed.
     - `shorten`: weights are this many bytes long, although the hub announces more.
-    - `endless`: names of files that go on after the size that was announced, for some megabytes.
+    - `endless`: names of files that continue after the size that was announced, for some megabytes.
     - `listing`: the body of every answer that lists a repository.
     - `headers`: what to put in the place of the headers of files, by name.
     """

@@ -1,4 +1,4 @@
-"""How fast a model reads and writes here, beside what the memory of this machine allows.
+"""How fast a model reads and writes here, compared with what the machine's memory allows.
 
 Every new token needs all weights and the KV cache once, so decoding cannot be faster than the
 memory's bandwidth divided by those bytes (Pope et al. 2022, arXiv:2211.05102, section 2).
@@ -54,7 +54,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """All measurements, and the seconds of the very first prefill, which meets cold weights."""
+    """All measurements, and the seconds of the very first prefill, with cold weights."""
 
     first_prefill_seconds: float
     measurements: tuple[Measurement, ...]
@@ -71,7 +71,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a measurement comes to. Speeds are tokens/s; decoding counts those of all samples.
+    """The result of one measurement. Speeds are tokens/s; decoding counts those of all samples.
 
     The limit is the decoding speed at which the memory could do no more. The share is None
     where a cache does the memory's work: a step's bytes fit it, or stay there in part.
@@ -103,7 +103,7 @@ class Report:
 
 
 def check_counts(contexts: Sequence[int], tokens: int, repeats: int, samples: int) -> None:
-    """Refuse what is wrong for any model. Raises `UsageError`."""
+    """Raise `UsageError` for a count below 1, which is wrong for any model."""
     given = [("context", context) for context in contexts]
     for name, value in (*given, ("tokens", tokens), ("repeats", repeats), ("samples", samples)):
         if value < 1:
@@ -117,7 +117,7 @@ def make_plan(
     repeats: int = 5,
     samples: int = 1,
 ) -> Plan:
-    """Fill in what was not given and check the rest. Raises `UsageError` for what cannot be.
+    """The plan, with defaults for what was not given. Raises `UsageError` for an impossible one.
 
     Without `contexts`: a short one, half a window, and seven eighths or what fits.
     """
@@ -181,7 +181,7 @@ def run(
     advance: Callable[[], None] = lambda: None,
     clock: Clock = time.perf_counter,
 ) -> Timings:
-    """Measure all contexts in turn, round after round, so that what slows one slows all.
+    """Measure all contexts in turn, round by round, so that a slow phase affects them all.
 
     The first round does not count: weights are paged in, libraries set themselves up, GPUs
     record their graphs.
@@ -252,7 +252,7 @@ def judge(
 def peak_memory(device: str) -> int | None:
     """The most bytes held so far: of RAM by this process, or of a CUDA GPU by its tensors.
 
-    None for Apple's GPUs, which do not tell.
+    None for Apple's GPUs, which do not report it.
     """
     if device == "cpu":
         return machine.peak_memory()
@@ -275,7 +275,7 @@ def cache_size(device: str) -> int | None:
 
 
 def device_name(device: str) -> str:
-    """What its maker calls the CPU or the GPU; Apple's are one."""
+    """The maker's name of the CPU or GPU; Apple's are one chip."""
     if not device.startswith("cuda"):
         return machine.cpu_name()
     import torch
@@ -284,7 +284,7 @@ def device_name(device: str) -> str:
 
 
 def thread_count(placement: Placement) -> int | None:
-    """CPU threads that compute there; None for a GPU."""
+    """The number of CPU threads that compute; None for a GPU."""
     if placement.device != "cpu":
         return None
     if placement.is_native:

@@ -22,7 +22,7 @@ BLOCK = 64  # tokens read at once
 
 
 def check_same_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> None:
-    """Raises `UsageError` if two models' tokens are not the same."""
+    """Raise `UsageError` if two models' tokens are not the same."""
     if tokenizers[0] != tokenizers[1]:
         sizes = [f"{name} has {t.size:,}" for name, t in zip(names, tokenizers, strict=True)]
         raise UsageError(
@@ -36,8 +36,8 @@ class Difference:
     """Two predictions of the token at one place, given all before it.
 
     `token` is the one that came, and `surprisals` are A's and B's −log₂ p of it; both are
-    None after the last. `kl` is KL(A ‖ B) = Σ p_A log₂(p_A / p_B), the bits that A's tokens
-    cost more when they are coded with B's probabilities. `choices` are the most probable tokens
+    None after the last. `kl` is KL(A ‖ B) = Σ p_A log₂(p_A / p_B), the extra bits
+    per token of a code made for B's probabilities. `choices` are the most probable tokens
     of A and B, `ranks` the rank of A's choice with B and of B's with A, from 1.
     """
 
@@ -68,7 +68,7 @@ def compare(
 
 
 def _logits(decoder: Decoder, ids: Sequence[int]) -> Iterator[NDArray]:
-    """Logits after each token, some at a time: all of them may be gigabytes. (V,)"""
+    """Logits (V,) after each token, computed in blocks: all at once may be gigabytes."""
     decoder.truncate(0)
     for begin in range(0, len(ids), BLOCK):
         logits = decoder.extend([ids[begin : begin + BLOCK]])[0]
@@ -96,7 +96,7 @@ class Summary:
 
 
 def summarise(differences: Sequence[Difference]) -> Summary:
-    """Raises `ValueError` for none at all."""
+    """The means over all places. Raises `ValueError` if there are none."""
     if not differences:
         raise ValueError("nothing was compared")
     surprisals = [d.surprisals for d in differences if d.surprisals is not None]

@@ -18,7 +18,7 @@ from gpt2cli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A token, or tokens that share a character: their text, bits added up, the worst rank.
+    """A token, or tokens that share a character: their text, summed bits and worst rank.
 
     `bits` is None where nothing preceded.
     """

@@ -1,4 +1,4 @@
-"""One text under the glass: what `insight` measures, put together and given words.
+"""Everything `gpt2 inspect` shows about one text.
 
 Plain arrays and strings, for whatever shows them: a terminal, a page, a picture, JSON.
 """
@@ -57,7 +57,7 @@ class Activations:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All of it, for the last N of T tokens; `first` is the position of the first of those.
+    """All results, for the last N of T tokens; `first` is the position of the first of them.
 
     `attention` is (L, H, N, N), row by row what a token takes from each of the N, and
     `attention_before` (L, H, N) what it takes from all before them.
@@ -141,7 +141,7 @@ def _rank(logits: Tensor, token_id: int) -> int:
 
 @torch.inference_mode()
 def _lens(model: GPT2, tokenizer: Tokenizer, trace: Trace, target: int, listed: int = 3) -> Lens:
-    """Layer after layer, for the logits of all N tokens and all layers may be gigabytes."""
+    """Layer by layer, because the logits of all N tokens and layers may be gigabytes."""
     tops, target_probability, target_rank = [], [], []
     for stream in trace.stream[::2]:
         logits = insight.lens(model, stream)[:, : tokenizer.size]  # (N, V)
@@ -179,7 +179,7 @@ def _plain(value: Any) -> Any:
 
 
 def _six_digits(x: NDArray) -> NDArray:
-    """Rounded, so that no digits are written which mean nothing."""
+    """Rounded to the significant digits of fp32."""
     x = x.astype(np.float64)
     magnitude = np.floor(np.log10(np.abs(x), out=np.zeros_like(x), where=x != 0))
     scale = 10.0 ** (5 - magnitude)

@@ -1,4 +1,4 @@
-"""How probable a model finds each of some ways to go on from one context."""
+"""How probable a model finds each of several continuations of one context."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2cli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to go on: its natural log-probability, and what that is spread over.
+    """One continuation: its natural log-probability, and its length in tokens and bytes.
 
     `share` is its part of the probability of all that were given.
     """
@@ -27,12 +27,12 @@ class Choice:
 
     @property
     def per_token(self) -> float:
-        """Log-probability a token."""
+        """Log-probability per token."""
         return self.log_probability / self.tokens
 
     @property
     def per_byte(self) -> float:
-        """Log-probability a byte, which does not favour rare words that are one token."""
+        """Log-probability per byte, which does not favour rare words that are one token."""
         return self.log_probability / self.size
 
 
@@ -45,12 +45,12 @@ def encode(
     special: bool = True,
     bos: bool = False,
 ) -> tuple[list[list[int]], int]:
-    """Each choice's tokens behind the context's, and how many all of them share.
+    """The tokens of context and choice, per choice, and how many leading tokens all share.
 
     A choice may merge with the end of the context, so context and choice are encoded as one
-    text, and counted from where the context's own tokens end in all of them. What does not fit
-    the model loses its beginning. All begin with end-of-text if `bos`, or if there is nothing
-    else to begin with. Raises `UsageError` where a choice is empty or does not fit.
+    text, and a choice begins where the tokens common to the context and all rows end. Rows too
+    long for the model lose their beginning. All begin with end-of-text if `bos`, or if nothing
+    precedes the choices. Raises `UsageError` if a choice is empty or does not fit.
     """
     if "" in choices:
         raise UsageError("a choice must not be empty")

@@ -1,4 +1,4 @@
-"""How a model shall score: what its texts begin with, how far windows move, how many go at once."""
+"""Settings of scoring: what texts begin with, the stride of windows, the size of batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CACHE_BYTES = 10**9  # for the keys and values of windows read side by side
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Settings for one model; its decoder comes later, when it is known for how many windows.
+    """Settings for one model; its decoder is made later, when the number of windows is known.
 
     `stride` is checked against the context. With `bos` texts begin with end-of-text, and with
     `special` they may name it. `block` is how many tokens' logits to hold at once.
@@ -28,7 +28,7 @@ class Scorer:
     config: ModelConfig
     tokenizer: Tokenizer
     stride: int
-    block: int = scoring.BLOCK
+    block: int = scoring.LOGITS_TOKENS
     bos: bool = False
     special: bool = True
 
@@ -43,7 +43,7 @@ class Scorer:
         return ids
 
     def check(self, ids: Sequence[int], name: str) -> None:
-        """Raises `UsageError` for a text, called `name`, with nothing to score."""
+        """Raise `UsageError` for a text, called `name`, with nothing to score."""
         if len(ids) <= (self.bos or len(self.tokenizer.opening)):
             raise UsageError(f"{name} is empty")
         if len(ids) < 2:
@@ -54,17 +54,16 @@ class Scorer:
         return min(max(map(len, texts)), self.config.context_length)
 
     def batch_size(self, tokens: int, windows: int | None = None) -> int:
-        """How many windows of up to `tokens` to read side by side, if there are so many.
+        """How many windows of up to `tokens` to read side by side, at most `windows`.
 
-        They fill a block; longer ones fill it alone. Bounded by the memory of a KV cache with
-        full rows.
+        Together they fill a block. Bounded by the memory of a KV cache with full rows.
         """
         row = estimate.kv_cache_bytes(self.config, "fp32", self.config.context_length)
         most = max(1, min(self.block // max(1, tokens), CACHE_BYTES // row))
         return most if windows is None else min(most, windows)
 
     def windows(self, texts: Iterable[Sequence[int]]) -> int:
-        """In how many windows these are read."""
+        """The number of windows in which these texts are read."""
         context_length = self.config.context_length
         plans = (scoring.windows(len(ids), context_length, self.stride) for ids in texts)
         return sum(1 for plan in plans for _ in plan)

@@ -27,11 +27,11 @@ from gpt2cli.errors import UsageError
 from gpt2cli.progress import Advance
 from gpt2cli.text.tokenizer import Tokenizer
 
-# Tokens whose logits are held at once (51 MB with OpenAI's vocabulary), and of these as many as
-# a cache holds. A GPU is busy with more of both (823 MB); those figures are not measured.
-BLOCK, FEW = 256, 8
-GPU_BLOCK, GPU_FEW = 4096, 1024
-GROUP = 64  # texts begun together, so that those of like length can go side by side
+# Tokens whose logits are held at once (51 MB with OpenAI's vocabulary; 823 MB on a GPU), and of
+# these the tokens whose surprisal is computed at once, so that a CPU's cache holds their logits.
+LOGITS_TOKENS, CACHE_TOKENS = 256, 8
+GPU_LOGITS_TOKENS, GPU_CACHE_TOKENS = 4096, 1024
+GROUP = 64  # texts begun together, so that those of similar length share a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Summary:
 
     @property
     def perplexity(self) -> float | None:
-        """Among how many equally probable tokens it was to choose, on average."""
+        """2 to the mean surprisal: the number of equally probable tokens it corresponds to."""
         mean = self.bits_per_token
         return None if mean is None else 2.0 ** min(mean, 1000.0)
 
@@ -80,7 +80,7 @@ class Score:
 
     @property
     def summary(self) -> Summary:
-        """All but a text's first token."""
+        """The sum over all tokens but a text's first."""
         bits = float(np.nansum(self.bits, dtype=np.float64))
         return Summary(int(np.count_nonzero(self.ranks)), self.size, bits)
 
@@ -101,7 +101,7 @@ def default_stride(context_length: int) -> int:
 
 
 def check_stride(stride: int, context_length: int) -> None:
-    """Raises `UsageError` for a stride that makes no progress or leaves tokens out."""
+    """Raise `UsageError` for a stride that makes no progress or leaves tokens out."""
     if not 1 <= stride < max(2, context_length):
         raise UsageError(
             f"stride must be from 1 to {context_length - 1}, one less than the context, "
@@ -121,7 +121,7 @@ def windows(length: int, context_length: int, stride: int, text: int = 0) -> Ite
 
 def block_size(device: str) -> int:
     """Tokens whose logits to hold at once on such a device."""
-    return GPU_BLOCK if device.startswith("cuda") else BLOCK
+    return GPU_LOGITS_TOKENS if device.startswith("cuda") else LOGITS_TOKENS
 
 
 def score_texts(
@@ -131,13 +131,13 @@ def score_texts(
     *,
     stride: int,
     batch_size: int = 1,
-    block: int = BLOCK,
+    block: int = LOGITS_TOKENS,
     advance: Advance = lambda _: None,
 ) -> Iterator[tuple[int, Score]]:
-    """Score texts, given as token ids, one after the other: which one, and its next stretch.
+    """Score texts, given as token ids, in order: yields a text's index and its next stretch.
 
-    `batch_size`, the decoder's, windows are read side by side. What is held does not grow with
-    the length of a text.
+    `batch_size` windows, the rows of the decoder, are read side by side. Memory does not grow
+    with the length of a text.
     """
     read = partial(measure, decoder, texts, batch_size=batch_size, block=block, advance=advance)
 
@@ -148,8 +148,8 @@ def score_texts(
     for begin in range(0, len(texts), GROUP):
         group = range(begin, min(begin + GROUP, len(texts)))
         plans = {i: windows(len(texts[i]), decoder.context_length, stride, i) for i in group}
-        # First windows go side by side whatever their text, those of like length together; a
-        # text's later ones all have a context of the same length.
+        # First windows of different texts are batched by length; the later windows of one text
+        # all have a context of the same length.
         firsts = [window for plan in plans.values() for window in islice(plan, 1)]
         firsts.sort(key=lambda window: window.end)
         begun = dict(measured(firsts))
@@ -159,7 +159,7 @@ def score_texts(
 
 
 def join(found: Iterable[tuple[int, Score]]) -> Iterator[Score]:
-    """All of each text, from its stretches."""
+    """The score of each whole text, from its stretches."""
     for _, parts in groupby(found, key=itemgetter(0)):
         scores = [score for _, score in parts]
         yield Score(
@@ -173,7 +173,7 @@ def join(found: Iterable[tuple[int, Score]]) -> Iterator[Score]:
 def _stretch(
     tokenizer: Tokenizer, ids: Sequence[int], window: Window, bits: NDArray, ranks: NDArray
 ) -> Score:
-    """What a window tells, behind a text's first token if it is the first."""
+    """The score of a window's new tokens, after the text's first token if it is the first."""
     new = ids[window.first : window.end]
     size = len(tokenizer.decode_bytes(new))
     bits, ranks = bits.astype(np.float32), ranks.astype(np.int32)
@@ -193,12 +193,12 @@ def measure(
     plan: Iterable[Window],
     *,
     batch_size: int,
-    block: int = BLOCK,
+    block: int = LOGITS_TOKENS,
     advance: Advance = lambda _: None,
 ) -> Iterator[tuple[Window, NDArray, NDArray]]:
     """Bits and ranks of each window's tokens, (N,) both.
 
-    As many tokens must precede them in every window. `batch_size` is the decoder's.
+    The same number of tokens must precede them in every window. `batch_size` is the decoder's.
     """
     rest = iter(plan)
     while batch := list(islice(rest, batch_size)):
@@ -209,7 +209,7 @@ def measure(
 
 
 def _prefill(decoder: Decoder, contexts: Sequence[Sequence[int]], batch_size: int) -> None:
-    """Read what precedes; once only if it is the same everywhere."""
+    """Read what precedes the new tokens, once if it is the same in all windows."""
     rows = [list(context) for context in contexts]
     if not rows[0]:
         decoder.truncate(0)
@@ -226,10 +226,10 @@ def _extend(
     block: int,
     advance: Advance,
 ) -> tuple[NDArray, NDArray]:
-    """Bits and ranks, (B, T) both, with anything behind the end of a window."""
+    """Bits and ranks, (B, T) both; entries past the end of a window are arbitrary."""
     lengths = np.array([w.end - w.first for w in batch])
     B, T = len(batch), int(lengths.max())
-    ids = np.zeros((B, T + 1), dtype=np.int64)  # zeros fill up; nothing looks ahead at them
+    ids = np.zeros((B, T + 1), dtype=np.int64)  # padded with zeros, which no token attends to
     for row, w in zip(ids, batch, strict=True):
         row[: w.end - w.first + 1] = texts[w.text][w.first - 1 : w.end]
     bits, ranks = np.empty((B, T)), np.empty((B, T), dtype=np.int64)
@@ -245,8 +245,8 @@ def _extend(
 def _surprisal(logits: Any, targets: NDArray) -> tuple[NDArray, NDArray]:
     """Bits and rank of each target. (B, T, V), (B, T) → (B, T), (B, T)"""
     rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    few = FEW if isinstance(logits, np.ndarray) else GPU_FEW
-    parts = [surprisal(rows[i : i + few], flat[i : i + few]) for i in range(0, rows.shape[0], few)]
+    n = CACHE_TOKENS if isinstance(logits, np.ndarray) else GPU_CACHE_TOKENS
+    parts = [surprisal(rows[i : i + n], flat[i : i + n]) for i in range(0, rows.shape[0], n)]
     bits, ranks = zip(*parts, strict=True)
     return np.concatenate(bits).reshape(targets.shape), np.concatenate(ranks).reshape(targets.shape)
 

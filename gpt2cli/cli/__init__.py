@@ -28,11 +28,11 @@ from gpt2cli.version import __version__
 COMMANDS = {
     "generate": "Continue a prompt with GPT-2; without one, begin from nothing.",
     "repl": "Write a text together with GPT-2, line by line.",
-    "score": "Tell how probable a text is, and each token of it.",
+    "score": "Show how probable a text is, and each token of it.",
     "inspect": "Show what the model is doing when it has read a text.",
     "diff": "Read a text with two models and show where they disagree.",
     "tokenize": "Show the tokens of a text as the model sees them.",
-    "info": "Tell a model's size, and whether this machine has the memory.",
+    "info": "Show a model's size, and whether this machine has the memory.",
     "models": "List the models that are here or can be fetched; pull, rm, path.",
     "train": "Train a GPT-2 of your own from a text file.",
     "bench": "Measure how fast a model is here, and how fast it could be.",
@@ -71,7 +71,7 @@ def _command(name: str) -> Any:
 def _boundary(settings: dict[str, Any]) -> Iterator[None]:
     """Turn exceptions into one line on stderr and an exit code; `--debug` lets them through.
 
-    What the library calls settings is called by the options of the command that ran.
+    Messages name the command's options in place of the library's settings.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def _boundary(settings: dict[str, Any]) -> Iterator[None]:
             sys.exit(getattr(error, "exit_code", 2))
         if settings.get("debug") or hasattr(error, "exit_code"):  # the latter is `typer.Exit`
             raise
-        # What is left is a bug, or memory that ran out, which every library reports its own way.
+        # The rest are bugs, or exhausted memory, which every library reports in its own way.
         if isinstance(error, MemoryError) or "memory" in str(error):
             complain("out of memory; try a smaller model, fewer samples or a lower precision")
         else:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Drafting:
-    """What proposes tokens, if something does."""
+    """The draft model or n-gram draft, if one was asked for."""
 
     def __init__(self, draft: choosing.Draft, where: options.Where) -> None:
         """Raises `UsageError` for a draft that is nothing, and for tokens without a draft."""
@@ -33,7 +33,7 @@ class Drafting:
         self._model = opening.load_named(self.name, where, where.precision) if is_model else None
 
     def check(self, config: GenerationConfig) -> None:
-        """Raise `UsageError` for settings that cannot go with a draft."""
+        """Raise `UsageError` for settings that cannot be combined with a draft."""
         if self.name is not None:
             from gpt2cli.generation import speculative
 
@@ -49,12 +49,12 @@ class Drafting:
             speculative.check_vocabulary((self._model.name, model.name), tokenizers)
 
     def fetch(self) -> None:
-        """Fetch its weights."""
+        """Fetch the draft's weights."""
         if self.name is not None and self._model is not None:
             opening.fetch(self._model)
 
     def open(self, capacity: int) -> None:
-        """Load it, with room for so many tokens."""
+        """Load it, with room for `capacity` tokens."""
         if self.name is None:
             return
         from gpt2cli.generation.speculative import ModelDraft, NgramDraft
@@ -78,7 +78,7 @@ class Drafting:
         )
 
     def facts(self) -> dict[str, Any] | None:
-        """What it proposed and how much of that came true; None without a draft."""
+        """Proposed and accepted tokens; None without a draft."""
         if self.name is None:
             return None
         return {"name": self.name, "tokens": self._tokens, **self._stats.facts()}

@@ -21,14 +21,14 @@ from gpt2cli.errors import UsageError
 
 @dataclass(frozen=True)
 class Group:
-    """Options; `typed` are the names of those on the command line, not set in the environment."""
+    """A group of options; `typed` names those given on the command line, not the environment."""
 
     typed: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     def check_company(self, needed: Mapping[str, str], base: object = None) -> None:
         """Raise `UsageError` for an option that was typed without the one it needs.
 
-        `base` is what an option's value is where it was not given.
+        `base` holds the values of options that were not given.
         """
         for name, other in needed.items():
             present = getattr(self, other) is not None or getattr(base, other, None) is not None

@@ -1,4 +1,4 @@
-"""Models as the options name them, fetched and opened behind bars."""
+"""Models as the options name them, fetched and opened with progress bars."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_named(name: str, machine: Machine | Where, precision: str = "auto") -> 
 
 
 def fetch(model: LoadedModel, *, vocabulary_only: bool = False) -> None:
-    """`LoadedModel.fetch` behind bars."""
+    """`LoadedModel.fetch` with progress bars."""
     with download_progress() as progress:
         model.fetch(vocabulary_only=vocabulary_only, progress=progress)
 
@@ -46,9 +46,9 @@ def open_decoder(
     compiled: bool = False,
     verbose: bool = False,
 ) -> Decoder:
-    """`LoadedModel.decoder` behind bars: the first run fetches, and may quantize.
+    """`LoadedModel.decoder` with progress bars: the first run fetches, and may quantize.
 
-    `verbose` tells why the next one will quantize as well, if it will.
+    With `verbose` a notice says why the next run will quantize again, if it will.
     """
     with download_progress() as progress:
         decoder = model.decoder(rows, capacity, compiled=compiled, progress=progress)

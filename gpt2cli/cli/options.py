@@ -35,7 +35,7 @@ def complete_config(incomplete: str) -> list[str]:
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """What can be run: shipped configs that have weights, and what is cached beside them."""
+    """The models that can be run: shipped configs with weights, and other cached ones."""
     from gpt2cli.config.spec import shipped_specs
     from gpt2cli.weights import cache
 
@@ -47,19 +47,19 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 def complete_cached(incomplete: str) -> list[str]:
-    """What was fetched from the hub."""
+    """The models fetched from the hub."""
     from gpt2cli.weights import cache
 
     return one_of(*(model.repo_id for model in cache.cached_models()))(incomplete)
 
 
 def setting(*names: str, **details: Any) -> Any:
-    """An option that finds its default in the environment: GPT2_TOP_K for --top-k."""
+    """An option whose default comes from the environment: GPT2_TOP_K for --top-k."""
     return typer.Option(*names, envvar=environment_name(names[0]), show_envvar=False, **details)
 
 
 def number(name: str, help: str, **details: Any) -> Any:
-    """A setting that is a number; one with a default of its own in `SamplingConfig` names it."""
+    """A numeric setting; its help shows the default that `SamplingConfig` has for it."""
     default = _DEFAULTS.get(name.lstrip("-").replace("-", "_"))
     if default is not None and name != "--temperature":
         help = f"{help} [default: {default}]"
@@ -118,10 +118,10 @@ Offline = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", rich_help_panel="Output", help="Print JSON.")]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Tell on stderr what ran, where and how fast.")
+    bool, typer.Option("--verbose", "-v", help="Report on stderr what ran, where and how fast.")
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Errors alone on stderr: no notices, no bars.")
+    bool, typer.Option("--quiet", "-q", help="Only errors on stderr: no notices, no bars.")
 ]
 Color = Annotated[
     str,
@@ -207,7 +207,7 @@ class PromptSource(Group):
     keep_newline: KeepNewline = False
     no_special: NoSpecial = False
     prompt_option: Annotated[
-        str | None, typer.Option("--prompt", hidden=True, help="What other programs call it.")
+        str | None, typer.Option("--prompt", hidden=True, help="Another name of the prompt.")
     ] = None
 
     @property
@@ -216,7 +216,7 @@ class PromptSource(Group):
         return not self.no_special
 
     def argument(self, argument: str | None) -> str | None:
-        """The prompt that was given, either way. Raises `UsageError` for two."""
+        """The prompt given in either way. Raises `UsageError` for two."""
         if self.prompt_option is None:
             return argument
         if argument is not None:

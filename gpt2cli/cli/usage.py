@@ -1,7 +1,7 @@
 """How the command line is read: names that other programs use, and wrong usage in one sentence.
 
-Typer brings a click of its own from 0.26 on and uses the installed one before, so their
-classes are known here by what they can do alone.
+Typer bundles its own click from 0.26 on and uses the installed one before, so classes of
+either are recognised by their attributes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from gpt2cli.cli.io.terminal import be_quiet, notice, use_colour
 from gpt2cli.errors import UsageError, did_you_mean, nearest
 
-# What other programs call an option; understood, but neither shown nor completed.
+# Other programs' names of options: understood, but neither shown nor completed.
 OPTION_ALIASES = {
     "max-new-tokens": "max-tokens",  # transformers
     "n-predict": "max-tokens",  # llama.cpp
@@ -32,7 +32,7 @@ OPTION_ALIASES = {
     "below": "max-perplexity",
     "above": "min-perplexity",
 }
-# What other programs call a command, and what people try first; only said, not done.
+# Other programs' names of commands, and likely guesses: suggested, not run.
 _COMMAND_HINTS = {
     "chat": "repl",
     "complete": "generate",
@@ -70,9 +70,9 @@ def environment_name(option: str) -> str:
 
 
 class Command(TyperCommand):
-    """A command that tells the boundary its context, and knows what all commands have in common."""
+    """A command that passes its context to the boundary, and applies the common options."""
 
-    allow_extra_args = True  # which it then refuses, in other words
+    allow_extra_args = True  # rejected later, with a better message
 
     def __init__(self, *args: Any, **details: Any) -> None:
         super().__init__(*args, **details)
@@ -97,7 +97,7 @@ class Command(TyperCommand):
                 formatter.write_dl(records)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it. Raises `UsageError` for arguments too many, -q together with -v, odd colours."""
+        """Run it. Raises `UsageError` for extra arguments, -q with -v and invalid colours."""
         _heed(ctx)
         if ctx.args:
             texts = any(param.metavar == "TEXT" for param in self.params)
@@ -110,10 +110,10 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group that names the command which was probably meant."""
+    """A group of commands that suggests the command probably meant."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it, or the command below it. Raises `UsageError` for odd colours."""
+        """Run it, or its subcommand. Raises `UsageError` for invalid colours."""
         _heed(ctx)
         return super().invoke(ctx)
 
@@ -130,7 +130,7 @@ class Group(TyperGroup):
 
 
 def _heed(ctx: Any) -> None:
-    """Tell the boundary the context, and do what options say that all commands have in common."""
+    """Pass the context to the boundary, and apply the options common to all commands."""
     ctx.obj["context"] = ctx
     if ctx.params.get("quiet"):
         be_quiet()
@@ -148,7 +148,7 @@ def _path(ctx: Any) -> str:
 
 
 def option_names(ctx: Any) -> Mapping[str, str]:
-    """What a user calls each setting: --top-k, or GPT2_TOP_K if it is from there."""
+    """The user's name of each setting: --top-k, or GPT2_TOP_K if set in the environment."""
     options = [param for param in ctx.command.params if param.param_type_name == "option"]
     return {param.name.rstrip("_"): _name_of(param, ctx) for param in options}
 
@@ -169,7 +169,7 @@ def is_typed(name: str, ctx: Any) -> bool:
 
 
 def sentence(error: Any) -> str:
-    """What is wrong, in the words of all other errors, for an exception of click."""
+    """The message for an exception of click, in the style of all other errors."""
     ctx, param = getattr(error, "ctx", None), getattr(error, "param", None)
     if hasattr(error, "possibilities"):
         return _no_such_option(error.option_name, ctx)
@@ -216,7 +216,7 @@ def _wanted(error: Any) -> str:
 
 
 def _value(error: Any) -> str:
-    """What was given: click tells it in its message, Typer's own in the cause."""
+    """The value given: in the message of click's exception, in the cause of Typer's."""
     if hasattr(error.__cause__, "errors"):
         return repr(error.__cause__.errors()[0]["input"])
     found = re.match(r"(?:Value )?(.+) is not ", str(error.message))

@@ -11,9 +11,9 @@ from gpt2cli.errors import ConfigError, did_you_mean, shown
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Far beyond any GPT-2, and near enough that nothing takes long which counts so far.
+# Far beyond any GPT-2, and small enough that nothing that loops over them takes long.
 _LARGEST = {
-    "vocab_size": 10**7,  # training a vocabulary takes 45 bytes for each at once
+    "vocab_size": 10**7,  # training a vocabulary allocates 45 bytes for each
     "context_length": 10**8,
     "emb_dim": 10**6,
     "n_heads": 10**6,

@@ -23,7 +23,7 @@ _HUB_KEYS = {
 }
 
 
-# Variations that transformers' GPT2Config allows and this model does not compute.
+# Variations that transformers' GPT2Config allows and this model does not support.
 _HUB_FIXED: dict[str, tuple[object, ...]] = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -58,9 +58,9 @@ def read_hub_config(path: Path) -> ModelConfig:
 
 
 def is_tied(path: Path) -> bool:
-    """Whether a `config.json` leaves the head out of the weights, as GPT-2's do.
+    """Whether a `config.json` ties the head to the token embedding, as GPT-2's do.
 
-    If not, they hold it, and only they tell whether it is the token embedding again.
+    If not, the weights hold a head, which may still equal the token embedding.
     """
     return bool(_read_json(path).get("tie_word_embeddings", True))
 

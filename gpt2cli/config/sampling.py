@@ -47,9 +47,9 @@ class SamplingConfig:
             )
 
     def updated(self, **given: float | int | None) -> SamplingConfig:
-        """These settings with what is not None put in their place.
+        """These settings, replaced by those given that are not None.
 
-        Mirostat, when given, takes the place of the rules that it cannot go with.
+        Mirostat, when given, replaces the rules that it cannot be combined with.
         """
         given = {key: value for key, value in given.items() if value is not None}
         if "mirostat_tau" in given:
@@ -74,11 +74,11 @@ _SAMPLING_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("no_repeat_ngram", lambda v: v >= 1, "at least 1"),
     ("typical_p", lambda v: 0 < v <= 1, "above 0 and at most 1 (1 is off)"),
     ("xtc_probability", lambda v: 0 <= v <= 1, "between 0 (off) and 1"),
-    # Above a half no two tokens can reach it, so the rule would do nothing.
+    # Above 0.5 no two tokens can reach it, so the rule would do nothing.
     ("xtc_threshold", lambda v: 0 < v <= 0.5, "above 0 and at most 0.5"),
     ("mirostat_tau", lambda v: 0 < v < math.inf, "a positive number of bits"),
     ("mirostat_eta", lambda v: 0 < v <= 1, "above 0 and at most 1"),
 )
 
-USUAL = SamplingConfig(temperature=0.8, top_p=0.95)  # of a model whose config names no other
-DRAFT_TOKENS = 7  # with the token before them 8 rows, which the native engine multiplies at once
+USUAL = SamplingConfig(temperature=0.8, top_p=0.95)  # for a model whose config names no other
+DRAFT_TOKENS = 7  # and the token before them: 8 rows, which the native engine multiplies at once

@@ -2,7 +2,7 @@
 
 A `Spec` is one file of `configs/`: the architecture (`ModelConfig`), where released
 weights are found, and the defaults for sampling and training that suit the model.
-Nothing here imports torch, so that a command line can be checked before it is paid for.
+Nothing here imports torch, so that a command line is checked before that import.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BUNDLED_DIR = _PACKAGE / "bundled"
 CONFIG_DIR = next(d for d in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if d.is_dir())
 
 
-_LONGEST = 2**16  # bytes of YAML: a model takes some hundred, and numbers can be as long
+_LONGEST = 2**16  # bytes of YAML: a model takes a few hundred; also bounds the length of numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,10 @@ def load_spec(path: Path) -> Spec:
 
 
 def _check_nodes(root: Any, path: Path) -> None:
-    """Raise `ConfigError` for a key that is given twice, and for aliases.
+    """Raise `ConfigError` for a duplicate key, and for aliases.
 
-    YAML would take the last of two keys in silence, and a few aliases of aliases make a file of
-    some lines hold billions of values.
+    YAML would silently use the last of two keys, and nested aliases let a short file hold
+    billions of values.
     """
     seen: set[int] = set()
     rest = [] if root is None else [root]

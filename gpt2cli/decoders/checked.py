@@ -1,7 +1,7 @@
-"""A decoder whose logits are those of the vocabulary, and numbers.
+"""A decoder whose logits are finite and cover just the vocabulary.
 
 Damaged weights yield NaN or infinity, from which every choice and every score would be nonsense.
-A model's vocabulary may be padded beyond the tokenizer's; those ids stand for nothing.
+A model's vocabulary may be padded beyond the tokenizer's; those ids have no token.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gpt2cli.errors import not_numbers
 class CheckedDecoder:
     """Another decoder's logits, cut to the first `size` ids. `name` is the model's.
 
-    Its methods raise `WeightsError` where a logit is not finite. Of a step on a GPU that is not
-    asked, which would be to wait twice per token: such a row comes back as NaN throughout.
+    Its methods raise `WeightsError` where a logit is not finite. A step on a GPU is not
+    checked, which would wait twice per token: there such a row is NaN throughout.
     """
 
     def __init__(self, decoder: Decoder, size: int, name: str = "the model") -> None:
@@ -44,7 +44,7 @@ class CheckedDecoder:
         logits = self._decoder.step(ids)[:, : self._size]
         if isinstance(logits, np.ndarray):
             return self._checked(logits)
-        # 0 times a sum is 0, unless something in it is no number.
+        # 0 times a sum is 0, unless an element is not finite.
         return logits + 0 * array_namespace(logits).sum(logits, axis=-1, keepdims=True)
 
     def extend(self, rows: Rows) -> Array:
@@ -56,7 +56,7 @@ class CheckedDecoder:
         self._decoder.truncate(length)
 
     def reorder(self, rows: Sequence[int]) -> None:
-        """Go on with what these B rows remember, in this order."""
+        """Continue with the caches of these B rows, in this order."""
         self._decoder.reorder(rows)
 
     def _checked(self, logits: Array) -> Array:

@@ -1,6 +1,6 @@
 """One decoding step in fixed shapes, which a GPU can record once and replay for every token.
 
-A step is over ten small kernels a layer, and starting each of them from Python can take longer
+A step is over ten small kernels per layer, and starting each of them from Python can take longer
 than running it; a CUDA graph starts them all at once. A graph repeats the very same kernels on
 the very same memory, so whatever changes from token to token has to be data on the device: the
 ids and their position come in a buffer that is refilled for each token.
@@ -21,24 +21,24 @@ from gpt2cli.errors import GPT2CLIError
 from gpt2cli.model.gpt2 import GPT2, CausalSelfAttention, TransformerBlock
 from gpt2cli.model.kv_cache import KVCache
 
-REACH = 256  # a graph sees a multiple of so many slots of the cache: at most 4 graphs for GPT-2
-WARM_UP = 3  # runs before a recording, in which libraries set themselves up
+BUCKET = 256  # a graph attends to a multiple of this many slots: at most 4 graphs for GPT-2
+WARM_UP = 3  # runs before a recording, in which libraries initialize
 
 Compute = Callable[[], Tensor]
 Step = Callable[[GPT2, KVCache, Tensor, int], Tensor]
 
 
-def static_step(model: GPT2, cache: KVCache, inputs: Tensor, reach: int) -> Tensor:
-    """What `model(ids, cache)` computes for one token a row, looking at `reach` slots.
+def static_step(model: GPT2, cache: KVCache, inputs: Tensor, attended: int) -> Tensor:
+    """What `model(ids, cache)` computes for one token per row, attending to `attended` slots.
 
-    `inputs` holds B ids and then their position, which is below `reach`. It may be repeated:
-    the cache is written at that position, and `cache.length` is neither read nor changed.
+    `inputs` holds B ids and then their position, which is below `attended`. A step may be
+    repeated: the cache is written at that position, and `cache.length` is neither read nor changed.
     (B + 1,) → (B, V)
     """
     ids, position = inputs[:-1], inputs[-1:]
     x = model.token_embedding(ids) + model.position_embedding(position)  # (B, C)
-    future = torch.arange(reach, device=x.device) > position
-    mask = torch.zeros(1, reach, device=x.device, dtype=x.dtype).masked_fill(future, -torch.inf)
+    future = torch.arange(attended, device=x.device) > position
+    mask = torch.zeros(1, attended, device=x.device, dtype=x.dtype).masked_fill(future, -torch.inf)
     for layer, module in enumerate(model.blocks):
         block = cast(TransformerBlock, module)
         keys, values = cache.keys[layer], cache.values[layer]  # (B, H, S, D)
@@ -55,23 +55,25 @@ def _attend(
     position: Tensor,
     mask: Tensor,
 ) -> Tensor:
-    """(B, C) → (B, C), by way of the first slots of the cache, as many as `mask` has."""
+    """Attention over the first slots of the cache, as many as `mask` has. (B, C) → (B, C)"""
     B, C = x.shape
     q, k, v = (
         part.view(B, -1, 1, attention.head_dim) for part in attention.qkv(x).split(C, dim=-1)
     )  # (B, H, 1, D)
     keys.index_copy_(2, position, k)
     values.index_copy_(2, position, v)
-    reach = mask.shape[1]
-    y = F.scaled_dot_product_attention(q, keys[:, :, :reach], values[:, :, :reach], attn_mask=mask)
+    attended = mask.shape[1]
+    y = F.scaled_dot_product_attention(
+        q, keys[:, :, :attended], values[:, :, :attended], attn_mask=mask
+    )
     return attention.out(y.reshape(B, C))  # type: ignore[no-any-return]
 
 
-class StaticDecoding:
+class GraphableStep:
     """Decodes token by token over a KV cache, through `record` where one is given.
 
     `record` takes a computation and returns one that repeats it with the same memory. It is
-    asked for each reach when that is first needed.
+    called once per number of attended slots, when first needed.
     """
 
     def __init__(
@@ -86,44 +88,44 @@ class StaticDecoding:
         self._capacity = capacity
         self._inputs = torch.zeros(batch_size + 1, dtype=torch.long, device=cache.keys.device)
         self._step: Step = _compile(static_step) if compiled else static_step
-        # Compiling takes the better part of a minute a shape, so then there is only one.
-        self._stride = capacity if compiled else REACH
+        # Compiling takes almost a minute per shape, so then there is only one.
+        self._stride = capacity if compiled else BUCKET
         self._steps: dict[int, Compute] = {}
 
     def __call__(self, ids: Sequence[int]) -> Tensor:
-        """Read one more token a row; the logits stay valid until the next call. (B,) → (B, V)
+        """Read one more token per row; the logits stay valid until the next call. (B,) → (B, V)
 
         Raises `ValueError` when the cache is full.
         """
         position = self._cache.length
         if position >= self._capacity:
             raise ValueError(f"{position + 1} tokens do not fit a KV cache of {self._capacity}")
-        # From pinned memory the copy waits for nothing.
+        # A copy from pinned memory is asynchronous.
         fresh = torch.tensor([*ids, position], pin_memory=self._inputs.is_cuda)
         self._inputs.copy_(fresh, non_blocking=True)
-        reach = min((position // self._stride + 1) * self._stride, self._capacity)
-        if reach not in self._steps:
-            self._steps[reach] = self._prepare(reach)
-        logits = self._steps[reach]()
+        attended = min((position // self._stride + 1) * self._stride, self._capacity)
+        if attended not in self._steps:
+            self._steps[attended] = self._prepare(attended)
+        logits = self._steps[attended]()
         self._cache.length = position + 1
         return logits
 
-    def _prepare(self, reach: int) -> Compute:
+    def _prepare(self, attended: int) -> Compute:
         def compute() -> Tensor:
-            return self._step(self._model, self._cache, self._inputs, reach)
+            return self._step(self._model, self._cache, self._inputs, attended)
 
         return self._record(compute) if self._record else compute
 
 
 def _compile(step: Step) -> Step:
-    """The same step through torch.compile, which does its work at the first call.
+    """The step through torch.compile, which compiles at the first call.
 
     Raises `GPT2CLIError` then, if it lacks a compiler or fails.
     """
 
-    def run(model: GPT2, cache: KVCache, inputs: Tensor, reach: int) -> Tensor:
+    def run(model: GPT2, cache: KVCache, inputs: Tensor, attended: int) -> Tensor:
         try:
-            return faster(model, cache, inputs, reach)
+            return faster(model, cache, inputs, attended)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -141,7 +143,7 @@ def _compile(step: Step) -> Step:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the compiler's frame around it and advice after it."""
+    """The first line of an error, without the compiler's wrapper and advice."""
     cause = getattr(error, "inner_exception", error)
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
@@ -170,7 +172,7 @@ class CudaGraphs:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            # An error in a recording breaks it off, which is then reported in its place.
+            # An error in a recording aborts it, and the abort is reported in its place.
             if isinstance(error.__context__, torch.OutOfMemoryError):
                 raise error.__context__ from None
             reason = _first_line(error)

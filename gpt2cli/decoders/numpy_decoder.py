@@ -2,7 +2,7 @@
 
 The same mathematics as `model`, which the tests hold it to. It exists for two reasons:
 NumPy's BLAS reads a matrix for one vector at nearly the speed of memory, more than twice as
-fast as PyTorch's on AMD; and a program that does not import torch begins seconds earlier.
+fast as PyTorch's on AMD; and a program that does not import torch starts seconds earlier.
 The letters for shapes are those of `model`.
 """
 
@@ -18,14 +18,14 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders.protocol import Rows
 
 FEW_ROWS = 4
-# Queries that attention handles at once: bounds its memory to H · BLOCK · S scores.
+# Queries that attention handles at once: bounds its memory to H · BLOCK · S scores per row.
 BLOCK = 128
-# Added to the scores of a block among itself: no query looks at a later key.
+# Added to the scores within a block: no query attends to a later key.
 _FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, dtype=np.float32), k=1)
 
 
 class NumpyDecoder:
-    """Decodes B rows at once over a KV cache of `capacity` tokens a row.
+    """Decodes B rows at once over a KV cache of `capacity` tokens per row.
 
     `weights` are fp32 arrays under the names of `model.GPT2`; they may be memory-mapped.
     """
@@ -59,7 +59,7 @@ class NumpyDecoder:
         return logits
 
     def step(self, ids: Sequence[int]) -> NDArray:
-        """Read one more token a row. (B,) → (B, V)"""
+        """Read one more token per row. (B,) → (B, V)"""
         return self._read(np.array(ids)[:, None])
 
     def extend(self, rows: Rows) -> NDArray:
@@ -71,7 +71,7 @@ class NumpyDecoder:
         self.length = min(length, self.length)
 
     def reorder(self, rows: Sequence[int]) -> None:
-        """Go on with what these B rows remember, in this order."""
+        """Continue with the caches of these B rows, in this order."""
         for cache in (self._keys, self._values):
             cache[:, :, :, : self.length] = cache[:, list(rows), :, : self.length]
 
@@ -119,7 +119,7 @@ class NumpyDecoder:
         keys, values = self._keys[layer, :B, :, :end], self._values[layer, :B, :, :end]
         y = np.empty_like(q)
         for t in range(0, end - start, BLOCK):
-            # A block of queries needs only what comes before its last: half the work in all.
+            # A block of queries needs only the keys up to its last token: half the work in all.
             block = q[:, :, t : t + BLOCK] * np.float32(1 / math.sqrt(D))
             seen = start + t + block.shape[2]
             scores = block @ keys[:, :, :seen].swapaxes(-1, -2)  # (B, H, BLOCK, seen)
@@ -137,8 +137,8 @@ class NumpyDecoder:
 def _product(x: NDArray, w: NDArray) -> NDArray:
     """The matrix product x W, row by row while rows are few. (R, in), (in, out) → (R, out)
 
-    BLAS takes a single row at the speed of memory. For a few it is no faster than one after
-    another, and its threads stall on a machine that is busy with something else.
+    BLAS multiplies one row at the speed of memory. For a few rows it is no faster than row by
+    row, and its threads stall on a machine that is busy with other work.
     """
     y: NDArray = np.stack([row @ w for row in x]) if len(x) <= FEW_ROWS else x @ w
     return y

@@ -1,7 +1,7 @@
 """Which decoder computes where, and how it gets its weights.
 
 A CPU in fp32, int8 or int4 decodes with the native engine, or in fp32 with NumPy where that could
-not be built, and never imports torch; all else is PyTorch's.
+not be built, and never imports torch; PyTorch does the rest.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gpt2cli.weights.random_weights import RandomWeights
 
 
 def engine_name(placement: Placement) -> str:
-    """What computes there: native, NumPy or PyTorch."""
+    """The engine that computes: native, NumPy or PyTorch."""
     if not placement.is_native:
         return "PyTorch"
     return "native" if native.available() else "NumPy"
 
 
 def check_engine(placement: Placement) -> None:
-    """Raise `UsageError` for quantized weights where nothing can compute with them."""
+    """Raise `UsageError` if no engine can compute with quantized weights."""
     if PRECISIONS[placement.precision].is_quantized and (reason := native.why_not()):
         raise UsageError(
             f"precision {placement.precision} needs the native engine: {reason}", "precision"
@@ -37,7 +37,7 @@ def check_engine(placement: Placement) -> None:
 
 
 def check_compile(placement: Placement) -> None:
-    """Raise `UsageError` where there is no decoding step of PyTorch's to compile."""
+    """Raise `UsageError` if PyTorch does not run the decoding step."""
     if placement.is_native or placement.device == "mps":
         raise UsageError(
             f"compile works on CUDA GPUs and in half precision on a CPU, not on "
@@ -56,8 +56,8 @@ def open_decoder(
 ) -> Decoder:
     """Load the weights of a checkpoint, with a KV cache of `capacity` tokens for each of B rows.
 
-    `progress` is told of weights that are quantized, which the first run does. Raises
-    `WeightsError` for a damaged checkpoint.
+    `progress` is called while weights are quantized, in the first run. Raises `WeightsError`
+    for a damaged checkpoint.
     """
     if PRECISIONS[placement.precision].is_quantized:
         return _quantized_decoder(directory, rows, capacity, placement.precision, progress)
@@ -93,7 +93,7 @@ def open_random(
 
 
 def why_quantized_again(directory: Path, precision: str) -> str | None:
-    """Why the next run has to quantize the weights once more; None if they were kept."""
+    """Why the next run has to quantize the weights again; None if they were kept."""
     from gpt2cli.decoders.native.quantize import are_kept, cache_path
 
     if are_kept(directory, precision):

@@ -7,13 +7,13 @@ from typing import Any
 
 from gpt2cli.decoders.protocol import Decoder, Rows
 
-BLOCK = 64  # ids read at once: there are logits after each, most of which nobody wants
+BLOCK = 64  # ids read at once: bounds the logits, of which only the last are used
 
 
 class PrefixCache:
     """A `Decoder` of one row whose prefill reads only what the decoder does not hold yet.
 
-    It may be interrupted anywhere: what is not known to be in the KV cache is read again.
+    It may be interrupted anywhere: what may not be in the KV cache is read again.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -31,7 +31,7 @@ class PrefixCache:
         return len(self._held)
 
     def prefill(self, rows: Rows) -> Any:
-        """Hold one row of T ids: go back to where it differs and read the rest. → (1, V)"""
+        """Hold one row of T ids: keep the common prefix and read the rest. → (1, V)"""
         (ids,) = rows
         # The last one is always read, for the logits after it.
         self.truncate(min(_common(self._held, ids), len(ids) - 1))
@@ -72,6 +72,6 @@ class PrefixCache:
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest prefix that both have."""
+    """Length of the longest common prefix."""
     pairs = zip(a, b, strict=False)
     return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))

@@ -1,4 +1,4 @@
-"""What a decoder is: B rows of token ids in, logits out, and a memory of what was read."""
+"""What a decoder is: B rows of token ids in, logits out, and a cache of what was read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Rows = Sequence[Sequence[int]]
 
 
 class Reader(Protocol):
-    """What `generate` asks of a model that remembers what it has read: B rows of equal length.
+    """What `generate` needs of a model with a KV cache: B rows of equal length.
 
     Logits are (B, V) arrays of the array API standard, for the token that comes next.
     """
@@ -26,11 +26,11 @@ class Reader(Protocol):
         """Forget everything, then read B rows of T ids, or one row meant for all."""
 
     def step(self, ids: Sequence[int]) -> Any:
-        """Read one more id a row."""
+        """Read one more id per row."""
 
 
 class Decoder(Reader, Protocol):
-    """The same with all that a decoder can do."""
+    """A reader that can also extend, truncate and reorder its rows."""
 
     def extend(self, rows: Rows) -> Any:
         """Read T more ids of each of the first B rows, with logits after every one. → (B, T, V)"""
@@ -39,4 +39,4 @@ class Decoder(Reader, Protocol):
         """Forget all but the first `length` tokens."""
 
     def reorder(self, rows: Sequence[int]) -> None:
-        """Go on with what these B rows remember, in this order; some twice, some not at all."""
+        """Continue with the caches of these B rows, in this order; repeats and gaps are allowed."""

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2cli.decoders.graphs import CudaGraphs, StaticDecoding
+from gpt2cli.decoders.graphs import CudaGraphs, GraphableStep
 from gpt2cli.decoders.protocol import Rows
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.kv_cache import KVCache
 
 
 class TorchDecoder:
-    """Decodes B rows at once over a KV cache of `capacity` tokens a row.
+    """Decodes B rows at once over a KV cache of `capacity` tokens per row.
 
     A CUDA GPU replays its steps as graphs; elsewhere they are the model's own, unless
     `compiled` asks for `torch.compile`.
@@ -38,7 +38,7 @@ class TorchDecoder:
         self._static = None
         if weight.is_cuda or compiled:
             record = CudaGraphs(self.device) if weight.is_cuda else None
-            self._static = StaticDecoding(model, self._cache, record, compiled)
+            self._static = GraphableStep(model, self._cache, record, compiled)
 
     @property
     def length(self) -> int:
@@ -62,7 +62,7 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Any:
-        """Read one more token a row. (B,) → (B, V)
+        """Read one more token per row. (B,) → (B, V)
 
         Raises `GPT2CLIError` if the step cannot be compiled or recorded here.
         """
@@ -82,7 +82,7 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def reorder(self, rows: Sequence[int]) -> None:
-        """Go on with what these B rows remember, in this order."""
+        """Continue with the caches of these B rows, in this order."""
         index = torch.tensor(rows, device=self.device)
         for cache in (self._cache.keys, self._cache.values):
             cache[:, :, :, : self.length] = cache[:, index, :, : self.length]
@@ -93,9 +93,9 @@ class TorchDecoder:
 
 
 def _export(logits: Tensor) -> Any:
-    """Logits in fp32, as the array type that samples fastest where they are.
+    """Logits in fp32, as the array type that samples fastest on their device.
 
     Sampling sorts, which NumPy does many times faster than PyTorch on a CPU.
     """
-    exported = logits.to(torch.float32, copy=True)  # a graph writes its result in place
+    exported = logits.to(torch.float32, copy=True)  # a graph overwrites its result
     return exported if logits.is_cuda else exported.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Beam search: the most probable text that keeping the best few beginnings finds.
+"""Beam search: the most probable text found by keeping the best few beginnings.
 
 Nothing is drawn. The scoring is that of transformers: the sum of log-probabilities over
 length ** length_penalty (Wu et al. 2016, arXiv:1609.08144, section 7, in a simpler form),
@@ -23,7 +23,7 @@ from gpt2cli.text.stream import TextStream
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.text.window import check_prompt, slide
 
-IMPOSSIBLE = -1e9  # the score of a row that must not win
+IMPOSSIBLE = -1e9  # score of rows that must not win
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def generate(
     config: GenerationConfig,
     advance: Advance = lambda _: None,
 ) -> Iterator[Event]:
-    """The `config.samples` best texts, best first: all their events, once they are found."""
+    """The events of the `config.samples` best texts, best first, after the search."""
     eos = None if config.ignore_eos else tokenizer.end_of_text
     found = search(decoder, prompt, config, eos, advance)
     for i, beam in enumerate(found[: config.samples]):
@@ -59,7 +59,7 @@ def search(
 ) -> list[Beam]:
     """The best `config.beams` finished beams, by score."""
     width, penalty = config.beams or 1, config.length_penalty
-    # All rows are the same at first, and only one of them may count.
+    # All rows are the same at first, so only one of them may win.
     running = [Beam((), 0.0 if i == 0 else IMPOSSIBLE) for i in range(width)]
     finished: list[Beam] = []
     check_prompt(prompt, decoder.context_length)
@@ -93,7 +93,7 @@ def search(
 
 
 def _best(logits: Array, running: Sequence[Beam], count: int) -> list[tuple[int, int, float]]:
-    """The `count` most probable ways to go on, as (row, token id, score), best first."""
+    """The `count` most probable continuations, as (row, token id, score), best first."""
     xp = array_namespace(logits)
     so_far = xp.asarray([beam.score for beam in running], dtype=logits.dtype, device=device(logits))
     scores = log_softmax(logits) + so_far[:, None]

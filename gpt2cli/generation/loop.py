@@ -32,7 +32,7 @@ def generate(
 ) -> Iterator[Event]:
     """Continue `prompt`, `config.samples` times at once; an event for every token.
 
-    `choose` stands in for the sampler of these settings. Raises `UsageError` for a prompt that is
+    `choose` replaces the sampler of these settings. Raises `UsageError` for a prompt that is
     empty, or longer than the context: see `text.window`.
     """
     check_prompt(prompt, decoder.context_length)
@@ -44,7 +44,7 @@ def generate(
     active = set(range(config.samples))
     logits = decoder.prefill([list(prompt)])
     for count in range(1, config.max_tokens + 1):
-        # The one time a token that a GPU is waited for.
+        # The only wait for a GPU per token.
         ids: list[int] = choose(logits, rows).tolist()
         for i in sorted(active):
             if ids[i] == tokenizer.size:
@@ -63,7 +63,7 @@ def generate(
         if not active:
             return
         for row, token_id in zip(rows, ids, strict=True):
-            row.append(min(token_id, tokenizer.size - 1))  # that of a text that has ended
+            row.append(min(token_id, tokenizer.size - 1))  # of a text that has ended
         if decoder.length == decoder.context_length:
             logits = decoder.prefill([slide(row, decoder.context_length) for row in rows])
         else:
@@ -76,7 +76,7 @@ def new_sampler(
     config: GenerationConfig,
     matchers: Matchers | None = None,
 ) -> Sampler:
-    """The sampler of these settings, for texts that begin with a prompt of that many tokens."""
+    """The sampler of these settings, for texts that begin with `prompt_length` prompt tokens."""
     return Sampler(
         config.sampling,
         generators(config.seed, config.samples),
@@ -106,7 +106,7 @@ def _matchers(tokenizer: Tokenizer, config: GenerationConfig) -> Matchers | None
 
 
 def _match(event: Event, token_id: int, text: TextStream, matchers: Matchers) -> Event:
-    """The same event where a constraint may end the text."""
+    """The event, ended if the constraint allows no further token."""
     matchers.push(event.sample, token_id)
     if event.finish_reason != "eos" and matchers.must_end(event.sample):
         # At the last token the text has been flushed already, and gives nothing more.
@@ -116,7 +116,7 @@ def _match(event: Event, token_id: int, text: TextStream, matchers: Matchers) ->
 
 
 def _holding(tokenizer: Tokenizer, texts: Sequence[str]) -> frozenset[int]:
-    """The tokens whose bytes hold one of `texts`."""
+    """The ids of tokens whose bytes contain one of `texts`."""
     wanted = [text.encode() for text in texts]
     every = tokenizer.token_bytes() if wanted else []
     return frozenset(i for i, token in enumerate(every) if any(w in token for w in wanted))
@@ -133,7 +133,7 @@ def _logprob(
 def event_of(
     sample: int, token_id: int, text: TextStream, eos: int | None, may_stop: bool, last: bool
 ) -> Event:
-    """What one more token of a sample comes to, the text before it being in `text`."""
+    """The event for one more token of a sample; `text` is the stream of the text before it."""
     if token_id == eos:
         return Event(sample, None, text.flush(), "eos")
     shown = text.push(token_id, may_stop=may_stop)

@@ -1,4 +1,4 @@
-"""What a generation produced, in enough detail to understand it and to run it again."""
+"""The results of a generation: samples, finish reasons, timings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpt2cli.generation.request import ChosenLogprob, Event
 class Sample:
     """One continuation: its text, its tokens (end-of-text left out) and why it ended.
 
-    `finish_reason` is None as long as it has not ended, for good if it was interrupted.
+    `finish_reason` is None until it has ended, and stays None if it was interrupted.
     `matched` is true when it has ended as a constraint demands.
     """
 
@@ -26,9 +26,9 @@ class Sample:
 
 
 class Recorder:
-    """Keeps what passes by, and when: seconds to the first token, tokens per second after it.
+    """Records events and their times: seconds to the first token, tokens per second after it.
 
-    Events that were not `streamed` come all at the end, and tell nothing about speed.
+    Events that were not `streamed` all come at the end, so their times say nothing of speed.
     """
 
     def __init__(self, samples: int, *, streamed: bool = True) -> None:
@@ -39,7 +39,7 @@ class Recorder:
         self.last = self.started
 
     def watch(self, events: Iterable[Event]) -> Iterator[Event]:
-        """The same events, remembered."""
+        """Pass the events on, recording them."""
         self.started = self.last = time.perf_counter()
         for event in events:
             self.last = time.perf_counter()
@@ -56,7 +56,7 @@ class Recorder:
             yield event
 
     def check_matched(self, max_tokens: int) -> None:
-        """Raises `GPT2CLIError` if a sample did not end as its constraint demands."""
+        """Raise `GPT2CLIError` if a sample did not end as its constraint demands."""
         if cut := sum(not sample.matched for sample in self.samples):
             which = (
                 f"{cut} of {len(self.samples)} samples do"

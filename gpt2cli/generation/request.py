@@ -1,4 +1,4 @@
-"""What to generate, and what comes of it: settings in, events out."""
+"""What to generate and what comes out: settings and events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpt2cli.sampling.constraint import Constraint
 FinishReason = Literal["stop", "length", "eos"]
 
 
-MOST_LOGPROBS = 100  # a token; all of a vocabulary would drown a reader
+MOST_LOGPROBS = 100  # upper bound of --logprobs, per token
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,10 @@ class GenerationConfig:
     """What to generate. Sample i draws from its own generator, made of `seed` and i.
 
     Neither end-of-text nor a stop string ends a text before `min_tokens`. `bias` is added to
-    the logits of token ids; −∞ bans one. Tokens that hold a text of `dry_breakers` interrupt
-    what DRY takes for a repetition. `beams` is for `beam.generate`, where nothing is drawn:
-    the other settings must leave that to it, and the best `samples` beams are the result. A
-    `constraint` alone decides where a text may end.
+    the logits of token ids; −∞ bans one. Tokens that contain a text of `dry_breakers` end a
+    sequence for DRY. `beams` is for `beam.generate`, which draws nothing and excludes the
+    settings that do; the best `samples` beams are the result. A `constraint` alone decides
+    where a text may end.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -105,7 +105,7 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class ChosenLogprob(Logprob):
-    """The same of a token that was chosen, and of the most probable ones, best first."""
+    """The log-probability of a chosen token, and of the most probable ones, best first."""
 
     top: tuple[Logprob, ...] = ()
 
@@ -129,5 +129,5 @@ class Event:
 
 
 def new_seed() -> int:
-    """A seed for those who gave none; short enough to type."""
+    """A random seed, short enough to type."""
     return secrets.randbelow(2**31)

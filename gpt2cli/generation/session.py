@@ -1,7 +1,7 @@
 """A text that people and a model write by turns, and that stays in the KV cache.
 
 New text is encoded by itself and its tokens are appended: a word that is typed in two halves
-becomes the tokens of the halves, as the cache knows them, not those of the whole word.
+becomes the tokens of the halves, as they are in the cache, not those of the whole word.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gpt2cli.text.window import fit_prompt
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """Where a turn began in the text, where its completion did, and what the window was."""
+    """The position where a turn began, where its completion began, and the window then."""
 
     begin: int
     completion: int
@@ -45,22 +45,22 @@ class Session:
 
     @property
     def context_length(self) -> int:
-        """The most tokens that the model can look back on."""
+        """The most tokens that the model can attend to."""
         return self._cache.context_length
 
     @property
     def window(self) -> list[int]:
-        """The tokens that the model looks back on."""
+        """The tokens that the model attends to."""
         return fit_prompt(self.ids[self._start :], self.context_length)
 
     @property
     def dropped(self) -> int:
-        """How many tokens of the text the context has lost."""
+        """The number of tokens dropped from the context."""
         return len(self.ids) - len(self.window)
 
     @property
     def text(self) -> str:
-        """All of the text, also what the context has lost."""
+        """The whole text, with what the context has dropped."""
         return self._tokenizer.decode(self.ids)
 
     @property
@@ -69,7 +69,7 @@ class Session:
         return [self._tokenizer.show(i) for i in self.window]
 
     def complete(self, text: str) -> Generator[Event]:
-        """Append `text` as it is and go on from there; an event for every token.
+        """Append `text` as it is and continue it; an event per token.
 
         Close the iterator to stop early: the text then ends with what was yielded. Raises
         `UsageError` if there is no text at all, `TokenizerError` if it cannot be encoded.
@@ -77,7 +77,7 @@ class Session:
         new = self._tokenizer.encode(text, follows=bool(self.ids))
         begin = len(self.ids)
         if begin + len(new) == 0:
-            raise UsageError("there is no text yet to go on with; give some")
+            raise UsageError("there is no text yet to continue; give some")
         self._start = self.dropped
         self._turns.append(_Turn(begin, begin + len(new), self._start))
         self.ids += new
@@ -98,7 +98,7 @@ class Session:
         return count
 
     def clear(self) -> None:
-        """Begin with an empty text; the settings stay."""
+        """Start over with an empty text; the settings stay."""
         self._go_back(0, 0)
         self._turns.clear()
 
@@ -128,7 +128,7 @@ class Session:
                 self._keep(begin, shown)
 
     def _keep(self, begin: int, shown: str) -> None:
-        """Let the completion end with what was shown: without a stop string or half of one."""
+        """End the completion with what was shown, without a whole or partial stop string."""
         tokens, decode = self.ids[begin:], self._tokenizer.decode
         whole = next(n for n in range(len(tokens), -1, -1) if shown.startswith(decode(tokens[:n])))
         rest = shown[len(decode(tokens[:whole])) :]
@@ -136,7 +136,7 @@ class Session:
 
 
 def follow(text: str, line: str) -> str:
-    """`line` as it goes on from `text`: on a new line of it, unless it begins with a space.
+    """`line` as it continues `text`: on a new line of it, unless it begins with a space.
 
     Nothing is added to an empty line, nor where `text` is empty or ends with a newline.
     """

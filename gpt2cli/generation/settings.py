@@ -1,4 +1,4 @@
-"""The settings of a generation by name, as text: what a person types and reads."""
+"""The settings of a generation by name, as text that people type and read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NOT_IN_A_SESSION = ("samples", "beams", "length_penalty", "logprobs")
 
 
 def configure(base: SamplingConfig, **given: Any) -> GenerationConfig:
-    """`base`, with what is given in its place; None is not given, and a seed is drawn if none is.
+    """`base` with the settings given; None stands for the default, and a missing seed is drawn.
 
-    Beam search samples nothing, so it leaves `base` out. Raises `UsageError` for a wrong name or
+    Beam search samples nothing, so it ignores `base`. Raises `UsageError` for a wrong name or
     value.
     """
     given = {name: value for name, value in given.items() if value is not None}
@@ -41,7 +41,7 @@ def show(config: GenerationConfig) -> dict[str, str]:
 
 
 def fixed_values() -> dict[str, tuple[str, ...]]:
-    """Every setting and the words it can be; numbers and texts are no words."""
+    """Every setting and its fixed values (on, off); none for a number or a text."""
     kinds = _names(SamplingConfig) | _names(GenerationConfig)
     return {name: _words(kind) for name, kind in kinds.items()}
 
@@ -49,7 +49,7 @@ def fixed_values() -> dict[str, tuple[str, ...]]:
 def change(config: GenerationConfig, name: str, text: str) -> GenerationConfig:
     """`config` with one setting replaced; "off" switches off what can be absent.
 
-    Mirostat switches off what it takes the place of. Stop strings are one text as it is, or
+    Mirostat switches off the rules that it replaces. Stop strings are one text as it is, or
     several in quotes with the escapes of JSON.
     Raises `UsageError` for an unknown name or a wrong value.
     """
@@ -79,7 +79,7 @@ def _words(kind: str) -> tuple[str, ...]:
 
 
 def _bare(kind: str) -> str:
-    """A type without its None."""
+    """A type annotation without `| None`."""
     return kind.removesuffix(" | None")
 
 

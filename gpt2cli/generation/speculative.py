@@ -22,15 +22,15 @@ from gpt2cli.sampling.sampler import Proposal, Sampler
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.text.window import slide
 
-NGRAM = "ngram"  # the draft that is no model
+NGRAM = "ngram"  # the draft without a model
 NGRAM_SIZES = (3, 2)  # tokens that must match, the longest first
 
 
 class Draft(Protocol):
-    """Guesses how a text goes on."""
+    """Guesses how a text continues."""
 
     def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
-        """At most `count` tokens; those that are drawn are by the rules of `sampler`."""
+        """At most `count` tokens; if drawn, by the rules of `sampler`."""
 
 
 class ModelDraft:
@@ -44,7 +44,7 @@ class ModelDraft:
         self._start = 0  # of the window within the text
 
     def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
-        """Tokens that this model goes on with, each drawn by the rules of `sampler`."""
+        """The draft model's continuation, each token drawn by the rules of `sampler`."""
         window, context_length = list(text[self._start :]), self._cache.context_length
         if len(window) + count > context_length:
             window = slide(text, context_length)
@@ -62,7 +62,7 @@ class ModelDraft:
 
 
 class NgramDraft:
-    """Expects that a text repeats itself: what followed its last tokens before comes again.
+    """Expects repetition: proposes what followed the last tokens where they stood before.
 
     "Prompt lookup", Saxena 2023: github.com/apoorvumang/prompt-lookup-decoding.
     """
@@ -80,14 +80,14 @@ class NgramDraft:
         self._known = len(text)
         for n in NGRAM_SIZES:
             if end := self._ends.get(tuple(text[-n:]), 0):
-                # Past the end of the text the repetition repeats itself.
+                # Past the end of the text, repeat the proposal itself.
                 return [Proposal(text[end + i % (len(text) - end)]) for i in range(count)]
         return []
 
 
 @dataclass(slots=True)
 class DraftStats:
-    """How many tokens were proposed, how many of them came true, and the model's passes."""
+    """The numbers of tokens proposed and accepted, and of the model's passes."""
 
     proposed: int = 0
     accepted: int = 0
@@ -95,22 +95,22 @@ class DraftStats:
 
     @property
     def acceptance_rate(self) -> float | None:
-        """The share of proposals that came true; None before there is any."""
+        """The share of proposals accepted; None before there is any."""
         return self.accepted / self.proposed if self.proposed else None
 
     @property
     def tokens_per_pass(self) -> float | None:
-        """Tokens that the model reads for good in a pass; 1 without a draft."""
+        """Tokens gained per pass of the model; 1 without a draft."""
         return 1 + self.accepted / self.passes if self.passes else None
 
     def facts(self) -> dict[str, float | None]:
-        """All of it by name."""
+        """All figures by name."""
         rates = {"acceptance_rate": self.acceptance_rate, "tokens_per_pass": self.tokens_per_pass}
         return asdict(self) | rates
 
 
 def check(config: GenerationConfig, max_draft_tokens: int) -> None:
-    """Refuse what cannot be done with a draft. Raises `UsageError`."""
+    """Raise `UsageError` for settings that cannot be combined with a draft."""
     if config.samples > 1 or config.beams is not None:
         many = "beams" if config.beams is not None else "samples"
         raise UsageError(f"a draft and {many} cannot go together; leave one of them out", many)
@@ -121,7 +121,7 @@ def check(config: GenerationConfig, max_draft_tokens: int) -> None:
 
 
 def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> None:
-    """Raises `UsageError` if a draft's tokens are not those of the model; the draft comes first."""
+    """Raise `UsageError` if a draft's tokens are not those of the model; the draft comes first."""
     draft, model = tokenizers
     if draft != model:
         raise UsageError(
@@ -132,11 +132,11 @@ def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> N
 
 
 class SpeculativeDecoder:
-    """A model that has read on as its draft proposes; to `generate`, a model and its sampler.
+    """A model that reads a draft's proposals ahead; to `generate`, a decoder and its sampler.
 
-    A `step` is answered with logits that are there already, as long as the tokens chosen are
-    those proposed. Otherwise the model forgets the proposals, and reads new ones after the token
-    that was chosen: as many as came true the last time and one, at most `max_draft_tokens`.
+    A `step` returns logits already computed, as long as the tokens chosen are those proposed.
+    Otherwise the model drops the remaining proposals and reads new ones after the token that was
+    chosen: one more than were accepted last time, at most `max_draft_tokens`.
     No text has more than `max_length` tokens.
     """
 
@@ -156,7 +156,7 @@ class SpeculativeDecoder:
         self._length = 0  # of what has been chosen and read; the decoder may be further
         self._proposals: list[Proposal] = []  # of the last pass
         self._logits: Any = None  # (T, V), after the token before them and after each
-        self._true = 0  # how many of them came true
+        self._true = 0  # how many of them were accepted
 
     @property
     def context_length(self) -> int:
@@ -175,7 +175,7 @@ class SpeculativeDecoder:
         return self._decoder.prefill(rows)
 
     def choose(self, logits: Array, texts: Rows) -> Array:
-        """The next token of the one text, in view of what was proposed for it. → (1,)"""
+        """The next token of the one text, given the proposal for it. → (1,)"""
         ids = self._sampler.choose(logits, texts, self._proposal)
         self._text = [*texts[0], *ids.tolist()]
         return ids
@@ -193,11 +193,11 @@ class SpeculativeDecoder:
 
     @property
     def _proposal(self) -> Proposal | None:
-        """That for the token to be chosen now."""
+        """The proposal for the token to be chosen now."""
         return self._proposals[self._true] if self._true < len(self._proposals) else None
 
     def _read_ahead(self, token: int) -> None:
-        """Read a token that nobody proposed, and what the draft proposes to follow it."""
+        """Read a token that was not proposed, and the draft's proposals after it."""
         room = min(self.context_length - self._length, self._max_length - len(self._text)) - 1
         if self._proposals:
             self._count = min(self._max_draft_tokens, self._true + 1)

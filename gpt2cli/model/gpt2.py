@@ -82,7 +82,7 @@ class Linear(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """softmax(q kᵀ / √D) v in each of H heads; a token sees itself and what came before.
+    """softmax(q kᵀ / √D) v in each of H heads; a token attends to itself and those before it.
 
     Vaswani et al. 2017, equation 1 and section 3.2.2. Dropout acts on what is added to the
     residual stream, not on the attention weights: that would rule out fused kernels, and
@@ -111,7 +111,7 @@ class CausalSelfAttention(nn.Module):
             q,
             k,
             v,
-            # A single new token may see everything; is_causal is right only without a past.
+            # A single new token attends to everything; is_causal is right only without a past.
             attn_mask=_causal_mask(T, past, x.device) if past and T > 1 else None,
             is_causal=not past and T > 1,
         )
@@ -120,7 +120,7 @@ class CausalSelfAttention(nn.Module):
 
 
 def _causal_mask(T: int, past: int, device: torch.device) -> Tensor:
-    """True where new token t may look: positions 0 … past + t. (T, past + T)"""
+    """True where new token t may attend: positions 0 … past + t. (T, past + T)"""
     return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
 
 
@@ -140,7 +140,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward, each behind its norm and added to the residual stream.
+    """Attention, then feed-forward, each after its norm and added to the residual stream.
 
     GPT-2 moved the norms to the input of each half ("pre-norm"; section 2.3 of the paper).
     """
@@ -203,7 +203,7 @@ class GPT2(nn.Module):
         """Draw the weights as OpenAI did before training; returns self.
 
         N(0, 0.02), positions N(0, 0.01), and what is added to the residual stream scaled by
-        1/√(2L), there being two additions a layer (GPT-2 paper, section 2.3).
+        1/√(2L), there being two additions per layer (GPT-2 paper, section 2.3).
         """
         residual = 0.02 / math.sqrt(2 * self.config.n_layers)
         for name, p in self.named_parameters():

@@ -1,4 +1,4 @@
-"""Keys and values of every layer, so that a token is read once."""
+"""Keys and values of every layer, so that each token is read once."""
 
 from __future__ import annotations
 

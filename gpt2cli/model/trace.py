@@ -1,10 +1,10 @@
-"""What the model does while it reads: the numbers behind `gpt2 inspect`.
+"""The activations of one forward pass: the numbers behind `gpt2 inspect`.
 
-`trace` is the forward pass of `model`, written out so that nothing on the way is lost; the
-functions after it measure what it kept. The letters for shapes are those of `model`, and N
+`trace` is the forward pass of `model`, written out to keep all activations; the functions
+after it measure them. The letters for shapes are those of `model`, and N
 counts the newest tokens, of T, for which details are kept.
 
-All parts of the network add to one vector a token, the residual stream: first the embeddings,
+All parts of the network add to one vector per token, the residual stream: first the embeddings,
 then attention and feed-forward of each layer, 2L additions in all. The 2L + 1 layer norms
 read it in between: norm j reads the stream before addition j, the final norm what is left.
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"

@@ -1,4 +1,4 @@
-"""Logit biases as people write them: ` London=2.5`, `#1234=-inf`.
+"""Logit biases as text: ` London=2.5`, `#1234=-inf`.
 
 No token of GPT-2 is a "#" and digits at once (its pattern splits them), so #1234 is an id.
 """
@@ -16,12 +16,12 @@ _ID = re.compile(r"#([0-9]{1,9})")
 
 
 def parse(texts: list[str]) -> dict[str, float]:
-    """TOKEN=AMOUNT each, cut at the last "=". Raises `UsageError` for anything else."""
+    """Parse TOKEN=AMOUNT, split at the last "=". Raises `UsageError` for anything else."""
     return dict(_parse(text) for text in texts)
 
 
 def resolve(biases: Mapping[str, float], tokenizer: Tokenizer) -> dict[int, float]:
-    """The same by token id. Raises `UsageError` for what is not exactly one token."""
+    """The biases by token id. Raises `UsageError` for what is not exactly one token."""
     return {_find(token, tokenizer): amount for token, amount in biases.items()}
 
 

@@ -20,24 +20,24 @@ from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.text.tokenizer import Tokenizer
 
 Kind = Literal["regex", "json-schema", "choice", "grammar"]
-# What eight tokens' logits may be at most, for each byte of a mask with a bit a token. A minimum
-# with them takes a tenth of what `where` does, which guesses at each token.
+# `_LIMITS[b]`: for mask byte b, +∞ where bit i is set, else −∞. A minimum with these takes a
+# tenth of the time of `where`, which branches per token.
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
 _LIMITS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)  # (256, 8)
-# A model that does not know how to go on likes to go on with spaces, without end.
+# Small models emit whitespace forever; forbid optional whitespace.
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the whole text must match, as it was asked for and as llguidance reads it."""
+    """What the whole text must match: `source` as given, `grammar` as llguidance reads it."""
 
     kind: Kind
     source: str | list[str]
     grammar: str
 
     def matchers(self, tokenizer: Tokenizer, count: int) -> Matchers:
-        """One matcher for each of `count` texts, in the tokens of a model."""
+        """One matcher per text, for `count` texts in the tokens of a model."""
 
         def encode(text: str) -> list[int]:
             return tokenizer.encode(text, special=False, follows=True)
@@ -47,7 +47,7 @@ class Constraint:
 
 
 class Matchers:
-    """Where each of B texts stands in the grammar, and which tokens may come next there."""
+    """The grammar state of each of B texts, and the tokens that may come next there."""
 
     def __init__(self, vocabulary: Any, grammar: str, count: int, tokenizer: Tokenizer) -> None:
         first = _library().LLMatcher(vocabulary, grammar, log_level=0)
@@ -56,13 +56,13 @@ class Matchers:
         self._matchers = [first, *(first.deep_copy() for _ in range(count - 1))]
 
     def mask(self, logits: Array, _: Sequence[Sequence[int]] = ()) -> Array:
-        """Leave each text the tokens that may come next: a rule of `sampler`. (B, V) → (B, V)"""
+        """Mask the tokens that may not come next: a rule of `sampler`. (B, V) → (B, V)"""
         xp = array_namespace(logits)
         limits = xp.asarray(self._limits, dtype=logits.dtype, device=device(logits))
         return xp.minimum(logits, limits)
 
     def push(self, row: int, token_id: int) -> None:
-        """One more token of a text. Raises `GPT2CLIError` for one that was not allowed."""
+        """Append one token to a text. Raises `GPT2CLIError` for one that was not allowed."""
         matcher = self._matchers[row]
         if token_id != self._end and not matcher.consume_token(token_id):
             raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
@@ -94,7 +94,8 @@ def resolve(
 ) -> Constraint | None:
     """The one constraint that is given, read and checked; None without any.
 
-    Raises `UsageError` for two kinds at once, and for what nothing or no text can match.
+    Raises `UsageError` for two kinds at once, and for one that no text, or only the empty text,
+    can match.
     """
     given = {"regex": regex, "json_schema": json_schema, "choice": choice, "grammar": grammar}
     names = [name for name, value in given.items() if value is not None]
@@ -126,7 +127,7 @@ def _from_schema(path: Path) -> Constraint:
         raise UsageError(f"{path} is no JSON schema: it must hold an object")
     try:
         grammar = _library().LLMatcher.grammar_from_json_schema(text, defaults=_COMPACT)
-    except ValueError as error:  # what Python takes for JSON and others do not, such as NaN
+    except ValueError as error:  # such as NaN, which Python accepts as JSON
         raise _refused("json-schema", _first_line(str(error))) from None
     return _checked("json-schema", text, grammar)
 
@@ -134,14 +135,14 @@ def _from_schema(path: Path) -> Constraint:
 def _from_choices(texts: Sequence[str]) -> Constraint:
     if not all(texts):
         raise UsageError("a choice must not be empty")
-    # Each character by its number: none has a meaning of its own.
+    # Each character by its number, so that none is a metacharacter.
     choices = ["".join(f"\\x{{{ord(c):x}}}" for c in text) for text in texts]
     grammar = _library().LLMatcher.grammar_from_regex("|".join(choices))
     return _checked("choice", list(texts), grammar)
 
 
 def _checked(kind: Kind, source: str | list[str], grammar: str) -> Constraint:
-    """Try a grammar on a vocabulary of the 256 bytes, which any text is made of."""
+    """Try a grammar on a vocabulary of the 256 bytes, which can spell any text."""
     every_byte = _vocabulary([bytes([i]) for i in range(256)], None, lambda s: list(s.encode()))
     matcher = _library().LLMatcher(every_byte, grammar, log_level=0)
     if matcher.is_error():
@@ -161,7 +162,7 @@ def _refused(kind: Kind, reason: str) -> UsageError:
 def _vocabulary(
     tokens: Iterable[bytes], end: int | None, encode: Callable[[str], list[int]]
 ) -> Any:
-    """Tokens as llguidance wants them; where none ends a text, one is added behind them."""
+    """The vocabulary as llguidance expects it; an end-of-text token is appended if it has none."""
     library = _library()
 
     class Vocabulary:
@@ -200,7 +201,7 @@ def _read(path: Path) -> str:
 
 
 def _first_line(message: str) -> str:
-    """What is wrong, without the drawing of where; a regex error says it in its last line."""
+    """The error without its drawing of the position; a regex error states it in the last line."""
     lines = [line.strip() for line in message.splitlines()]
     reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (reasons or lines or ["it is not understood"])[0]

@@ -1,7 +1,7 @@
-"""What the text so far does to the next token: penalties and bans, one pure function a rule.
+"""What the text so far does to the next token: penalties and bans, one pure function per rule.
 
-All but one rule touch only a few tokens, so they are worked out from a row's ids on the
-host, as {token id: amount to add to its logit}; `add` brings them to the logits (B, V).
+All but one rule touch only a few tokens, so they are computed from a row's ids on the host,
+as {token id: amount to add to its logit}; `add` applies them to the logits (B, V).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from array_api_compat import device
 from gpt2cli.arrays import Array, array_namespace
 
 Changes = Mapping[int, float]
-LONGEST_MATCH = 50  # where `dry` stops counting, as the program that introduced it
+LONGEST_MATCH = 50  # where `dry` stops counting, as in the program that introduced it
 
 
 def penalise_repetition(logits: Array, seen: Array, penalty: float) -> Array:
@@ -41,7 +41,7 @@ def mark_seen(logits: Array, ids: Sequence[Sequence[int]]) -> Array:
 
 
 def mark_chosen(seen: Array, chosen: Array) -> Array:
-    """Add one new token a row, without leaving the device. (B, V), (B,) → (B, V)"""
+    """Add one new token per row, without leaving the device. (B, V), (B,) → (B, V)"""
     xp = array_namespace(seen)
     return seen | (xp.arange(seen.shape[1], device=device(seen)) == chosen[:, None])
 
@@ -58,7 +58,7 @@ def add(logits: Array, changes: Sequence[Changes]) -> Array:
 
 
 def count_penalties(generated: Sequence[int], frequency: float, presence: float) -> Changes:
-    """−(n · frequency + presence) for a token that was generated n times; the prompt is free.
+    """−(n · frequency + presence) for a token generated n times; the prompt does not count.
 
     OpenAI's API: platform.openai.com/docs/api-reference, frequency_penalty and
     presence_penalty. Negative penalties reward.
@@ -89,7 +89,7 @@ def dry_penalties(
     """Penalise a token the more, the longer the sequence is that it would repeat.
 
     "DRY", by p-e-w: github.com/oobabooga/text-generation-webui/pull/5677. If the last n
-    tokens, n ≥ `allowed_length`, stood before some token already, that token loses
+    tokens, n ≥ `allowed_length`, preceded some token earlier, that token loses
     multiplier · base^(n − allowed_length). No match reaches across a token of `breakers`,
     and those are never penalised.
     """
@@ -103,7 +103,7 @@ def dry_penalties(
         ends = ends[text[ends - n] == ids[-1 - n]]
         longest |= dict.fromkeys(text[ends + 1].tolist(), n + 1)
     return {
-        # Kept within what float32 can subtract and still tell from a ban.
+        # Bounded, so that float32 can tell it from a ban.
         token: -min(multiplier * _power(base, n - allowed_length), 1e30)
         for token, n in longest.items()
         if n >= allowed_length and token not in breakers

@@ -1,11 +1,11 @@
-"""From logits to the next token: one pure function a rule that looks at these logits alone.
+"""From logits to the next token: one pure function per rule that depends on these logits alone.
 
 Written against the Python array API standard (data-apis.org/array-api), so the same code
 serves NumPy arrays and torch tensors on any device. Logits are (B, V); a rule that removes
-a token sets its logit to −∞. Rules that look at the text so far are in `penalties`, the
+a token sets its logit to −∞. Rules that depend on the text so far are in `penalties`, the
 order in which all apply in `sampler`.
 
-Ties are settled towards the lower token id, so k tokens are k tokens.
+Ties go to the lower token id, so that exactly k tokens stay.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def keep_top_p(logits: Array, p: float) -> Array:
     probabilities = _softmax(ordered)
     if is_numpy_array(logits):
         # Tokens below (1 − p) / V lack the mass to be needed; summing them takes the longest.
-        # Elsewhere the device would have to be waited for to learn how many there are.
+        # Elsewhere that would wait for the device, to learn how many there are.
         needed = probabilities >= (1 - p) / (2 * logits.shape[1])
         probabilities = probabilities[:, : int(needed.sum(axis=-1).max())]
     mass = _cumulative_sum(probabilities)
@@ -94,7 +94,7 @@ def keep_min_p(logits: Array, p: float) -> Array:
 def keep_typical(logits: Array, p: float) -> Array:
     """Keep the tokens whose surprise is nearest to the entropy, until their mass reaches p.
 
-    Meister et al. 2022, arXiv:2202.00666. All that are as near as the last one stay.
+    Meister et al. 2022, arXiv:2202.00666. Ties with the last one stay.
     """
     if p == 1:
         return logits
@@ -144,7 +144,7 @@ def keep_surprise(logits: Array, limit: Array) -> Array:
 def next_limit(logits: Array, ids: Array, limit: Array, tau: float, eta: float) -> Array:
     """The limit for `keep_surprise` after `ids` (B,) were drawn. → (B,)
 
-    The second half: what surprised more than `tau` bits lowers the limit, by `eta` a bit.
+    The second half: what surprised more than `tau` bits lowers the limit, by `eta` per bit.
     `logits` are those before `keep_surprise`, as in the authors' program
     (github.com/basusourya/mirostat).
     """
@@ -157,7 +157,7 @@ def draw(logits: Array, uniforms: Array) -> Array:
     """Draw from softmax(logits) by inverting its cumulative sum. (B, V), (B,) → (B,)
 
     `uniforms` are in [0, 1): the randomness comes from outside, so it can be seeded once
-    for all backends. A row without any token gives V, which is none.
+    for all backends. A row without any token gives V, no token's id.
     """
     xp = array_namespace(logits)
     width = logits.shape[1]
@@ -173,8 +173,9 @@ def draw_or_keep(logits: Array, proposed: Array, draft: Array, uniforms: Array) 
     """Draw from softmax(logits), and keep `proposed` as often as that allows.
 
     If `proposed` (B,) was drawn from softmax(draft), the result is distributed as that of
-    `draw`: what p has less of than q is refused as often as that, and drawn again where p has
-    more. Leviathan et al. 2022, arXiv:2211.17192, algorithm 1; a row without any token gives V.
+    `draw`: a token with p < q is rejected with probability 1 − p / q, and drawn again from the
+    excess of p over q. Leviathan et al. 2022, arXiv:2211.17192, algorithm 1. A row without any
+    token gives V.
     """
     xp = array_namespace(logits)
     p, q = _softmax(logits), _softmax(draft)
@@ -189,7 +190,7 @@ def draw_or_keep(logits: Array, proposed: Array, draft: Array, uniforms: Array) 
 
 
 def generators(seed: int, samples: int) -> list[np.random.Generator]:
-    """One random generator a sample, derived from (seed, i) alone.
+    """One random generator per sample, derived from (seed, i) alone.
 
     Sample i is therefore the same whatever the number of samples.
     """
@@ -207,9 +208,9 @@ def _draw(logits: Array, uniforms: Array) -> Array:
 
 
 def uniforms(random: Sequence[np.random.Generator], logits: Array, count: int) -> Iterator[Array]:
-    """For token after token `count` numbers of each generator, where the logits are. (count, B)
+    """Random numbers for one token after another, on the logits' device. (count, B)
 
-    They are copied there for 64 tokens at a time: each copy waits until a GPU is idle.
+    They are copied there for 64 tokens at a time, because each copy waits for a GPU.
     """
     xp = array_namespace(logits)
     while True:

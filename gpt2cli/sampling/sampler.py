@@ -7,8 +7,8 @@
                         → top-k → top-p → min-p → typical-p → XTC, or mirostat
     chance              → draw
 
-What transformers has of them is in its order, so its settings carry over; XTC comes last
-because it is about what the others leave, as its author has it.
+Rules that transformers has are in its order, so its settings carry over; XTC comes last,
+as its author has it, because it applies to what the others leave.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Rule = Callable[[Array, Texts], Array]
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A token that a draft proposes, and the logits (1, V) that it was drawn from, if it was."""
+    """A token that a draft proposes, and the logits (1, V) that it was drawn from, if any."""
 
     token: int
     logits: Array | None = None
@@ -52,7 +52,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one rule made of the candidates of one row.
+    """The effect of one rule on the candidates of one row.
 
     `candidates` are how many tokens it left; `top` lists the ids that were or became most
     probable, each with its probability before and after.
@@ -100,7 +100,7 @@ class Sampler:
     def choose(self, logits: Array, texts: Texts, proposal: Proposal | None = None) -> Array:
         """The next token of each text, or V where none is left. (B, V) → (B,)
 
-        A proposal for the one text there is changes how a token is drawn, not how often each is.
+        A proposal, for a single text, changes how a token is drawn, not its distribution.
         """
         ids, _ = self._pick(logits, texts, proposal)
         with np.errstate(all="ignore"):
@@ -111,7 +111,7 @@ class Sampler:
         return ids
 
     def propose(self, logits: Array, text: Sequence[int]) -> Proposal | None:
-        """Draw by the same rules from a draft's logits (1, V), for a text that may not come true.
+        """Draw by the same rules from a draft's logits (1, V), for a text that may be rejected.
 
         None where no token is left.
         """
@@ -126,7 +126,7 @@ class Sampler:
     ) -> tuple[Array, Array]:
         """Tokens, and the logits that they were drawn from."""
         self._draw_uniforms(logits)
-        # −∞ − (−∞) is meant, and so is the overflow next to a temperature of 0.
+        # −∞ − (−∞), and overflow at a temperature near 0, are intended.
         with np.errstate(all="ignore"):
             for _, rule in self._rules:
                 logits = rule(logits, texts)
@@ -213,7 +213,7 @@ class Sampler:
         return rules
 
     def _draw_uniforms(self, logits: Array) -> None:
-        # A rule that is off draws nothing, so a seed means what it did before the rule existed.
+        # A rule that is off draws nothing, so a seed gives the same text as without the rule.
         if self._numbers is None:
             count = 2 if self._config.xtc_probability else 1
             self._numbers = uniforms(self._random, logits, count)
@@ -247,7 +247,7 @@ class Sampler:
 
 
 def _for_each(changes_of: Callable[[Sequence[int]], penalties.Changes]) -> Rule:
-    """A rule on rows of ids as one on logits."""
+    """Turn a rule on rows of ids into a rule on logits."""
     return lambda logits, texts: penalties.add(logits, [changes_of(text) for text in texts])
 
 
@@ -263,7 +263,7 @@ def _best(logits: Array) -> Array:
 
 
 def _probabilities(logits: Array) -> np.ndarray[Any, Any]:
-    """Those of the first row, on the host. (B, V) → (V,)"""
+    """The probabilities of the first row, on the host. (B, V) → (V,)"""
     row: np.ndarray[Any, Any] = np.array(logits[0].tolist())
     weights = np.exp(row - row.max())
     return np.asarray(weights / weights.sum())

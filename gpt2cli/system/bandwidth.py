@@ -1,7 +1,7 @@
-"""How fast this machine's memory can be read: what limits a decoder that reads all weights a token.
+"""Memory bandwidth: the limit of a decoder that reads all weights per token.
 
 The best of several readings counts, as in McCalpin's STREAM benchmark
-(www.cs.virginia.edu/stream/ref.html): whatever else runs can only make memory seem slower.
+(www.cs.virginia.edu/stream/ref.html): other load can only make memory seem slower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Clock = Callable[[], float]
 
 
 def measure(device: str, threads: int, clock: Clock = time.perf_counter) -> float:
-    """Bytes a second that `threads` of the CPU, or a GPU, can read from its memory."""
+    """Bytes per second that `threads` of the CPU, or a GPU, can read from its memory."""
     if device == "cpu":
         available = machine.memory()[1]
         with ThreadPoolExecutor(threads) as pool:
@@ -33,7 +33,7 @@ def measure(device: str, threads: int, clock: Clock = time.perf_counter) -> floa
 
 
 def best(read: Read, size: int, clock: Clock = time.perf_counter) -> float:
-    """The highest rate in bytes a second of several calls, after one that does not count."""
+    """The highest rate of several calls in bytes per second, after one warm-up."""
     read()
     rates = []
     for _ in range(READINGS):
@@ -44,11 +44,11 @@ def best(read: Read, size: int, clock: Clock = time.perf_counter) -> float:
 
 
 def cpu_reader(size: int, threads: int, pool: ThreadPoolExecutor) -> tuple[Read, int]:
-    """What reads a new buffer of about `size` bytes by so many threads, and its true size.
+    """A function by which n threads read a new buffer of about `size` bytes, and its true size.
 
-    A maximum is NumPy's cheapest use of a number: one vector instruction, without the GIL.
+    A maximum is NumPy's cheapest reading: one vector instruction, without the GIL.
     """
-    # Written to, for fresh pages are all one page of zeros, which would stay in the cache.
+    # Written to, because fresh pages share one page of zeros, which would stay in the cache.
     parts = [np.ones(max(size // threads // 4, 1), dtype=np.int32) for _ in range(threads)]
 
     def read_part(part: np.ndarray) -> int:
@@ -59,7 +59,7 @@ def cpu_reader(size: int, threads: int, pool: ThreadPoolExecutor) -> tuple[Read,
 
 
 def torch_reader(device: str, size: int) -> tuple[Read, int]:
-    """The same for a device of PyTorch, which is waited for; a quarter of free memory at most."""
+    """The same for a PyTorch device, synchronously; at most a quarter of free memory."""
     import torch
 
     kind = device.partition(":")[0]

@@ -42,7 +42,7 @@ def check_device(device: str) -> None:
 
 
 def limit_threads(threads: int) -> None:
-    """Have the engine, NumPy's BLAS and torch use n CPU threads; NumPy must not be imported yet."""
+    """Make the engine, NumPy's BLAS and torch use n CPU threads, before NumPy is imported."""
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = str(threads)
     os.environ["VECLIB_MAXIMUM_THREADS"] = str(threads)
@@ -79,7 +79,7 @@ def place(device: str = "auto", precision: str = "auto") -> Placement:
 
 
 def may_have_gpu() -> bool:
-    """Whether it is worth asking torch for a GPU; False only where there is none."""
+    """Whether a GPU is possible, so that torch must be asked; False only if there is none."""
     if sys.platform == "darwin":
         return platform.machine() == "arm64"
     # The driver's device files on Linux and in WSL; elsewhere its tool.

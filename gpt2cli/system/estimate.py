@@ -32,13 +32,13 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def total_parameters(config: ModelConfig, *, tied: bool = True) -> int:
-    """All parameters; untied, the head has a matrix of its own, V · C more."""
+    """The number of parameters; an untied head adds a matrix of V · C."""
     head = 0 if tied else config.vocab_size * config.emb_dim
     return sum(parameters(config).values()) + head
 
 
 def weight_bytes(config: ModelConfig, precision: str) -> int:
-    """Bytes of the weights; with int8 or int4 all but the matrices stays in fp32."""
+    """Bytes of the weights; with int8 or int4 only the matrices are quantized."""
     count = total_parameters(config)
     if not PRECISIONS[precision].is_quantized:
         return int(count * PRECISIONS[precision].bytes)
@@ -59,9 +59,9 @@ def _quantized_bytes(config: ModelConfig, precision: str) -> int:
 
 
 def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: int = 1) -> int:
-    """Bytes of keys and values: 2 · L · C numbers a token.
+    """Bytes of keys and values: 2 · L · C numbers per token.
 
-    With int8 or int4 weights in 8 bits, and an fp32 scale for each of 2 · L · H vectors.
+    With int8 or int4 weights they have 8 bits, and each of 2 · L · H vectors an fp32 scale.
     """
     L, C, H = config.n_layers, config.emb_dim, config.n_heads
     width = C + H * _FP32 if PRECISIONS[precision].is_quantized else C * PRECISIONS[precision].bytes
@@ -69,11 +69,11 @@ def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: in
 
 
 def step_weight_bytes(config: ModelConfig, precision: str, samples: int = 1) -> int:
-    """Bytes of weights that decoding one token a sample must read.
+    """Bytes of weights that decoding one token per sample must read.
 
-    Each is read once for all samples, the token embedding whole, as it is the head too, and
-    of the position embedding one row. With int8 or int4 the head is coded, in 8 bits, and
-    the samples' own rows of the embeddings are read besides in fp32, as biases and norms are.
+    Each is read once for all samples: the whole token embedding, as it is the head too, and
+    one row of the position embedding. With int8 or int4 the head is quantized to 8 bits; the
+    samples' rows of the embeddings, biases and norms are read in fp32.
     """
     C, (head, matrices) = config.emb_dim, _multiplied(config)
     counts = parameters(config)
@@ -84,7 +84,7 @@ def step_weight_bytes(config: ModelConfig, precision: str, samples: int = 1) -> 
 
 
 def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:
-    """Bytes that reading a prompt takes besides, at its widest point, in fp32.
+    """Bytes of activations while a prompt is read, at the widest point, in fp32.
 
     A layer's feed-forward (4 C · T) before and after its GELU, and the logits of every
     sample. All samples share a prompt; once the context is full, each is read again.
@@ -106,19 +106,19 @@ def inference_bytes(
 
 
 def search_bytes(config: ModelConfig, precision: str, tokens: int, beams: int) -> int:
-    """Bytes that beam search needs beside the decoding of so many rows.
+    """Bytes that beam search needs in addition to decoding `beams` rows.
 
-    A part of the KV cache is copied where beams change places; of B · V scores there are up to
-    four copies in fp32, a count in 8 bytes for each, twice, and three masks.
+    Part of the KV cache is copied when beams change places; each of B · V scores takes up to
+    four copies in fp32, two counts of 8 bytes and three masks.
     """
     moved = kv_cache_bytes(config, precision, tokens, beams) // 2
     return moved + beams * config.vocab_size * (4 * _FP32 + 2 * 8 + 3)
 
 
 def sampling_bytes(config: ModelConfig, samples: int) -> int:
-    """Bytes that choosing the next tokens takes beside the logits.
+    """Bytes that choosing the next tokens takes in addition to the logits.
 
-    To be sorted and summed, each of B · V is copied into up to six numbers of 8 bytes.
+    Sorting and summing copies each of B · V logits into up to six numbers of 8 bytes.
     """
     return samples * config.vocab_size * 6 * 8
 
@@ -126,11 +126,11 @@ def sampling_bytes(config: ModelConfig, samples: int) -> int:
 def training_bytes(config: ModelConfig, batch_size: int = 1, precision: str = "fp32") -> int:
     """Bytes to train with AdamW on sequences of the whole context.
 
-    Weights, gradients and two moments are 16 bytes a parameter. A layer keeps 16 · T · C
+    Weights, gradients and two moments are 16 bytes per parameter. Each layer keeps 16 · T · C
     activations where attention is fused, and two dropout masks, which PyTorch stores in
     fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34
     bytes in half precision. Logits and log-probabilities have a gradient each. With
-    bf16 weights stay in fp32, and at the least activations take half.
+    bf16 weights stay in fp32, and activations take at least half.
     """
     T, C = config.context_length, config.emb_dim
     activations = (16 + 2) * T * C * config.n_layers + 4 * T * config.vocab_size
@@ -142,7 +142,7 @@ def flops_per_token(config: ModelConfig, context: int = 0) -> int:
     """Floating-point operations to read one token after `context` others.
 
     Two for each weight of a matrix, the head's included (Kaplan et al. 2020,
-    arXiv:2001.08361, section 2.1), and 4 · C a layer for each token that attention looks at:
+    arXiv:2001.08361, section 2.1), and 4 · C per layer for each token attended to:
     its key and its value are a product each (Hoffmann et al. 2022, arXiv:2203.15556,
     appendix F).
     """
@@ -156,7 +156,7 @@ def training_flops_per_token(config: ModelConfig) -> int:
 
 
 def gpus_needed(config: ModelConfig, precision: str = "bf16") -> int:
-    """80 GB GPUs that the weights and one full KV cache fill."""
+    """The number of 80 GB GPUs that the weights and one full KV cache fill."""
     return math.ceil(inference_bytes(config, precision) / _H100_MEMORY)
 
 

@@ -40,7 +40,7 @@ def detect() -> Machine:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of RAM in all and to be had now, within the limit of a container."""
+    """Bytes of RAM in all and available now, within the limit of a container."""
     import psutil
 
     ram = psutil.virtual_memory()
@@ -68,7 +68,7 @@ def peak_memory() -> int:
 
 
 def cpu_name() -> str:
-    """What its maker calls the CPU, where the system tells."""
+    """The maker's name of the CPU where the system reports it, else its architecture."""
     if sys.platform == "darwin":
         tool = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         name = subprocess.run(tool, capture_output=True, text=True, check=False).stdout
@@ -78,7 +78,7 @@ def cpu_name() -> str:
 
 
 def cache_size() -> int | None:
-    """Bytes of the CPU's last-level caches together; None where the system does not tell."""
+    """Bytes of the CPU's last-level caches together; None if the system does not report them."""
     if sys.platform == "darwin":
         tool = ["/usr/sbin/sysctl", "-n", "hw.l3cachesize", "hw.perflevel0.l2cachesize"]
         told = subprocess.run(tool, capture_output=True, text=True, check=False).stdout.split()
@@ -110,7 +110,7 @@ def _text(path: Path) -> str:
 
 
 def _file_cache() -> int:
-    """Bytes of the container's memory that cache files nobody has used of late."""
+    """Bytes of the container's memory that cache files not used recently."""
     lines = _text(_CGROUP / "memory.stat").splitlines()
     counts = dict(line.split(maxsplit=1) for line in lines)
     return int(counts.get("inactive_file", 0))

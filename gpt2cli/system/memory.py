@@ -1,4 +1,4 @@
-"""Whether what is to run fits the memory, before anything is read."""
+"""Whether a run fits the memory, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PANEL = 32  # tokens: the engine's `engine_panel_length`, known without loading 
 
 
 def check_rows(config: ModelConfig, placement: Placement, samples: int, tokens: int) -> None:
-    """Raise `UsageError` if so many samples, of up to so many tokens, cannot fit.
+    """Raise `UsageError` if `samples` texts of up to `tokens` tokens cannot fit.
 
-    One sample is let through: the system may yet find room.
+    One sample is always allowed: the system may yet free memory.
     """
     needed = _needed(config, placement, samples, tokens)
     needed += estimate.sampling_bytes(config, samples)
@@ -22,7 +22,7 @@ def check_rows(config: ModelConfig, placement: Placement, samples: int, tokens: 
 
 
 def check_beams(config: ModelConfig, placement: Placement, beams: int, tokens: int) -> None:
-    """Raise `UsageError` if a search with so many beams, of up to so many tokens, cannot fit."""
+    """Raise `UsageError` if a search with `beams` beams of up to `tokens` tokens cannot fit."""
     needed = _needed(config, placement, beams, tokens)
     needed += estimate.search_bytes(config, placement.precision, _cells(tokens), beams)
     if needed > (free := available(placement.device)):

@@ -1,6 +1,6 @@
 """The precisions that weights can have, by the names that the field gives them.
 
-Quantized weights are stored in groups of 32 with one bf16 scale each, and computed with on a CPU.
+Quantized weights are stored in groups of 32 with one bf16 scale each, and used on CPUs only.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ _GROUP, _SCALE_BITS = 32, 16
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How a number is stored: in so many bits, as PyTorch's type `torch`, or quantized."""
+    """How a number is stored: in `bits` bits, as PyTorch's type `torch`, or quantized."""
 
     bits: int
     torch: str | None = None
 
     @property
     def is_quantized(self) -> bool:
-        """Whether it is integers with scales, which no type of PyTorch is."""
+        """Whether numbers are integers with scales, for which PyTorch has no type."""
         return self.torch is None
 
     @property
     def bytes(self) -> float:
-        """Bytes per weight, with its share of a scale."""
+        """Bytes per weight, including its share of a scale."""
         return (self.bits + (_SCALE_BITS / _GROUP if self.is_quantized else 0)) / 8
 
 

@@ -1,4 +1,4 @@
-"""Text that is cut in another way than GPT-2 cuts it: what the `tokenizers` library does for us.
+"""Encoding for vocabularies that split text otherwise than GPT-2, by the `tokenizers` library.
 
 A fine-tune's `tokenizer.json` may lower-case a text, cut digits apart or strip the spaces around
 an added token. The library encodes all of that; ids become bytes as everywhere else.
@@ -14,7 +14,7 @@ from gpt2cli.text.vocabulary import Vocabulary, byte_alphabet, cutting_steps
 
 
 class Pipeline:
-    """Encodes as a vocabulary's sections say. Raises `TokenizerError` for what they cannot be."""
+    """Encodes by a vocabulary's sections. Raises `TokenizerError` for invalid ones."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -39,7 +39,7 @@ class Pipeline:
         return ids
 
     def _variant(self, *, special: bool, follows: bool) -> Any:
-        """A `tokenizers.Tokenizer`; the library has no switch for these two."""
+        """A `tokenizers.Tokenizer` for these flags, which the library cannot switch."""
         if (special, follows) not in self._variants:
             self._variants[special, follows] = _build(self._vocabulary, special, follows)
         return self._variants[special, follows]
@@ -51,7 +51,7 @@ def _build(v: Vocabulary, special: bool, follows: bool) -> Any:
     added = v.added if special else {}
     made = {*byte_alphabet(), *(merge.replace(" ", "") for merge in v.merges)}
     tokens = {text: i for text, i in v.tokens.items() if text not in v.added or text in made}
-    # In the model's vocabulary the library finds the ids of added tokens, else it makes up some.
+    # The library takes the ids of added tokens from the model's vocabulary, else invents them.
     tokens |= {text: entry["id"] for text, entry in added.items()}
     description = {
         "added_tokens": sorted(added.values(), key=lambda entry: int(entry["id"])),
@@ -71,7 +71,7 @@ def _build(v: Vocabulary, special: bool, follows: bool) -> Any:
 
 
 def _without_prefix(section: dict[str, Any]) -> dict[str, Any]:
-    """A pre-tokenizer that puts no space in front: the text goes on from another."""
+    """A pre-tokenizer that adds no space in front, for a text that continues another."""
     if isinstance(steps := section.get("pretokenizers"), list):
         return section | {"pretokenizers": [_without_prefix(step) for step in steps]}
     return section | {"add_prefix_space": False} if section.get("type") == "ByteLevel" else section

@@ -1,7 +1,7 @@
 """GPT-2's byte-level BPE: text to token ids and back, one stream at a time.
 
-The merging itself is tiktoken's, over the ranks that it wants, from the files that
-`vocabulary` reads. Where a checkpoint cuts text in another way than GPT-2, `pipeline` encodes.
+tiktoken does the merging, by ranks made of the files that `vocabulary` reads. Where a checkpoint
+splits text otherwise than GPT-2, `pipeline` encodes.
 Source of the scheme: OpenAI's `encoder.py` (github.com/openai/gpt-2) and Sennrich et al. 2016,
 arXiv:1508.07909.
 """
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 # How OpenAI's encoder.py cuts text into words before any merging.
 SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
-# The longest beginning that ends where no word goes on: the pattern has space only in front.
+# The longest beginning that ends between words: the pattern has space only in front.
 _WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
-_WHITESPACE = re.compile(r"([^\S\x1c-\x1f]{100000,})")  # tiktoken fails at ten times as much
-LONGEST_WORD = 1_000_000  # characters; to merge so many takes 0.2 GB and up to seconds
+_WHITESPACE = re.compile(r"([^\S\x1c-\x1f]{100000,})")  # tiktoken fails at ten times this
+LONGEST_WORD = 1_000_000  # characters; merging them takes 0.2 GB and up to seconds
 
 
 class Tokenizer:
@@ -142,8 +142,8 @@ class Tokenizer:
     def _encode_long(self, text: str, special: bool) -> list[int]:
         """The same where a run of whitespace may be longer than tiktoken's pattern can match.
 
-        Such a run is one word, but for its last character, which what follows takes; at the end
-        of the text, or before a token that is looked for in it, it is one word.
+        Such a run is one word, without its last character, which joins what follows; at the end
+        of the text, or before a special token, it is one word.
         """
         parts = _WHITESPACE.split(text)  # text and long runs, in turn
         stops = tuple(self._encoding.special_tokens_set) if special else ()
@@ -157,7 +157,7 @@ class Tokenizer:
 
     @cached_property
     def _whitespace(self) -> tiktoken.Encoding:
-        """Takes any run of whitespace for one word."""
+        """An encoding for which any run of whitespace is one word."""
         return tiktoken.Encoding(
             "whitespace", pat_str=r"\s+", mergeable_ranks=self._parts[0], special_tokens={}
         )
@@ -199,12 +199,12 @@ class Tokenizer:
             ) from None
 
     def beginning(self) -> int:
-        """What stands before a text, which is end-of-text. Raises `UsageError` if there is none."""
+        """The id to begin an empty text with: end-of-text. Raises `UsageError` if there is none."""
         if self.opening:
             return self.opening[0]
         if self.end_of_text is None:
             raise UsageError(
-                f"this model has no {END_OF_TEXT} token to begin from; give a text to go on from"
+                f"this model has no {END_OF_TEXT} token to begin from; give a text to continue"
             )
         return self.end_of_text
 
@@ -242,7 +242,7 @@ class Tokenizer:
 def _to_bytes(tokens: Sequence[str], origin: str) -> list[bytes]:
     """The bytes of tokens in the alphabet of the vocabulary's files.
 
-    All at once: fifty thousand times anything is a delay that people notice.
+    All at once, because a call per token would be a noticeable delay.
     """
     # No other character may be in a token; one beyond Latin-1 marks what separates them.
     table = dict.fromkeys(range(256), "\ufffd")
@@ -263,10 +263,10 @@ def _any_bytes(token: str) -> bytes:
 
 
 def _check_words(text: str, whole: bool) -> None:
-    """Raise `TokenizerError` for a word that would take more memory than it is worth.
+    """Raise `TokenizerError` for a word longer than `LONGEST_WORD`, which takes too much memory.
 
-    That is all of the text if it is not cut; else some characters of one class, of which one
-    stands at a multiple of `LONGEST_WORD`.
+    With `whole` the text is one word; else a word is a run of characters of one class, which
+    if too long has a character at a multiple of `LONGEST_WORD`.
     """
     if whole:
         raise TokenizerError(
@@ -289,7 +289,7 @@ def _count(kind: str, characters: Iterable[str]) -> int:
 
 
 def _class(character: str) -> str:
-    """What `SPLIT_PATTERN` takes a character for: whitespace, a letter, a number or a sign."""
+    """A character's class in `SPLIT_PATTERN`: whitespace, a letter, a number or a sign."""
     if _has_space(character):
         return "whitespace"
     category = unicodedata.category(character)[0]
@@ -297,5 +297,5 @@ def _class(character: str) -> str:
 
 
 def _has_space(text: str) -> bool:
-    """Whether there is whitespace as `SPLIT_PATTERN` sees it, which Python takes for more."""
+    """Whether a text has whitespace as in `SPLIT_PATTERN`; Python counts more characters."""
     return any(c.isspace() and not "\x1c" <= c <= "\x1f" for c in text)

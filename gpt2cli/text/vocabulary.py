@@ -1,4 +1,4 @@
-"""The files of a checkpoint's vocabulary, read and checked: tokens, merges, what was added to them.
+"""The files of a checkpoint's vocabulary, read and checked: tokens, merges, added tokens.
 
 A fine-tune that adds tokens writes them into `tokenizer.json`, or beside `vocab.json` and
 `merges.txt` into `added_tokens.json` or `tokenizer_config.json`. A `tokenizer.json` also says how
@@ -79,7 +79,7 @@ def of_gpt2(tokens: dict[str, int], merges: list[str]) -> Vocabulary:
 
 
 def read(directory: Path) -> Vocabulary:
-    """Read whichever files there are.
+    """Read the vocabulary files of a directory.
 
     `tokenizer.json` goes before `vocab.json` and `merges.txt`, as in transformers. Raises
     `TokenizerError` if they are no vocabulary of GPT-2's, or contradict each other.
@@ -119,7 +119,7 @@ def _read_pair(vocab_file: Path, merges_file: Path) -> tuple[dict[str, int], lis
 def _with_neighbours(
     tokens: dict[str, int], merges: list[str], data: dict[str, Any], path: Path, directory: Path
 ) -> Vocabulary:
-    """What `path` holds, `data` if that is a `tokenizer.json`, and what lies beside it."""
+    """What `path` holds, `data` if that is a `tokenizer.json`, and the files next to it."""
     extra, settings = (directory / name for name in ADDED)
     config = _mapping(_read_json(settings), settings) if settings.is_file() else {}
     # The settings have flags as well, so they go before the mere ids.
@@ -142,7 +142,7 @@ def _with_neighbours(
 def _collected(
     sources: dict[Path, Any], tokens: Mapping[str, int], path: Path
 ) -> dict[str, dict[str, Any]]:
-    """The added tokens of several files, and end-of-text. Refuses contradictions."""
+    """Added tokens of several files, and end-of-text. Raises `TokenizerError` if they conflict."""
     added: dict[str, dict[str, Any]] = {}
     origin = dict.fromkeys(tokens, path)
     texts = {i: text for text, i in tokens.items()} if any(sources.values()) else {}
@@ -168,7 +168,7 @@ def _contradiction(
 
 
 def _problem(data: dict[str, Any], model: dict[str, Any]) -> str | None:
-    """What no ids, or no bytes, can be had of exactly, in words."""
+    """Why ids or bytes cannot be exact with this vocabulary, in words; None if they can."""
     kind = model.get("type") or "BPE"
     decoder = data.get("decoder")
     steps = [str(step.get("type")) for step in cutting_steps(data.get("pre_tokenizer"))]
@@ -217,7 +217,7 @@ def _byte_level() -> dict[str, Any]:
 
 
 def _opening(post_processor: Any, path: Path) -> list[int]:
-    """The ids that are put before every text. Refuses what puts some behind it."""
+    """The ids put before every text. Raises `TokenizerError` if some are put after it."""
     ids: list[int] = []
     for step in [] if post_processor is None else _parts(post_processor, "processors"):
         kind = step.get("type")
@@ -308,7 +308,7 @@ def _extra(path: Path) -> list[dict[str, Any]]:
 
 
 def _tokens(data: Any, path: Path) -> dict[str, int]:
-    # In ways that do not look at fifty thousand entries one by one.
+    # By operations on whole collections: a loop over fifty thousand entries is slow.
     ids = data.values() if isinstance(data, dict) else ()
     if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > _HIGHEST or "" in data:
         raise TokenizerError(f"{path} must map tokens to ids")

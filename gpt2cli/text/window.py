@@ -1,4 +1,4 @@
-"""Which tokens of a text a model looks back on: all that fit, else the newest."""
+"""Which tokens of a text a model attends to: all that fit, else the newest."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from gpt2cli.errors import UsageError
 
 
 def slide(ids: Sequence[int], context_length: int) -> list[int]:
-    """The newest tokens, with room to go on: once the window is full its oldest quarter goes.
+    """The newest tokens, with room to continue: a full window drops its oldest quarter.
 
     Positions are learned, so what remains must be read again. Doing that for a quarter of
-    the window at a time keeps the cost a token flat: three tokens of prefill for each.
+    the window at a time keeps the cost per token flat: three tokens of prefill for each.
     """
     return list(ids[-(context_length - context_length // 4) :])
 

@@ -1,4 +1,4 @@
-"""A text as token ids: split, a vocabulary learned from it, encoded."""
+"""Preparing a text: splitting it, learning a vocabulary from it, encoding it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALLEST_VOCABULARY = 257  # the bytes and end-of-text
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A text as token ids: the first part to learn from, the rest to be judged by.
+    """A text as token ids: the first part for training, the rest for validation.
 
     `val` begins with the last training token, so that each of its own tokens is predicted
     once; `val_bytes` is the UTF-8 length of what is predicted. `digest` identifies the text.
@@ -49,7 +49,7 @@ def digest_of(train: str, val: str) -> str:
 
 
 def check_length(train: int, val: int, config: ModelConfig, unit: str = "tokens") -> None:
-    """Refuse a text with too few tokens, or bytes, for one window. Raises `UsageError`."""
+    """Raise `UsageError` if a text has too few tokens, or bytes, for one window."""
     for name, length in (("training", train), ("validation", val)):
         if length < config.context_length + 2:
             raise UsageError(
@@ -70,7 +70,7 @@ def learn_vocabulary(text: str, vocab_size: int) -> Tokenizer:
         raise UsageError(
             f"vocab_size must be at least {SMALLEST_VOCABULARY} (256 bytes and {END_OF_TEXT})"
         )
-    # Every merge joins what the text has; the library makes room for all that it is asked for.
+    # The text bounds the number of merges; the library allocates for the size it is given.
     most = SMALLEST_VOCABULARY + len(text.encode())
     trainer = ByteLevelBPETokenizer()
     trainer.train_from_iterator(

@@ -1,4 +1,4 @@
-"""A run in its directory: begun, or picked up where it was stopped."""
+"""A training run in its directory: begun or resumed."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from gpt2cli.training.trainer import Trainer
 def open_run(
     plan: Plan, text: str, directory: Path, *, device: str = "cpu", resume: bool = False
 ) -> Iterator[Trainer]:
-    """Prepare a run in `directory`, or pick one up, and keep others out of it meanwhile.
+    """Prepare or resume a run in `directory`, and lock the directory meanwhile.
 
-    A new run learns its vocabulary here, and writes nothing before it has something to keep.
-    Raises `UsageError` where a model would be overwritten, the text is too short or another,
-    a setting has changed or memory does not suffice, and `WeightsError` where there is nothing
+    A new run learns its vocabulary here, and writes nothing before its first save.
+    Raises `UsageError` if a model would be overwritten, the text is too short or another,
+    a setting has changed or memory does not suffice, and `WeightsError` if there is nothing
     to resume.
     """
     train, val = split_text(text, plan.training.val_fraction)
-    # No token is shorter than a byte, but for the one before the validation text.
+    # No token is shorter than a byte; the validation part has one token before its text.
     check_length(len(train.encode()), len(val.encode()) + 1, plan.model, "bytes")
     check_memory(replace(plan.model, vocab_size=SMALLEST_VOCABULARY), plan, device)
     if resume:
@@ -76,7 +76,7 @@ def _resumed(plan: Plan, train: str, val: str, directory: Path, device: str) -> 
 
 
 def _new_model(plan: Plan, tokenizer: Tokenizer, corpus: Corpus, device: str) -> GPT2:
-    """A model with drawn weights, as large as its vocabulary has come out."""
+    """A model with random weights, sized by the vocabulary learned."""
     config = replace(plan.model, vocab_size=tokenizer.size)
     check_length(len(corpus.train), len(corpus.val), config)
     check_memory(config, plan, device)
@@ -85,11 +85,11 @@ def _new_model(plan: Plan, tokenizer: Tokenizer, corpus: Corpus, device: str) ->
 
 
 def check_memory(config: ModelConfig, plan: Plan, device: str) -> None:
-    """Refuse a run that cannot fit. Raises `UsageError`."""
+    """Raise `UsageError` if a run cannot fit the memory."""
     batch_size, context = plan.training.batch_size, config.context_length
     needed = estimate.training_bytes(config, batch_size, plan.precision)
     free = available(device)
-    # Gradients come as activations go: 124M in fp32 was measured at 0.95 of the estimate.
+    # Gradients replace freed activations: 124M in fp32 was measured at 0.95 of the estimate.
     if 0.9 * needed > free:
         raise UsageError(
             f"batch_size {batch_size} with a context of {context} tokens needs "

@@ -1,7 +1,7 @@
-"""What a training run keeps in its directory besides the model: its lock, its plan, its place.
+"""What a training run keeps in its directory besides the model: lock, plan, position.
 
-The full state is one safetensors file, which `training` writes; what is told here comes from
-the metadata in its header, so nothing needs torch.
+The full state is one safetensors file, which `training` writes; this module reads the metadata
+in its header, without torch.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Plan:
     data: str = ""
 
     def check_same(self, other: Plan) -> None:
-        """Raise `UsageError` that names a setting of `other` that is not as here.
+        """Raise `UsageError`, naming the setting, if a setting of `other` differs.
 
-        The number of steps may differ, and where the text is.
+        The number of steps may differ, and the path of the text.
         """
         before, now = self._settings(), other._settings()
-        # Versions that did not note the precisions noted the vocabulary's real size.
+        # Versions that did not record the precisions recorded the vocabulary's actual size.
         unknown = () if self.precision else ("vocab_size", "precision", "save_precision")
         for name in before:
             if before[name] != now[name] and name not in unknown:
@@ -66,7 +66,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a run had come when its state was saved. `digest` identifies its text."""
+    """The progress of a run when its state was saved. `digest` identifies its text."""
 
     plan: Plan
     digest: str
@@ -74,7 +74,7 @@ class Position:
     best_val_loss: float = math.inf
 
     def check_goes_on_as(self, plan: Plan) -> None:
-        """Refuse a plan that the run cannot go on with. Raises `UsageError`."""
+        """Raise `UsageError` if the run cannot continue with this plan."""
         self.plan.check_same(plan)
         if plan.training.steps < self.step:
             raise UsageError(f"steps must be at least the {self.step} that are done", "steps")
@@ -85,7 +85,7 @@ class Position:
             )
 
     def metadata(self) -> dict[str, str]:
-        """For the header of a safetensors file, which has room for texts only."""
+        """The position for the header of a safetensors file, whose values must be text."""
         return {
             "plan": json.dumps(asdict(self.plan)),
             "digest": self.digest,
@@ -95,7 +95,7 @@ class Position:
 
 
 def read_position(directory: Path) -> Position:
-    """Where the run in a directory stands.
+    """The saved position of the run in a directory.
 
     Raises `WeightsError` where there is none, or its file is damaged.
     """
@@ -114,10 +114,10 @@ def read_position(directory: Path) -> Position:
 def _read_plan(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
     if "plan" in metadata:
         noted, digest = json.loads(metadata["plan"]), metadata["digest"]
-    else:  # by a version that noted less
+    else:  # by a version that recorded less
         model, training, digest = json.loads(metadata["identity"])
         noted = {"model": model, "training": training}
-    # A version before called precisions dtypes, by PyTorch's names.
+    # An earlier version called precisions dtypes, by PyTorch's names.
     precision, save_precision = (
         parse(name) if (name := str(noted.get(new, noted.get(old, "")))) else ""
         for new, old in (("precision", "dtype"), ("save_precision", "save_dtype"))
@@ -133,7 +133,7 @@ def _read_plan(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse a directory that holds a model or a vocabulary already. Raises `UsageError`."""
+    """Raise `UsageError` if a directory already holds a model or a vocabulary."""
     for name in (STATE_FILE, layout.WEIGHTS, layout.INDEX):
         if (directory / name).exists():
             hint = ", or resume its run" if name == STATE_FILE else ""
@@ -149,7 +149,7 @@ def check_directory(directory: Path) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Make a directory and keep other runs out of it; the lock of a killed process is void.
+    """Make a directory and lock it against other runs; the lock of a killed process is void.
 
     Raises `UsageError` where it cannot be made or written to, `GPT2CLIError` while another
     run is in it.

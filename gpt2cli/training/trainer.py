@@ -1,6 +1,6 @@
 """Training a GPT-2 from scratch on one machine: vocabulary, data, optimiser, loop.
 
-`Trainer.run` yields what happened and never prints; `gpt2cli.cli.commands.train` draws it.
+`Trainer.run` yields reports and never prints; `gpt2cli.cli.commands.train` draws it.
 Recipe: GPT-2 and GPT-3 papers (Radford et al. 2019; Brown et al. 2020, arXiv:2005.14165,
 appendix B), with AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
@@ -37,7 +37,7 @@ from gpt2cli.weights.safetensors import read_safetensors, write_safetensors
 class Report:
     """The state after one optimiser step; the validation figures only when just measured.
 
-    `loss` is in nats a token, `bits_per_byte` compares models with different vocabularies.
+    `loss` is in nats per token, `bits_per_byte` compares models with different vocabularies.
     """
 
     step: int
@@ -53,7 +53,7 @@ class Report:
 def evaluate(model: GPT2, ids: Tensor, batch_size: int = 32) -> float:
     """Mean loss in nats over `ids[1:]`, read in windows of one context that do not overlap.
 
-    A token early in its window sees little, so this is the pessimistic figure.
+    A token early in its window has little context, so this overestimates the loss.
     """
     device = next(model.parameters()).device
     context, total = model.config.context_length, 0.0
@@ -101,10 +101,10 @@ class Trainer:
         self._saved_step: int | None = None
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Train until `settings.steps`, yielding a `Report` a step.
+        """Train until `settings.steps`, yielding a `Report` per step.
 
         `should_stop` is asked between steps; the state is saved either way. Raises
-        `GPT2CLIError` as soon as a number is not finite, before that has reached a file.
+        `GPT2CLIError` as soon as a number is not finite, before it is written to a file.
         """
         self.model.train()
         while self.step < self.settings.steps and not should_stop():
@@ -162,7 +162,7 @@ class Trainer:
         return Report(self.step, loss, rate, speed, val_loss, bits, best)
 
     def _diverged(self) -> GPT2CLIError:
-        """What to raise where numbers are not finite any more."""
+        """The error for numbers that are not finite any more."""
         if self._saved_step is None:
             kept, remedy = "nothing was saved", "try a lower learning_rate"
         else:
@@ -175,12 +175,12 @@ class Trainer:
         )
 
     def _save(self, val_loss: float = math.inf) -> bool:
-        """Write the state, and before it the model if its loss is the lowest so far; if it is.
+        """Write the model if its loss is the lowest so far, then the state. → whether it was lowest
 
-        In this order whatever a kill leaves can be resumed, for it repeats what is missing.
+        In this order a killed run can always be resumed: it repeats what is missing.
         """
         tensors = self._state()
-        # A loss is from before its step's update, so it does not vouch for what that made.
+        # A loss is from before its step's update, so a finite loss does not imply finite weights.
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise self._diverged()
         best = val_loss < self.best_val_loss
@@ -197,7 +197,7 @@ class Trainer:
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Delete what a run has written whose very first save fails: it can then begin again."""
+        """Delete what was written if the first save of a run fails, so that it can begin again."""
         try:
             yield
         except WeightsError:

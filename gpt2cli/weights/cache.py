@@ -1,4 +1,4 @@
-"""The Hugging Face hub's cache on this disk: what is in it.
+"""The contents of the Hugging Face hub's cache on this disk.
 
 The cache has the hub's standard layout, so that every program of this machine shares one
 copy: `models--owner--name/` with `blobs/` (the contents, named by their hash),
@@ -40,7 +40,7 @@ class CachedModel:
 
     @property
     def vocabulary_only(self) -> bool:
-        """Whether only the vocabulary is there, as `tokenize` leaves it, and no part of more."""
+        """Whether only the vocabulary was fetched, as by `tokenize`, and nothing else begun."""
         begun = (self.directory.parents[1] / "blobs").glob("*.incomplete")
         whole = _is_complete(self.directory, vocabulary_only=True)
         return whole and not self.complete and not any(begun)
@@ -55,7 +55,7 @@ def required_files(
     some, or hold the weights only as pickles.
     """
     vocabulary = next((v for v in VOCABULARIES if set(v) <= set(names)), ())
-    # Before what they add to, which is taken for whole as soon as it is there.
+    # Before the files that they add to, whose presence marks the vocabulary as complete.
     added = [name for name in ADDED if name in names]
     if vocabulary_only and vocabulary and layout.CONFIG in names:
         return [layout.CONFIG, *added, *vocabulary]
@@ -114,8 +114,8 @@ def cached_snapshot(
 
 def _read(path: Path) -> str:
     """The text of a file of the cache; none when it cannot be read."""
-    try:  # os.path asks, as Path.is_file raises for a name that is too long
-        return path.read_text("utf-8") if os.path.isfile(path) else ""  # a FIFO would wait
+    try:  # os.path, because Path.is_file raises for a name that is too long
+        return path.read_text("utf-8") if os.path.isfile(path) else ""  # opening a FIFO would block
     except (OSError, ValueError):
         return ""
 

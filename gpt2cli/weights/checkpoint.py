@@ -1,7 +1,7 @@
 """Weights in safetensors files: reading into our model, and writing what others can read.
 
 The files use OpenAI's names as the Hugging Face hub spells them; `NAMES` is the whole
-mapping. Nothing here opens a pickle, which could run code of a stranger's choosing.
+mapping. Nothing here opens a pickle, which could run a stranger's code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HEAD = "lm_head.weight"
 _SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 QKV_BIAS = ".attn.c_attn.bias"
 _COMPARED = 2**20  # elements at a time
-_LISTED = 8  # problems that a message has room for
+_LISTED = 8  # problems that a message lists
 
 
 def hub_name(name: str) -> str:
@@ -73,7 +73,7 @@ def weight_files(directory: Path) -> list[Path]:
                 raise WeightsError(f"{index} names {shown(name)}, which is no file beside it")
         files = [directory / name for name in sorted(set(names))]
         for path in files:
-            if not path.is_file():  # to open a FIFO would wait for who writes into it
+            if not path.is_file():  # opening a FIFO would block until it has a writer
                 raise WeightsError(f"{directory} has no file {path.name}; fetch the model again")
         return files
     raise WeightsError(_no_weights(directory))
@@ -138,7 +138,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> GPT2:
-    """Read a checkpoint into a PyTorch model for inference, in fp32 unless told otherwise.
+    """Read a checkpoint into a PyTorch model for inference, in fp32 by default.
 
     Tensors that already have `dtype` stay memory-mapped on a CPU: no second copy is made.
     Raises `WeightsError` as `read` does.
@@ -189,7 +189,7 @@ def _settle_head(tensors: dict[str, StoredTensor], directory: Path) -> None:
 
 
 def _is_same(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two tensors hold the same, in slices whose memory the system gets back."""
+    """Whether two tensors are equal, compared in slices whose memory is then released."""
     if one.shape != other.shape:
         return False
     for begin in range(0, one.bits.size, _COMPARED):

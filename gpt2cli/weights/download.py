@@ -1,9 +1,9 @@
 """Downloads from the Hugging Face hub into its cache: resumable, verified, safe side by side.
 
-huggingface_hub does the talking. What it leaves out is done here: a partial file that the
-next process goes on with, a check of the hash that large files are named by, and distrust:
-nothing that a hub sends becomes a path unless it is a plain name, and no file grows beyond
-the size that was announced.
+huggingface_hub makes the requests. This module adds partial files that the next process
+resumes, a check of the hash that large files are named by, and distrust of the hub: nothing
+that it sends becomes a path unless it is a plain name, and no file grows beyond the size that
+was announced.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def download(
     the current one.
     Raises `UsageError` for what the hub does not have, `WeightsError` for what is no GPT-2 and
     `ConfigError` for one that cannot be run, before its weights are fetched, and
-    `DownloadError` when the hub cannot be reached or refuses.
+    `DownloadError` when the hub cannot be reached or refuses the request.
     """
     from huggingface_hub import constants
 
@@ -85,7 +85,7 @@ def _download(
             _link(_fetch(repo_id, commit, name, progress), snapshot / name)
         if name != layout.CONFIG:
             continue
-        # Known before gigabytes of something else are paid for.
+        # Checked before gigabytes of another model are fetched.
         if (kind := cache.model_type(snapshot)) not in (None, "gpt2"):
             raise WeightsError(f"{repo_id} is a {shown(kind)} model; gpt2cli runs GPT-2 alone")
         if not vocabulary_only:
@@ -115,7 +115,7 @@ def _listing(repo_id: str, revision: str) -> tuple[str, set[str]]:
 
 @contextmanager
 def _understood() -> Iterator[None]:
-    """Say of an answer over which huggingface_hub stumbles that it is no hub's."""
+    """Turn huggingface_hub's failures on an unexpected answer into a `DownloadError`."""
     try:
         yield
     except (_http_error(), OSError):  # some are ValueErrors as well
@@ -133,7 +133,7 @@ def _write_ref(path: Path, commit: str) -> None:
 
 
 def _fetch(repo_id: str, commit: str, name: str, progress: Progress | None) -> Path:
-    """Make the blob of one file present, and right; where it is.
+    """Make the blob of one file present and verified. → its path
 
     huggingface_hub's own download begins anew in every process, which gigabytes over a
     weak line do not survive; here the partial file is kept, named by its hash.
@@ -161,7 +161,7 @@ def _fetch(repo_id: str, commit: str, name: str, progress: Progress | None) -> P
     with WeakFileLock(lock):
         if not blob.is_file():
             report = progress or (lambda *_: None)
-            if partial.is_fifo():  # to open it would wait for a reader
+            if partial.is_fifo():  # opening it would block until it has a reader
                 partial.unlink()
             _fill(partial, url, size, name, lambda done: report(name, done, size))
             _verify(partial, etag, name)
@@ -170,7 +170,7 @@ def _fetch(repo_id: str, commit: str, name: str, progress: Progress | None) -> P
 
 
 def _link(blob: Path, place: Path) -> None:
-    """Let a snapshot's file be that blob: by a link, or a copy where there are none."""
+    """Link a snapshot's file to a blob, or copy it where links do not work."""
     place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
@@ -241,9 +241,9 @@ def _fill(partial: Path, url: str, size: int, name: str, report: Callable[[int],
                 started_over = True
                 sink.truncate(0)
             except (_http_error(), OSError) as error:
-                if getattr(error, "errno", None):  # of the disk
+                if getattr(error, "errno", None):  # a disk error
                     raise
-                # A line that drops often gets there too, as long as something arrives.
+                # A connection that drops often succeeds too, as long as some bytes arrive.
                 if sink.tell() <= before:
                     raise DownloadError(
                         f"the download of {name} broke off at {sink.tell() / 1e6:.1f} of "
@@ -252,7 +252,7 @@ def _fill(partial: Path, url: str, size: int, name: str, report: Callable[[int],
 
 
 def _check_space(path: Path, needed: int) -> None:
-    # Some network disks say 0 and mean that they do not know.
+    # Some network disks report 0 for unknown.
     if 0 < shutil.disk_usage(path.parent).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -275,9 +275,9 @@ def _verify(partial: Path, etag: str, name: str) -> None:
 
 @contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Have huggingface_hub write nothing, report nothing, and read plain HTTP in small pieces.
+    """Make huggingface_hub write nothing, report nothing, and read plain HTTP in small chunks.
 
-    A piece is what progress is counted in, and what is lost when a connection breaks.
+    A chunk is the unit of progress, and what is lost when a connection breaks.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import logging as hub_logging
@@ -366,7 +366,7 @@ def _unreachable(repo_id: str, revision: str) -> DownloadError:
     from huggingface_hub import constants
 
     if cache.cached_snapshot(repo_id, revision):
-        purpose, advice = f"update {repo_id}", "go on with the copy in the cache"
+        purpose, advice = f"update {repo_id}", "use the copy in the cache"
     else:
         purpose = f"fetch {repo_id}, which is not in the cache"
         advice = _NO_NETWORK_NEEDED

@@ -1,6 +1,6 @@
-"""Random weights of a model's size, to measure its speed where the real ones are not at hand.
+"""Random weights of a model's size, to measure its speed without the real ones.
 
-What a model computes depends on its weights; how long that takes, only on how many there are.
+What a model computes depends on its weights; the time it takes, only on their number.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ _WIDTH = 0.07  # of a uniform distribution: its standard deviation is GPT-2's at
 
 
 class RandomWeights(Mapping[str, NDArray]):
-    """Every parameter of `model.GPT2` in fp32, by its name: made when asked for, and not kept.
+    """Every parameter of `model.GPT2` in fp32, by its name: made on access, and not kept.
 
-    So no more of a model is in memory than who asks for it keeps. `progress` is told of the
-    bytes made.
+    So memory holds only what the caller keeps. `progress` is called with the bytes made.
     """
 
     def __init__(self, config: ModelConfig, progress: Progress | None = None) -> None:
@@ -40,7 +39,7 @@ class RandomWeights(Mapping[str, NDArray]):
         if name.endswith(".scale"):
             weight += 1
         if self._progress:
-            # What is both coded and kept as it is, the token embedding, is made twice.
+            # The token embedding, which is quantized and also kept in fp32, is made twice.
             self._made = min(self._made + weight.nbytes, self._total)
             self._progress("random weights", self._made, self._total)
         return weight

@@ -52,7 +52,7 @@ class StoredTensor:
         return self.bits.astype(np.float32, copy=False)
 
     def release(self) -> None:
-        """Let the system take back the memory of what was read; the file still has it."""
+        """Release the memory of pages that were read; they can be read again from the file."""
         mapped: Any = self.bits
         while isinstance(mapped, np.ndarray):
             mapped = mapped.base
@@ -131,7 +131,7 @@ def write_safetensors(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What stands in the header of a safetensors file. Raises `WeightsError` if it is damaged."""
+    """The metadata in a safetensors file's header. Raises `WeightsError` if it is damaged."""
     try:
         with safe_open(path, framework="np") as opened:
             return dict(opened.metadata() or {})

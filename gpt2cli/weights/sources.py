@@ -43,7 +43,7 @@ class Source:
 
     @property
     def revision(self) -> str | None:
-        """The hub's commit of the files, if that is where they are from."""
+        """The hub's commit of the files; None if they are not from the hub."""
         return self.directory.name if self.repo_id and self.directory else None
 
     def config(self) -> ModelConfig:
@@ -61,7 +61,7 @@ class Source:
 
 
 def resolve(model: str) -> Source:
-    """Find what `model` names, without network. Raises `UsageError` for what is nothing."""
+    """Find what `model` names, without network. Raises `UsageError` if it names nothing."""
     if not model.strip():
         raise UsageError("the name of the model is empty; use one such as 124M or bard")
     if spec := find_spec(model):
@@ -102,8 +102,8 @@ def fetch(
 ) -> Source:
     """Make the files present, from the hub if need be; a cached model needs no network.
 
-    `update` asks the hub for a newer revision. `vocabulary_only` leaves the weights where they
-    are; to fetch what that gave again brings them. Raises `WeightsError` when a config has no
+    `update` asks the hub for a newer revision. `vocabulary_only` skips the weights; fetching
+    its result again brings them. Raises `WeightsError` when a config has no
     weights, or weights of another size; `DownloadError` when the hub cannot deliver.
     """
     directory = source.directory
@@ -127,7 +127,7 @@ def fetch(
 
 
 def _check_sizes(wanted: ModelConfig, found: ModelConfig, name: str) -> None:
-    """A YAML file must describe the weights that it names; dropout is not a property of them."""
+    """Raise `WeightsError` if a YAML file does not describe the weights that it names."""
     keys = [f.name for f in fields(ModelConfig) if f.name not in ("drop_rate", "qkv_bias")]
     differing = [
         f"{key} is {getattr(found, key)} instead of {getattr(wanted, key)}"

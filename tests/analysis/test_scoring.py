@@ -43,7 +43,7 @@ def score_alone(decoder: Any, ids: list[int], stride: int) -> scoring.Score:
 
 @torch.no_grad()
 def sliding_loss(model: Any, ids: list[int], stride: int) -> float:
-    """Mean nats a token, by the recipe of transformers' guide to perplexity."""
+    """Mean nats per token, by the recipe of transformers' guide to perplexity."""
     total, before = 0.0, 0
     for start in range(0, len(ids), stride):
         end = min(start + CONTEXT, len(ids))

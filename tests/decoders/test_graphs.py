@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import graphs, opening
-from gpt2cli.decoders.graphs import CudaGraphs, StaticDecoding
+from gpt2cli.decoders.graphs import CudaGraphs, GraphableStep
 from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.model.gpt2 import GPT2
@@ -35,8 +35,8 @@ def model() -> GPT2:
 
 
 @pytest.fixture(autouse=True)
-def _short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "REACH", STRIDE)
+def _short_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "BUCKET", STRIDE)
 
 
 class Recorder:
@@ -52,10 +52,10 @@ class Recorder:
 
 def prepared(
     model: GPT2, ids: torch.Tensor, capacity: int = CONTEXT, record: Any = None
-) -> tuple[KVCache, StaticDecoding]:
+) -> tuple[KVCache, GraphableStep]:
     cache = KVCache(model.config, ids.shape[0], capacity)
     model(ids, cache)
-    return cache, StaticDecoding(model, cache, record)
+    return cache, GraphableStep(model, cache, record)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
@@ -99,7 +99,7 @@ def test_recordings_serve_again_after_truncation_and_a_new_prompt(model: GPT2) -
 
 
 @torch.inference_mode()
-def test_a_capacity_between_two_reaches_can_be_filled_and_no_more(model: GPT2) -> None:
+def test_a_capacity_between_two_buckets_can_be_filled_and_no_more(model: GPT2) -> None:
     rows = torch.randint(0, 120, (1, 11))
     _, decode = prepared(model, rows[:, :9], capacity=11, record=Recorder())
     expected = model(rows)

@@ -92,7 +92,7 @@ def test_a_draft_that_is_the_model_itself_is_always_right(
     tally = DraftStats()
     draft = ModelDraft(make())
     list(speculative.generate(make(), draft, tiny_tokenizer, [1, 2], config, tally))
-    # 24 tokens follow the first: 8 a pass, of which the draft proposes 7.
+    # 24 tokens follow the first: 8 per pass, of which the draft proposes 7.
     assert tally == DraftStats(proposed=21, accepted=21, passes=3)
     assert tally.acceptance_rate == 1
     assert tally.tokens_per_pass == 8
@@ -181,7 +181,7 @@ def chance_of(chi_squared: float, degrees: int) -> float:
 
 
 def counts(config: SamplingConfig, draft: str | None, runs: int) -> Counter[tuple[int, ...]]:
-    """How often each text of three tokens comes, over so many seeds."""
+    """How often each text of three tokens comes, over `runs` seeds."""
     found: Counter[tuple[int, ...]] = Counter()
     for seed in range(runs):
         settings = GenerationConfig(config, max_tokens=3, seed=seed)

@@ -54,7 +54,7 @@ from gpt2cli.sampling.sampler import Sampler
 @settings(deadline=None, max_examples=50)
 @given(logits=TIED, temperature=st.floats(0.01, 100))
 def test_temperature_is_that_of_transformers(logits: Floats, temperature: float) -> None:
-    """Up to a constant a row, which no probability depends on."""
+    """Up to a constant per row, which no probability depends on."""
     expected = theirs(TemperatureLogitsWarper(temperature), logits)
     ours = apply(scale_by_temperature, logits, temperature)
     ours, expected = (x - x.max(axis=-1, keepdims=True) for x in (ours, expected))

@@ -66,12 +66,12 @@ def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> No
     config = ModelConfig(vocab_size=320, context_length=64, emb_dim=64, n_heads=4, n_layers=3)
     weights = {name: p.numpy() for name, p in random_model(config).named_parameters()}
     codes = quantize.encode(config, weights, precision)
-    coded = sum(code.nbytes for code in codes.values())
+    quantized = sum(code.nbytes for code in codes.values())
     others = sum(w.nbytes for name, w in weights.items() if name not in codes)
-    assert estimate.weight_bytes(config, precision) == coded + others
+    assert estimate.weight_bytes(config, precision) == quantized + others
     vectors = sum(w.nbytes for w in weights.values() if w.ndim == 1)
     rows = 2 * 64 * 4  # one of each embedding, in fp32
-    read = coded + vectors + rows
+    read = quantized + vectors + rows
     assert estimate.step_weight_bytes(config, precision) == read
 
     decoder = EngineDecoder(config, weights, 2, 64, precision=precision, codes=codes)

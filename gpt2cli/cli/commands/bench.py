@@ -79,8 +79,8 @@ def bench(
     """Measure how fast a model is here, and how fast it could be.
 
     Decoding a token reads all weights and the KV cache, so the memory's bandwidth, measured
-    too, divided by those bytes is the limit of the speed; on a machine that is busy with
-    something else neither figure means much. The tokens are random, and so are the weights
+    too, divided by those bytes limits the speed; on a machine that is busy with other work
+    neither figure means much. The tokens are random, and so are the weights
     of a model that is not in the cache: nothing is fetched for its speed. One prompt is read
     for all samples; decoding counts the tokens of all.
 
@@ -93,7 +93,7 @@ def bench(
     model = opening.load(where)
     rounds.check()
     is_random = model.source.spec is not None and model.source.directory is None
-    if model.source.spec or model.source.directory:  # else its context is known once it is fetched
+    if model.source.spec or model.source.directory:  # else the context is known after fetching
         rounds.plan(model.config.context_length)
     output = Output()
     if not is_random:
@@ -145,7 +145,7 @@ def _measure(decoder: Decoder, model: LoadedModel, plan: Plan) -> Report:
 
 
 def _why_random(source: Source) -> str:
-    """That weights are random, why, and how to get others."""
+    """The notice that weights are random, why, and how to get the real ones."""
     if source.repo_id is None:
         return f"{source.name} is measured with random weights, for its config names none"
     return (
@@ -156,9 +156,9 @@ def _why_random(source: Source) -> str:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr, if a person looks on.
+    """A bar on stderr, if stderr is a terminal.
 
-    It is drawn only between measurements, for drawing takes time from what is measured.
+    It is drawn only between measurements, because drawing would slow them down.
     """
     if not is_watched():
         yield lambda: None
@@ -209,7 +209,7 @@ def _share(share: float | None) -> str:
 
 
 def _speed(rate: float) -> str:
-    """Three digits at least, and no more decimals than tell something."""
+    """A rate with three significant digits or more, and at most one decimal."""
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 

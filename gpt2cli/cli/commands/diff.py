@@ -52,9 +52,9 @@ def diff(
 
     The models are A and B.
 
-    For each token: its surprisal, -log2 p in bits, with A and with B; KL(A || B), the bits
-    that A's predictions cost more when coded with B's probabilities; what each would have said, and
-    at which rank the other has that.
+    For each token: its surprisal, -log2 p in bits, with A and with B; KL(A || B), the
+    divergence of A's predictions from B's in bits; what each would have said, and at which rank
+    the other has that.
 
     \b
     Examples:
@@ -91,7 +91,7 @@ def diff(
 
 
 def _split(name: str) -> tuple[str, str]:
-    """NAME:PRECISION in its parts; a name that is a file's has none."""
+    """Split NAME:PRECISION; the name of an existing file is not split."""
     model, colon, precision = name.rpartition(":")
     return (model, precision) if colon and not Path(name).exists() else (name, "auto")
 
@@ -125,7 +125,7 @@ def _record(
 
 
 def _table(first: int, differences: Sequence[Difference], tokenizer: Tokenizer) -> Table:
-    """A row a token; a choice that both make is said once."""
+    """A row per token; a choice that both make is shown once."""
     from gpt2cli.cli.render.charts import label
 
     choices = ("A would say", "rank in B", "B would say", "rank in A")

@@ -67,12 +67,12 @@ class Shown(Group):
         typer.Option("--echo/--no-echo", help="Print the prompt too. [default: on a terminal]"),
     ] = None
     no_stream: Annotated[
-        bool, typer.Option("--no-stream", help="Print when all is done, not as it comes.")
+        bool, typer.Option("--no-stream", help="Print at the end, not token by token.")
     ] = False
     append: Annotated[
         bool,
         typer.Option(
-            "--append", help="With --file: continue it as it is, and write the text behind it."
+            "--append", help="With --file: continue it as it is, and append the text to it."
         ),
     ] = False
     logprobs: Annotated[
@@ -147,7 +147,7 @@ def generate(
       gpt2 generate --file story.txt --append
 
     \b
-    A loop that reads from a pipe would lose its other lines to the first command:
+    In a loop that reads from a pipe, the first command would read all lines; avoid that with:
       ls | while read -r p; do gpt2 generate -- "$p" < /dev/null; done
     """
     given = _Given(source, limits, sampling, search, constraint, draft, shown, where, messages)
@@ -160,7 +160,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _Given:
-    """All that the command was given."""
+    """All options of the command."""
 
     source: options.PromptSource
     limits: Limits
@@ -174,7 +174,7 @@ class _Given:
 
 
 def _prepared(given: _Given, prompt: str | None, output: Output) -> _Run:
-    """Check everything in the order of what it costs; weights are fetched last."""
+    """Check everything, the cheapest first; weights are fetched last."""
     source, limits, shown, where = given.source, given.limits, given.shown, given.where
     shown.check(limits, given.search, given.draft)
     model = opening.load(where)
@@ -206,7 +206,7 @@ def _prepared(given: _Given, prompt: str | None, output: Output) -> _Run:
 
 @dataclass
 class _Run:
-    """One generation: all that it needs, and what comes of it."""
+    """One generation: its inputs and its output."""
 
     given: _Given
     model: LoadedModel
@@ -252,11 +252,11 @@ class _Run:
 
     @property
     def _capacity(self) -> int:
-        """Tokens that each row needs room for."""
+        """The tokens that each row of the KV cache needs room for."""
         return max(len(self.window) + self.config.max_tokens, self.choices.longest)
 
     def _fetch(self) -> None:
-        """Bring the weights, unless a search with them could not fit."""
+        """Fetch the weights, unless a beam search with them could not fit."""
         if self.config.beams:
             from gpt2cli.system.memory import check_beams
 
@@ -284,7 +284,7 @@ class _Run:
         return self._searched(decoder)
 
     def _searched(self, decoder: Decoder) -> Iterator[Event]:
-        """What beam search finds, behind a bar while it searches."""
+        """The results of beam search, with a bar while it searches."""
         from gpt2cli.generation import beam
 
         tokenizer = self.model.tokenizer
@@ -308,7 +308,7 @@ class _Run:
         return interrupted
 
     def _facts(self, load_seconds: float, recorder: Recorder) -> dict[str, Any]:
-        """What the run needs to be repeated, and how it went."""
+        """What is needed to repeat the run, and its timings."""
         config = self.config
         return {
             **self.model.facts(),
@@ -336,7 +336,7 @@ class _Run:
 
 
 class _Choices:
-    """The texts of --choice in tokens, to be weighed by the model once one was chosen."""
+    """The texts of --choice in tokens, to be ranked by the model after one was chosen."""
 
     def __init__(
         self, texts: Sequence[str], prompt: str, model: LoadedModel, special: bool
@@ -353,7 +353,7 @@ class _Choices:
         self.longest = max(map(len, self._rows), default=0)
 
     def weigh(self, decoder: Decoder) -> dict[str, dict[str, Any]]:
-        """How probable the model finds each, as `gpt2 score --choice` does."""
+        """The model's probability of each choice, as in `gpt2 score --choice`."""
         if not self._texts:
             return {}
         from gpt2cli.analysis import ranking
@@ -366,7 +366,7 @@ class _Choices:
 
 
 def _continued(source: options.PromptSource, prompt: str | None) -> str:
-    """All that a file holds, which is to be continued there. Raises `UsageError` if it cannot."""
+    """The text of a file to be continued in place. Raises `UsageError` if it cannot be."""
     file = source.file
     if file is None or source.argument(prompt) is not None:
         raise UsageError("--append needs a --file that is all of the prompt")
@@ -377,7 +377,7 @@ def _continued(source: options.PromptSource, prompt: str | None) -> str:
 
 
 def _appended(events: Iterator[Event], file: Path) -> Iterator[Event]:
-    """Events whose text is in the file before it is shown."""
+    """Pass events on, after writing their text to the file."""
     for event in events:
         append_to_file(file, event.text)
         yield event

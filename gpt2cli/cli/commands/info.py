@@ -37,7 +37,7 @@ class Tables(Group):
             "--compare",
             metavar="NAME",
             autocompletion=options.complete_config,
-            help="Set the model beside another, such as gpt3.",
+            help="Compare the model with another, such as gpt3.",
         ),
     ] = None
 
@@ -64,7 +64,7 @@ def info(
     as_json: options.Json = False,
     common: options.Common,
 ) -> None:
-    """Tell a model's size, and whether this machine has the memory.
+    """Show a model's size, and whether this machine has the memory.
 
     Computed from the model's config: nothing is downloaded. MB is 10^6 bytes, GB 10^9.
 
@@ -136,20 +136,20 @@ _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
 
 def _size(count: float) -> str:
-    """Bytes for people, decimal."""
+    """Bytes as text, in decimal units."""
     factor, unit = next((u for u in _UNITS if count >= u[0]), _UNITS[-1])
     return f"{count / factor:.{1 if unit == 'MB' else 2}f} {unit}"
 
 
 def _short(count: float) -> str:
-    """The same in three digits, for tables with many."""
+    """Bytes as text with three digits, for wide tables."""
     factor, unit = next((u for u in _UNITS if count >= u[0]), _UNITS[-1])
     whole = len(f"{count / factor:.0f}")
     return f"{count / factor:.{max(0, 3 - whole)}f} {unit}"
 
 
 def _big(count: float) -> str:
-    """A count of operations or tokens for people."""
+    """A count of operations or tokens as text."""
     units = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
     factor, unit = next((u for u in units if count >= u[0]), (1, ""))
     return f"{count / factor:,.1f} {unit}"
@@ -203,7 +203,7 @@ def _single(name: str, config: ModelConfig, here: machine.Machine) -> list[Any]:
 
 
 def _all_table(models: dict[str, ModelConfig]) -> Table:
-    """As wide as a usual terminal: memory is for inference, with a full context."""
+    """A table 80 columns wide; memory is for inference with a full context."""
     table = new_table("model", "parameters", "layers\n× width", *estimate.SHOWN, "training")
     for name, config in models.items():
         table.add_row(
@@ -253,7 +253,7 @@ def _compare_table(models: dict[str, ModelConfig]) -> Table:
 
 
 def _training_tokens(history: estimate.History | None) -> str:
-    """Nothing for models that no paper is about."""
+    """The number of training tokens as text; empty for models without a paper."""
     if history is None:
         return ""
     return _big(history.training_tokens) if history.training_tokens else "not published"

@@ -27,7 +27,7 @@ OVERVIEW = SECTIONS[:4]
 
 
 def _complete_sections(incomplete: str) -> list[str]:
-    """The last of the names that commas divide."""
+    """Completions of the last of the names separated by commas."""
     before, comma, last = incomplete.rpartition(",")
     return [before + comma + name for name in options.one_of(*SECTIONS, "all")(last)]
 
@@ -73,7 +73,7 @@ class Details(Group):
 
     @property
     def attention(self) -> bool:
-        """Whether an option is about attention, which is then shown."""
+        """Whether an option concerns attention, which is then shown."""
         return self.layer is not None or self.head is not None or self.all_heads
 
 
@@ -91,7 +91,7 @@ class Shown(Group):
     ] = None
 
     def check(self, file: Path | None) -> None:
-        """Raise `UsageError` for what could not be written later on."""
+        """Raise `UsageError` if a file cannot be written."""
         for path in (self.html, self.png):
             if path is not None:
                 check_writable(path, inputs=[file])
@@ -165,7 +165,7 @@ def _show(
     details: Details,
     shown: Shown,
 ) -> None:
-    """Into the files that were asked for, as JSON or as charts."""
+    """Write the files that were asked for, and print JSON or charts."""
     chosen = sections, layers, details.head, details.all_heads
     if shown.html is not None:
         from gpt2cli.cli.render.pages import inspection as page
@@ -201,7 +201,7 @@ def _sections(show: str | None, as_json: bool, attention: bool) -> list[str]:
 
 
 def _layers(config: ModelConfig, details: Details) -> list[int]:
-    """The layers whose attention is shown. Raises `UsageError` for any that are not there."""
+    """The layers whose attention is shown. Raises `UsageError` for a layer or head out of range."""
     for name, value, count in (
         ("layer", details.layer, config.n_layers),
         ("head", details.head, config.n_heads),

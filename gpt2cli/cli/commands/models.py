@@ -124,7 +124,7 @@ def pull(name: Name, quiet: options.Quiet = False, debug: options.Debug = False)
 
 @app.command(cls=Command)
 def rm(name: CachedName, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Delete a fetched model from the hub's cache, and what was made of its weights.
+    """Delete a fetched model from the hub's cache, and its quantized weights.
 
     \b
     Examples:

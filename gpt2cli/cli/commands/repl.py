@@ -35,8 +35,8 @@ def repl(
 ) -> None:
     """Write a text together with GPT-2, line by line.
 
-    Each line goes on with the text, and the model after it. A line begins a new line of
-    the text, unless it begins with a space; an empty one lets the model go on. /help lists
+    Each line continues the text, and then the model does. A line begins a new line of
+    the text, unless it begins with a space; an empty one lets the model continue. /help lists
     the commands and the keys. Without a terminal each line of stdin is one entry, each
     completion goes to stdout with a newline after it, what commands say goes to stderr, and
     the first error ends the run. The first completion draws with the seed, the second with
@@ -78,7 +78,7 @@ def repl(
 
 
 class Repl:
-    """Lines in, completions out: what begins with a slash is a command, all else is text."""
+    """Lines in, completions out: a line that begins with a slash is a command, others are text."""
 
     def __init__(self, session: Session, output: Output, model: str, verbose: bool) -> None:
         self.session = session
@@ -142,7 +142,7 @@ class Repl:
         return "  ".join([*parts, f"{self._speed:,.0f} tokens/s"] if self._speed else parts)
 
     def say(self, text: str) -> None:
-        """Tell a person: on the terminal, but never among the completions of a pipe."""
+        """Print a message: to the terminal, or to stderr where completions go to a pipe."""
         if self.interactive:
             self._output.write(text + "\n")
         elif sys.stderr is not None:
@@ -245,15 +245,15 @@ COMMANDS: dict[str, tuple[Action, str, str]] = {
     "set": (Repl._set, "[NAME VALUE]", 'show all settings, or change one: /set stop "\\n"'),
     "save": (Repl._save, "FILE", "write the text so far to a new file"),
     "save!": (Repl._save_over, "FILE", "the same, over one that is there"),
-    "tokens": (Repl._tokens, "", "show the tokens that the model looks back on"),
+    "tokens": (Repl._tokens, "", "show the tokens that the model attends to"),
     "reset": (Repl._reset, "", "begin with an empty text"),
     "clear": (Repl._reset, "", "the same as /reset"),
     "help": (Repl._help, "", "show this"),
     "quit": (Repl._quit, "", "leave, as Ctrl-D does"),
 }
 _KEYS = {
-    "Enter": "send; with nothing typed, let the model go on",
-    "a space first": "go on in the same line of the text, else a new one begins",
+    "Enter": "send; with nothing typed, let the model continue",
+    "a space first": "continue the same line of the text, else a new one begins",
     "Esc Enter": "begin a new line (as Alt-Enter does, or a backslash and Enter)",
     "//…": "text that begins with a slash",
     "Ctrl-C": "stop the completion, which stays; or empty the line",

@@ -79,7 +79,7 @@ class Shown(Group):
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a row for each token.")] = False
 
     def check(self, texts: Texts, lines: Lines) -> None:
-        """Raise `UsageError` for two different answers."""
+        """Raise `UsageError` if more than one kind of answer is asked for."""
         coloured, listed = self.heatmap or self.ranks, self.top is not None and not self.as_json
         shapes = (bool(texts.choice), lines.lines, self.as_csv, coloured, listed)
         if sum(shapes) > 1 or (self.as_json and (lines.lines or self.as_csv or coloured)):
@@ -109,7 +109,7 @@ def score(
     where: options.Where,
     messages: options.Messages,
 ) -> None:
-    """Tell how probable a text is, and each token of it.
+    """Show how probable a text is, and each token of it.
 
     Perplexity, bits per byte, the surprisal of each token.
 
@@ -153,14 +153,14 @@ def score(
 
 
 def _facts(model: LoadedModel, scorer: Scorer) -> dict[str, Any]:
-    """What it needs to be repeated."""
+    """What is needed to repeat the run."""
     return {**model.facts(), "stride": scorer.stride, "bos": scorer.bos}
 
 
 def _show(
     titles: list[str], found: Segments, model: LoadedModel, scorer: Scorer, shown: Shown
 ) -> None:
-    """Print or write what was asked for, text by text where that is all it takes."""
+    """Print or write what was asked for, text by text if the format allows it."""
     tokenizer = scorer.tokenizer
     if shown.html or shown.as_json or shown.heatmap or shown.ranks:
         found = list(found)

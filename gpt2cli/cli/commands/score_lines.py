@@ -52,7 +52,7 @@ class Lines(Group):
         return self.max_perplexity is not None or self.min_perplexity is not None
 
     def check(self) -> None:
-        """Raise `UsageError` for options without --lines, and for limits that are none."""
+        """Raise `UsageError` for options without --lines, and for invalid limits."""
         if not self.lines and (self.filters or self.field is not None):
             raise UsageError("--max-perplexity, --min-perplexity and --field go with --lines")
         for name in ("max_perplexity", "min_perplexity"):
@@ -61,7 +61,7 @@ class Lines(Group):
                 raise UsageError(f"{name} must be above 0, not {limit}", name)
 
     def keep(self, perplexity: float | None) -> bool:
-        """Whether a perplexity keeps to the limits; that of too short a line is none."""
+        """Whether a perplexity is within the limits; a line too short to have one is not."""
         if perplexity is None:
             return False
         low, high = self.min_perplexity, self.max_perplexity
@@ -71,7 +71,7 @@ class Lines(Group):
 def score_lines(
     model: LoadedModel, scorer: Scorer, files: Sequence[str], lines: Lines, *, verbose: bool
 ) -> None:
-    """JSON for every line; or, with a limit, those lines that keep to it, as they are."""
+    """Print JSON per line; or, with a limit, the lines within it, unchanged."""
     from gpt2cli.analysis import scoring
 
     output, count, kept = Output(), 0, 0
@@ -123,12 +123,12 @@ def _read_line(line: bytes, number: int, field: str | None) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> None:
-    """NaN and infinities are what Python reads, and JSON has not."""
+    """Raise `ValueError` for NaN and infinities, which Python accepts but JSON lacks."""
     raise ValueError(constant)
 
 
 def _line_out(line: bytes, record: dict[str, Any], summary: Summary, lines: Lines) -> bytes | None:
-    """Its figures as JSON; or, with a limit, the line itself if it keeps to it."""
+    """A line's figures as JSON; or, with a limit, the line itself if within it."""
     if lines.filters:
         return line if lines.keep(summary.perplexity) else None
     figures = score_views.figures(summary)

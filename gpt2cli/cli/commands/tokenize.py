@@ -70,7 +70,7 @@ class Shown(Group):
     ] = False
 
     def check(self, texts: Texts) -> None:
-        """Raise `UsageError` for two that exclude each other."""
+        """Raise `UsageError` for two options that exclude each other."""
         shapes = {
             "--decode": self.decode,
             "--ids": self.ids_only,
@@ -171,7 +171,7 @@ def _texts(arguments: list[str], given: Texts, *, names_only: bool) -> list[Name
 
 
 def _read_ids(words: list[str], file: Path | None) -> list[int]:
-    """Ids from the arguments, else from a file or stdin, apart by spaces, commas or lines."""
+    """Ids from the arguments, else a file or stdin, separated by spaces, commas or newlines."""
     if file is not None:
         words = [*words, read_file(file)]
     elif words == ["-"] or (not words and stdin_is_piped()):
@@ -187,7 +187,7 @@ def _read_ids(words: list[str], file: Path | None) -> list[int]:
 
 
 def _counts(counts: list[tuple[str, int]]) -> str:
-    """A number; or one for each name and their total, as wc prints them."""
+    """Print a number; or one per name and their total, as wc does."""
     if len(counts) == 1:
         return f"{counts[0][1]}\n"
     total = sum(number for _, number in counts)
@@ -209,7 +209,7 @@ def _print_boxes(pieces: list[tuple[int, bytes]], tokenizer: Tokenizer) -> None:
 _BORDERS = (("┌", "┬", "┐"), ("│", "│", "│"), ("│", "│", "│"), ("└", "┴", "┘"))
 
 Cell = tuple[str, str, str]
-"""What is shown of a token: its text, its id, its style."""
+"""What is shown of a token: its text, id and style."""
 
 
 def _rows(cells: list[Cell], width: int) -> Iterator[Text]:

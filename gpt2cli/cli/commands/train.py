@@ -139,7 +139,7 @@ def train(
     Its vocabulary comes first, then its weights.
 
     The last part of the text is held out to measure bits per byte; the best model so far
-    is what DIR holds. Ctrl-C and SIGTERM save and stop; --resume goes on from there, and with
+    is what DIR holds. Ctrl-C and SIGTERM save and stop; --resume continues from there, and with
     more --steps trains a finished model longer. The directory loads with --model DIR, and in
     transformers.
 
@@ -176,7 +176,7 @@ def train(
 
 
 def _precision(name: str) -> str:
-    """What to compute in. Raises `UsageError` for what cannot be trained in."""
+    """The precision to compute in. Raises `UsageError` for one that training does not support."""
     precision = parse(name, ("auto", *PRECISIONS))
     if precision not in ("auto", "fp32", "bf16"):
         raise UsageError(
@@ -186,7 +186,7 @@ def _precision(name: str) -> str:
 
 
 def _follow(trainer: Trainer, stop: _Stop, *, as_json: bool, verbose: bool) -> None:
-    """Train and show how it goes. Raises `SystemExit` if a signal came first."""
+    """Train and show progress. Raises `SystemExit` if a signal came first."""
     if verbose:
         _tell_of(trainer)
     begin, started = trainer.step, time.perf_counter()
@@ -200,7 +200,7 @@ def _follow(trainer: Trainer, stop: _Stop, *, as_json: bool, verbose: bool) -> N
 
 
 def _plan(before: Plan | None, run: Run, recipe: Recipe) -> Plan:
-    """A new run's plan, or that of the run `before` with what is given in its place.
+    """A new run's plan, or that of the run `before`, changed by what is given.
 
     Precisions are auto where they are not known yet. The number of steps is the old one unless
     given, for a command may have set it then. Raises `UsageError` for what is missing.
@@ -241,7 +241,7 @@ def _read_text(path: Path, moved: bool) -> str:
 
 
 def _tell_of(run: Trainer) -> None:
-    """What is trained, on how much, where."""
+    """The parameters, tokens and device of a run, as text."""
     parameters = sum(p.numel() for p in run.model.parameters())
     notice(
         f"{parameters:,} parameters, {len(run.corpus.train):,} tokens to learn from and "
@@ -262,7 +262,7 @@ def _load(config: str) -> Spec:
 
 
 class _Stop:
-    """Whether to stop after the step, asked for by which signal."""
+    """The signal that asked to stop after the current step, if any."""
 
     signal = 0
 

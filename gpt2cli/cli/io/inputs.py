@@ -15,8 +15,8 @@ from typing import cast
 from gpt2cli.errors import UsageError
 from gpt2cli.files import decode_utf8, read_file
 
-PIECE = 1 << 20  # bytes of a text that is not read at once
-ARRIVED = 1 << 16  # bytes at the most, of lines that are wanted as they come
+PIECE = 1 << 20  # bytes of a text read at once
+ARRIVED = 1 << 16  # bytes at most, of lines read as they arrive
 
 
 def read_argument(argument: str) -> str:
@@ -25,15 +25,15 @@ def read_argument(argument: str) -> str:
 
 
 def stdin_is_piped() -> bool:
-    """Whether stdin is there and nobody types into it."""
+    """Whether stdin is open and not a terminal."""
     return sys.stdin is not None and not sys.stdin.isatty()
 
 
 def stdin_is_spare() -> bool:
-    """Whether stdin can be read beside an argument: not one that is being read by a loop.
+    """Whether stdin can be read in addition to an argument: not if a shell loop reads it.
 
-    `while read -r line; do gpt2 … "$line"; done < file` hands down the file, whose position
-    is no longer its beginning. From a pipe nothing can be told.
+    `while read -r line; do gpt2 … "$line"; done < file` passes on the file, whose position
+    is no longer its beginning. For a pipe this cannot be detected.
     """
     if not stdin_is_piped():
         return False
@@ -56,10 +56,10 @@ def read_stdin() -> str:
 
 
 def check_readable(file: str) -> None:
-    """Refuse what could not be read later on; "-" is stdin. Raises `UsageError`."""
+    """Raise `UsageError` if a file cannot be read; "-" is stdin."""
     if file == "-" and sys.stdin is None:
         raise UsageError("stdin is closed; there is nothing to read")
-    if file != "-" and not Path(file).is_fifo():  # who writes into one would notice
+    if file != "-" and not Path(file).is_fifo():  # opening it would block or be seen by its writer
         with open_bytes(file):
             pass
 
@@ -107,15 +107,15 @@ def read_pieces(file: str, origin: str, keep_newline: bool) -> Iterator[str]:
 
 
 def without_newline(text: str) -> str:
-    """`text` less one newline at its end, which programs add and nobody means."""
+    """Strip one trailing newline."""
     return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
 
 
 def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> str | None:
-    """The piped or filed text, a newline and the argument: whatever there is of them.
+    """The text of the file or stdin and the argument, joined by a newline; either may be absent.
 
-    None when there is nothing, for a person at a terminal gave no argument. Raises
-    `UsageError` when what was to be read is empty.
+    None if both are absent: at a terminal, without an argument. Raises `UsageError` if the
+    file or stdin is empty.
     """
     piped, origin = None, ""
     if file is not None:
@@ -135,11 +135,11 @@ def read_text(argument: str | None, file: Path | None, keep_newline: bool) -> st
 
 
 NamedText = tuple[str, Iterable[str]]
-"""A text in pieces, behind the name that it goes by."""
+"""The name of a text, and the text in pieces."""
 
 
 def input_names(files: Sequence[str], text: str | None) -> list[str]:
-    """The files to read; "-", which is stdin, where there are none and no text either.
+    """The files to read; "-", which is stdin, if there are none and no text.
 
     Raises `UsageError` for what cannot be read.
     """

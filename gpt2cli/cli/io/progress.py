@@ -1,4 +1,4 @@
-"""Bars on stderr while a person waits."""
+"""Progress bars on stderr, if it is a terminal."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that advances by tokens, if a person looks on; then it goes.
+    """A transient bar on stderr that advances by tokens, if stderr is a terminal.
 
-    Without a bar where stdout is `written` to meanwhile, and is that terminal.
+    There is no bar if stdout is `written` to meanwhile, and is a terminal.
     """
     if not is_watched() or (written and is_terminal(sys.stdout)):
         yield lambda _: None
@@ -35,7 +35,7 @@ def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[i
 
 @contextmanager
 def line_progress() -> Iterator[Callable[[int], None]]:
-    """A count of lines on stderr, if a person looks on and no lines appear there; then it goes."""
+    """A transient count of lines on stderr, if stderr is a terminal and stdout is not."""
     if not is_watched() or is_terminal(sys.stdout):
         yield lambda _: None
         return
@@ -51,7 +51,7 @@ def line_progress() -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def download_progress() -> Iterator[Progress | None]:
-    """A progress bar a file on stderr while something is fetched, if a person looks on.
+    """A progress bar per file on stderr while files are fetched, if stderr is a terminal.
 
     Most runs fetch nothing, and then nothing is imported or drawn.
     """

@@ -37,8 +37,8 @@ def make_prompt(
 ) -> PromptSession[str]:
     """A prompt whose Enter sends; `status` is shown below while it waits.
 
-    `words` are what Tab completes, by what stands before: "" or "/set". What is typed has a
-    colour of its own, if there are `colours`.
+    `words` are what Tab completes, by the text before: "" or "/set". With `colours`, what is
+    typed has its own colour.
     """
     return PromptSession(
         "> ",
@@ -57,14 +57,14 @@ def make_prompt(
 
 
 class _Words(Completer):
-    """Words by what stands before them, and the names of files after /save."""
+    """Completes words by the text before them, and the names of files after /save."""
 
     def __init__(self, words: Mapping[str, Sequence[str]]) -> None:
         self._words = words
         self._files = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
-        """What may be meant, of what stands before the cursor."""
+        """The completions of the text before the cursor."""
         text = document.text_before_cursor
         command, space, name = text.partition(" ")
         if space and command in ("/save", "/save!"):
@@ -76,10 +76,9 @@ class _Words(Completer):
 
 @contextmanager
 def unseen_keys() -> Iterator[None]:
-    """Have the terminal keep what is typed meanwhile for the next prompt, and not show it.
+    """Keep what is typed meanwhile for the next prompt, without echo.
 
-    A shell, or whoever comes next, finds the terminal as it was: also after Ctrl-Z and when
-    killed, short of SIGKILL.
+    The terminal is restored afterwards, also on Ctrl-Z and when killed, except by SIGKILL.
     """
     try:
         import termios
@@ -95,7 +94,7 @@ def unseen_keys() -> Iterator[None]:
 
     hidden = termios.tcgetattr(descriptor)
     hidden[0] &= ~termios.ICRNL  # Enter reaches the prompt as it is
-    # Not in lines, which lose Ctrl-D; and Ctrl-C shall flush nothing.
+    # Not line by line, which would lose Ctrl-D; and Ctrl-C must not flush the input.
     hidden[3] = hidden[3] & ~(termios.ECHO | termios.ICANON) | termios.NOFLSH
 
     def show(wanted: list[Any]) -> None:
@@ -106,7 +105,7 @@ def unseen_keys() -> Iterator[None]:
         show(before)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-        signal.signal(number, leave)  # here it goes on after Ctrl-Z, in the foreground again
+        signal.signal(number, leave)  # reached after Ctrl-Z, in the foreground again
         show(hidden)
 
     handled = [signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP]
@@ -121,7 +120,7 @@ def unseen_keys() -> Iterator[None]:
 
 
 def _keys() -> KeyBindings:
-    """Enter sends, Esc Enter or a backslash before Enter begin a line, Ctrl-C empties."""
+    """Enter sends, Esc Enter or a backslash before Enter begins a line, Ctrl-C clears."""
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)
 
@@ -153,13 +152,13 @@ def _keys() -> KeyBindings:
 
 class _History(FileHistory):
     def store_string(self, string: str) -> None:
-        # A full disk, or half a character pasted, costs the history but not the line.
+        # A full disk, or half a character pasted, must not lose the line.
         with suppress(OSError, UnicodeError):
             super().store_string(string)
 
 
 def open_history() -> History:
-    """The lines of earlier runs, in a file of the user's own; else those of this run."""
+    """The lines of earlier runs, from the user's private file; else those of this run."""
     try:
         path = state_directory() / "history"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -171,7 +170,7 @@ def open_history() -> History:
 
 
 def state_directory() -> Path:
-    """Where what a program remembers between runs belongs on this system."""
+    """The directory for state between runs, by this system's convention."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     if state.is_absolute():  # the XDG specification has relative ones ignored
         return state / "gpt2cli"

@@ -1,4 +1,4 @@
-"""What the commands say: text on stdout, notices on stderr, nothing that controls a terminal."""
+"""Output of the commands: text on stdout, notices on stderr, control characters made visible."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def escape(character: str) -> str:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person looks at this stream."""
+    """Whether this stream is a terminal."""
     return stream is not None and stream.isatty()
 
 
@@ -60,14 +60,14 @@ class Output:
         self._buffer: BinaryIO = sys.stdout.buffer
 
     def write(self, text: str) -> None:
-        """Write and flush, so that a stream is seen as it comes."""
+        """Write and flush, so that a stream is shown at once."""
         if not text:
             return
         self.write_as_is(visible(text) if self.terminal else text)
         self._at_line_start = text.endswith("\n")
 
     def write_bytes(self, data: bytes) -> None:
-        """Write text that may not be UTF-8: a pipe gets its very bytes."""
+        """Write text that may not be UTF-8: a pipe gets the bytes unchanged."""
         if self.terminal:
             self.write(data.decode("utf-8", errors="replace"))
         else:
@@ -75,7 +75,7 @@ class Output:
             self._buffer.flush()
 
     def write_given(self, text: str) -> None:
-        """Write what a person gave, in a colour of its own where there are colours."""
+        """Write what a person typed, in its own colour if there are colours."""
         if text and self.terminal and palette():
             self.write_as_is(f"\x1b[36m{visible(text)}\x1b[0m")
             self._at_line_start = text.endswith("\n")
@@ -101,7 +101,7 @@ _colour = "auto"
 def use_colour(when: str) -> None:
     """Whether to write colours: `auto` is on terminals that have some, unless NO_COLOR is set.
 
-    Raises `UsageError` for what is none of `COLOUR`.
+    Raises `UsageError` for a value not in `COLOUR`.
     """
     if when not in COLOUR:
         raise UsageError(f"color must be auto, always or never, not {when!r}", "color")
@@ -130,7 +130,7 @@ _SWITCHES = ("FORCE_COLOR", "CLICOLOR_FORCE")
 
 
 def complain(message: str) -> None:
-    """One line on stderr: what went wrong, or what was lost."""
+    """Write one line to stderr: an error or a notice."""
     if sys.stderr is not None:
         # Names and prompts within the message are as untrusted as a model's text.
         line = " ".join(visible(message).split())
@@ -139,7 +139,7 @@ def complain(message: str) -> None:
 
 
 def complain_of_dropped(count: int) -> None:
-    """Say that a prompt has lost so many tokens, if it has."""
+    """Say how many tokens a prompt has lost, if any."""
     if count:
         notice(f"the prompt is too long: its first {count} tokens are dropped", asked=True)
 
@@ -148,17 +148,17 @@ _quiet = False
 
 
 def be_quiet(wanted: bool = True) -> None:
-    """Leave errors alone on stderr (`-q`): no notices and no bars."""
+    """Write only errors to stderr (`-q`): no notices and no bars."""
     global _quiet
     _quiet = wanted
 
 
 def is_watched() -> bool:
-    """Whether a person looks at stderr, and wants to be told how it goes."""
+    """Whether stderr is a terminal, without `-q`."""
     return not _quiet and is_terminal(sys.stderr)
 
 
 def notice(message: str, *, asked: bool = False) -> None:
-    """One line on stderr for people: shown on a terminal, or when asked for (`-v`)."""
+    """Write one line to stderr, if it is a terminal or when asked for (`-v`)."""
     if is_watched() or (asked and not _quiet):
         complain(message)

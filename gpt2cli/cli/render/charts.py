@@ -27,13 +27,13 @@ COLOURS = ("", "blue", "cyan", "yellow", "red")
 
 
 def label(text: str, width: int = 14) -> str:
-    """A token on one line, its end cut if need be."""
+    """A token on one line, truncated if necessary."""
     marked = visible_token(text.encode("utf-8"))
     return marked if cell_len(marked) <= width else set_cell_size(marked, width - 1) + "…"
 
 
 def percent(p: float) -> str:
-    """A probability with its first digits, however small."""
+    """A probability with two significant digits, however small."""
     return f"{p:.2%}" if p >= 0.001 or p == 0 else f"{100 * p:.2g}%"
 
 
@@ -99,7 +99,7 @@ def _lens(data: Inspection) -> Table:
 
 
 def after(layer: int) -> str:
-    """What the stream has passed, 0 being the embeddings."""
+    """The name of a row of the lens: 0 is the embeddings, then the layers."""
     return f"layer {layer - 1}" if layer else "embeddings"
 
 
@@ -187,7 +187,7 @@ class _Map:
 
 
 def _all_heads(data: Inspection, layer: int) -> Group:
-    """Every head of a layer, one character a token."""
+    """Every head of a layer, one character per token."""
     maps = []
     for head, (weights, before) in enumerate(
         zip(data.attention[layer], data.attention_before[layer], strict=True)
@@ -200,13 +200,13 @@ def _all_heads(data: Inspection, layer: int) -> Group:
 
 
 def _newest(weights: NDArray, before: NDArray, cells: int) -> tuple[NDArray, NDArray]:
-    """The corner of a map that can be shown; what its tokens take from others is added up."""
+    """The corner of a map that fits; attention to tokens outside it is summed."""
     hidden = max(0, len(weights) - cells)
     return weights[hidden:, hidden:], before[hidden:] + weights[hidden:, :hidden].sum(-1)
 
 
 def _cells(weights: Sequence[float], width: int) -> Text:
-    """A shade for each weight; the lowest shown is 1/32, for rows of many tokens are flat."""
+    """A shade per weight; the lowest shown is 1/32, because rows of many tokens are flat."""
     text = Text()
     for weight in weights:
         level = sum(weight >= bound for bound in (1 / 32, 1 / 8, 1 / 4, 1 / 2))

@@ -19,7 +19,7 @@ IN_TABLE = ("best, in %", "second", "third")  # tokens that fit a line
 def show_stages(
     stages: list[Stage], tokenizer: Tokenizer, output: Output, *, as_json: bool
 ) -> None:
-    """A table, or a JSON object a rule."""
+    """A table, or a JSON object per rule."""
     if as_json:
         for stage in stages:
             top = [

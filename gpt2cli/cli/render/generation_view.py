@@ -1,4 +1,4 @@
-"""How a generation looks: streamed, numbered, as JSON; and one line about how it went."""
+"""Views of a generation: streamed, numbered, as JSON, and a line of statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def exhaust(events: Iterator[Event], config: GenerationConfig) -> bool:
-    """Run to the end, behind a bar if tokens come one by one; True if Ctrl-C came first."""
+    """Run to the end, with a bar if tokens come one by one; True if Ctrl-C came first."""
     total = config.samples * config.max_tokens if config.beams is None else 0
     try:
         with token_progress(total) if total else nullcontext() as advance:

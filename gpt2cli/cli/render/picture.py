@@ -1,4 +1,4 @@
-"""An inspection as one picture, drawn by matplotlib: a panel a section, one below the other."""
+"""An inspection as one picture, drawn by matplotlib: a panel per section, one below the other."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _label(text: str, width: int = 14) -> str:
 
 
 def _drawn(text: str) -> str:
-    """Text of which the font has every character: others are escaped, as \\u65e5."""
+    """Text in the font's characters; others are escaped, as \\u65e5."""
     return "".join(c if ord(c) in _characters() else escape(c) for c in text)
 
 
@@ -118,7 +118,7 @@ def _characters() -> frozenset[int]:
 
 
 def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], shown: str) -> None:
-    """From the top down, a number at the end of each."""
+    """Horizontal bars from the top down, each with its number at the end."""
     colours = [HOT if value > 0 else COLD for value in values]
     drawn = axes.barh(range(len(names)), values, color=colours, height=0.7)
     axes.bar_label(drawn, [format(value, shown) for value in values], padding=4, color=FAINT)
@@ -205,7 +205,7 @@ def _all_heads(axes: Axes, data: Inspection, layers: Sequence[int]) -> None:
 
 
 def _seen(weights: NDArray) -> NDArray:
-    """Nothing above the diagonal, where no token looks."""
+    """Mask the part above the diagonal, where attention is zero by causality."""
     return np.where(np.tri(len(weights), dtype=bool), weights, np.nan)
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gpt2cli.text.tokenizer import Tokenizer
 
 Segments = Iterable[tuple[int, "Score"]]
-"""Segments of texts, each behind its text's number."""
+"""Segments of texts, each with its text's number."""
 
 
 def figures(summary: Summary) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def print_json(
 
 
 def print_csv(names: Sequence[str], found: Segments, tokenizer: Tokenizer) -> None:
-    """A row a token, as soon as it is known; what is not scored is left empty."""
+    """A row per token, as soon as it is known; unscored fields are empty."""
     output = Output()
     output.write("name,index,id,text,bits,rank\n")
     for text, parts in groupby(found, key=itemgetter(0)):
@@ -86,7 +86,7 @@ def print_csv(names: Sequence[str], found: Segments, tokenizer: Tokenizer) -> No
 
 
 def print_table(names: Sequence[str], found: Segments) -> None:
-    """A row a text, and one for all of them together."""
+    """A row per text, and one for all of them together."""
     from gpt2cli.analysis.scoring import Summary
 
     summaries = [Summary(0, 0, 0.0) for _ in names]
@@ -109,7 +109,7 @@ def print_table(names: Sequence[str], found: Segments) -> None:
 
 
 def print_choices(choices: list[Choice]) -> None:
-    """A row a choice, with its share of the probability of all that were given."""
+    """A row per choice, with its share of the probability of all choices."""
     table = new_table("choice", "log p", "per token", "per byte", "share", "tokens")
     for choice in choices:
         table.add_row(
@@ -124,7 +124,7 @@ def print_choices(choices: list[Choice]) -> None:
 
 
 def print_choices_json(context: str, choices: list[Choice], facts: dict[str, Any]) -> None:
-    """An object a choice, the most probable first."""
+    """An object per choice, the most probable first."""
     output = Output()
     for choice in choices:
         values = asdict(choice) | {"per_token": choice.per_token, "per_byte": choice.per_byte}
@@ -136,7 +136,7 @@ def print_choices_json(context: str, choices: list[Choice], facts: dict[str, Any
 def print_heatmap(
     names: Sequence[str], found: Segments, tokenizer: Tokenizer, *, by_rank: bool
 ) -> None:
-    """Each text in colours, or marked where there are none, what they mean, and its figures."""
+    """Each text in colours, or with marks where there are none, a legend and its figures."""
     from rich.text import Text
 
     from gpt2cli.analysis import heatmap, scoring
@@ -196,7 +196,7 @@ def _line(summary: Summary) -> str:
 
 
 def _coloured(text: str, scale: Scale, place: int | None, colours: Palette | None) -> Text:
-    """A piece of text as its class is shown: without colours by {1}, {2}, … after it."""
+    """A piece of text styled by its class; without colours {1}, {2}, … after it."""
     from rich.text import Text
 
     if place is None:

@@ -1,4 +1,4 @@
-"""What is seen of a training run: a status line on a terminal, and a line per validation."""
+"""Views of a training run: a status line on a terminal, and a line per validation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _WIDEST_BAR = 40
 _PREFIX = len("gpt2: ")
 
 Part = tuple[int, str]
-"""A piece of a line behind its rank: the higher, the sooner it is left out."""
+"""A rank and a piece of a line: the higher the rank, the sooner it is left out."""
 
 
 def follow(run: Trainer, reports: Iterator[Report], as_json: bool) -> None:
-    """Show a run as it goes: on stderr for people, and as JSON on stdout if asked for."""
+    """Show the progress of a run: on stderr, and as JSON on stdout if asked for."""
     output = Output()
     with _status_line() as bars:
         task = bars.add_task("", total=run.settings.steps, completed=run.step)
@@ -43,7 +43,7 @@ def follow(run: Trainer, reports: Iterator[Report], as_json: bool) -> None:
 
 
 def validation_line(report: Report, width: float) -> str:
-    """What a validation has shown, as far as it fits; the same form whatever the numbers."""
+    """The results of a validation, as far as they fit, in a fixed format."""
     parts = [(0, f"step {report.step}:"), (3, f"loss {report.loss:.3f},")]
     parts += [(2, f"val {report.val_loss:.3f},"), (0, f"{report.bits_per_byte:.3f} bits/byte,")]
     parts += [(1, "saved")] if report.best else []
@@ -59,7 +59,7 @@ def fitting(parts: Sequence[Part], width: float) -> list[str]:
 
 
 def _width() -> float:
-    """Columns of the terminal that stderr is; a file takes lines of any length."""
+    """The width of stderr in columns; unlimited if it is not a terminal."""
     if not is_watched():
         return math.inf
     try:
@@ -93,7 +93,7 @@ def _status_line() -> Progress:
 
 
 def status(task: Task) -> list[Part]:
-    """The pieces of the status line; what is not known yet has none."""
+    """The pieces of the status line, without figures not yet known."""
     parts = [(0, f"{task.completed:.0f}/{task.total:.0f}"), (5, _BAR)]
     for rank, name, form in (
         (1, "loss", "loss {:.3f}"),

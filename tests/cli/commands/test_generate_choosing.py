@@ -1,4 +1,4 @@
-"""`gpt2 generate`: biases, beams, drafts, and what is told of the choice of tokens."""
+"""`gpt2 generate`: biases, beams, drafts, and reports on the choice of tokens."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_retry_draws_anew_and_two_slashes_are_one(run_main: Run, generated: Gene
         (b"/save a\0b", "a name cannot hold the character NUL"),
         (b"/save text", "there is no text to save yet"),
         (b"/save " + b"x" * 300, "File name too long"),
-        (b"", "there is no text yet to go on with"),
+        (b"", "there is no text yet to continue"),
         (b"\xff", "line 1 of stdin is not valid UTF-8 text (at byte 0)"),
     ],
 )

@@ -134,13 +134,13 @@ def test_files_have_a_row_each_and_one_together(run_main: Run, tmp_path: Path) -
 @pytest.mark.skipif(not native.available(), reason=native.why_not())
 def test_fewer_bits_score_nearly_the_same(run_main: Run) -> None:
     text = b"My lord, the king is come to speak with thee. " * 20
-    exact, coded = (
+    exact, quantized = (
         json.loads(run_main("score", *BARD, "--json", *options, stdin=text).stdout)
         for options in ((), ("--precision", "int8", "--device", "cpu"))
     )
-    assert coded["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.02)
-    assert coded["bits_per_byte"] != exact["bits_per_byte"]
-    assert coded["precision"] == "int8"
+    assert quantized["bits_per_byte"] == pytest.approx(exact["bits_per_byte"], rel=0.02)
+    assert quantized["bits_per_byte"] != exact["bits_per_byte"]
+    assert quantized["precision"] == "int8"
 
 
 # Lines.

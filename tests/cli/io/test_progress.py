@@ -1,4 +1,4 @@
-"""Bars: where a person looks on, and only there."""
+"""Bars: where stderr is a terminal, and only there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantised weights on disk: coded once, and never believed when they may be wrong."""
+"""Quantized weights on disk: made once, and never used when they may be wrong."""
 
 from __future__ import annotations
 

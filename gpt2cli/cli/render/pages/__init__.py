@@ -1,7 +1,7 @@
 """Pages of HTML that load nothing: each is one file with one style, and holds its own data.
 
-Whatever text a page shows, it shows as a terminal would: no control character, no override of
-direction gets into one.
+Text on a page is filtered as on a terminal: control characters and direction overrides are made
+visible.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def document(command: str, model: str, about: str, body: str, script: str) -> by
 
 
 def part(name: str) -> str:
-    """A file that lies beside this one."""
+    """The text of a file in this directory."""
     return files("gpt2cli.cli.render.pages").joinpath(name).read_text(encoding="utf-8")
 
 

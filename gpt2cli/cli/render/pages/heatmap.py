@@ -24,7 +24,7 @@ the tab and arrow keys: its numbers appear at the foot of the window.</p>
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A text in pieces, what it is called, and its figures as they shall be shown, by name."""
+    """A text in pieces, its name, and its figures as text, by name."""
 
     name: str
     figures: dict[str, str]
@@ -32,7 +32,7 @@ class Scored:
 
 
 def render(model: str, texts: Sequence[Scored], *, by_rank: bool = False) -> bytes:
-    """The page; whatever the texts hold stays text."""
+    """The page; the texts are escaped."""
     if len(texts) == 1:
         about = pages.excerpt("".join(piece.text for piece in texts[0].pieces[:300]))
     else:
@@ -105,7 +105,7 @@ def _numbers(piece: Piece) -> str:
 
 
 def _surprising(pieces: Sequence[Piece]) -> str:
-    """A table of the tokens that surprise most, each behind what precedes it."""
+    """A table of the most surprising tokens, each after the text that precedes it."""
     scored = [i for i, piece in enumerate(pieces) if piece.bits is not None]
     most = sorted(scored, key=lambda i: -(pieces[i].bits or 0))[:LISTED]
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("token", "bits", "rank"))
