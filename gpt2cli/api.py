@@ -57,8 +57,12 @@ def load(
     """
     if threads is not None:
         limit_threads(threads)
-    source = sources.resolve(name)
-    model = LoadedModel(source, place(device, precision), offline=offline)
+    source, placement = sources.resolve(name), place(device, precision)
+    if placement.precision in QUANTIZED:
+        from gpt2cli.decoders.opening import check_engine
+
+        check_engine(placement)
+    model = LoadedModel(source, placement, offline=offline)
     if fetch:
         model.fetch()
     return model
@@ -68,10 +72,6 @@ class LoadedModel:
     """A model, and the device and precision it runs in; see `load`."""
 
     def __init__(self, source: Source, placement: Placement, *, offline: bool = False) -> None:
-        if placement.precision in QUANTIZED:
-            from gpt2cli.decoders.opening import check_engine
-
-            check_engine(placement)
         self.source, self.placement, self.offline = source, placement, offline
 
     @property
