@@ -256,12 +256,12 @@ class _Run:
         return max(len(self.window) + self.config.max_tokens, self.choices.longest)
 
     def _fetch(self) -> None:
-        """Fetch the weights, unless a beam search with them could not fit."""
-        if self.config.beams:
-            from gpt2cli.system.memory import check_beams
+        """Fetch the weights, unless what is asked for could not fit the memory."""
+        from gpt2cli.system.memory import check_beams, check_rows
 
-            model = self.model
-            check_beams(model.config, model.placement, self.config.beams, self._capacity)
+        model, config = self.model, self.config
+        check, rows = (check_beams, config.beams) if config.beams else (check_rows, config.samples)
+        check(model.config, model.placement, rows, self._capacity)
         opening.fetch(self.model)
         self.drafting.fetch()
 
