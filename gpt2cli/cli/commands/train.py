@@ -119,6 +119,14 @@ Out = Annotated[
 ]
 
 
+JsonSteps = Annotated[
+    bool,
+    typer.Option(
+        "--json", rich_help_panel="Output", help="Print one JSON object per line and step."
+    ),
+]
+
+
 @grouped
 def train(
     *,
@@ -126,12 +134,7 @@ def train(
     run: Run,
     recipe: Recipe,
     computing: Computing,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", rich_help_panel="Output", help="Print one JSON object per line and step."
-        ),
-    ] = False,
+    as_json: JsonSteps = False,
     messages: options.Messages,
 ) -> None:
     """Train a GPT-2 of your own from a text file.
