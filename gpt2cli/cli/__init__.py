@@ -122,7 +122,8 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
         "token_normalize_func": option_name,
     },
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 closed pipe.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 closed pipe, "
+    "143 terminated while training.",
 )
 
 

@@ -11,7 +11,7 @@ import typer
 from gpt2cli.cli.grouped import Group
 from gpt2cli.cli.io.inputs import read_argument
 from gpt2cli.cli.options import complete_model, number, one_of, setting
-from gpt2cli.config.sampling import DRAFT_TOKENS, USUAL, SamplingConfig
+from gpt2cli.config.sampling import DRAFT_TOKENS, LENGTH_PENALTY, USUAL, SamplingConfig
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
@@ -187,7 +187,8 @@ class Search(Group):
         ),
     ] = None
     length_penalty: Annotated[
-        float | None, number("--length-penalty", "Above 1 prefers longer texts. [default: 1]")
+        float | None,
+        number("--length-penalty", f"Above 1 prefers longer texts. [default: {LENGTH_PENALTY:g}]"),
     ] = None
 
     def given(self) -> dict[str, Any]:

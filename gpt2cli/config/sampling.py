@@ -82,3 +82,4 @@ _SAMPLING_RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
 
 USUAL = SamplingConfig(temperature=0.8, top_p=0.95)  # for a model whose config names no other
 DRAFT_TOKENS = 7  # and the token before them: 8 rows, which the native engine multiplies at once
+LENGTH_PENALTY = 1.0  # of beam search: neither short nor long texts are preferred

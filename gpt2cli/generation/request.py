@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.config.sampling import LENGTH_PENALTY, SamplingConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.sampling.constraint import Constraint
 
@@ -39,7 +39,7 @@ class GenerationConfig:
     bias: Mapping[int, float] = field(default_factory=dict)
     dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     beams: int | None = None
-    length_penalty: float = 1.0
+    length_penalty: float = LENGTH_PENALTY
     logprobs: int | None = None
     constraint: Constraint | None = None
 
