@@ -200,45 +200,53 @@ static void feed_forward(Engine& e, const Block& block, int N, int thread) {
     e.pool.barrier();
 }
 
-// Logits of a few rows: x · wteᵀ. (N, C) → (N, V)
-static void head_of_few(const Engine& e, const float* x, float* logits, int N, int thread) {
+constexpr int PLACES = 4;                       // of memory, which is faster if several are read
+constexpr int HEAD_ROWS = FLOATS == 16 ? 4 : 2;  // of a tile, limited by the registers
+constexpr int HEAD_BLOCK = 8;                   // entries per place: all of them fit an L2 cache
+
+// R rows times one entry of the vocabulary per place, `step` entries apart; `places` of them count.
+// Every R sums up in the same order.
+template <int R>
+static void head_tile(const float* x, const float* const (&w)[PLACES], float* logits, int C,
+                      int64_t V, int step, int places) {
+    Vec totals[R][PLACES] = {};
+    int i = 0;
+    for (; i + FLOATS <= C; i += FLOATS)
+        for (int r = 0; r < R; r++) {
+            const Vec row = load(x + r * C + i);
+            for (int p = 0; p < PLACES; p++) totals[r][p] += row * load(w[p] + i);
+        }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < places; p++) {
+            float total = sum(totals[r][p]);
+            for (int j = i; j < C; j++) total += x[r * C + j] * w[p][j];
+            logits[r * V + p * step] = total;
+        }
+}
+
+// Logits: x · wteᵀ, as the embedding lies. (N, C) → (N, V)
+static void tied_head(const Engine& e, const float* x, float* logits, int N, int thread) {
     const int C = e.config.C, V = e.config.V;
     const Range mine = range_of(V, 1, e.pool.threads, thread);
-    // Memory is faster when several places are read at once.
-    constexpr int R = 4;
-    const int step = (mine.end - mine.begin + R - 1) / R;
-    for (int v = mine.begin; v < mine.begin + step; v++) {
-        const float* w[R];
-        for (int r = 0; r < R; r++) w[r] = e.wte + (int64_t)std::min(v + r * step, V - 1) * C;
-        for (int64_t n = 0; n < N; n++) {
-            const float* row = x + n * C;
-            Vec totals[R] = {};
-            int i = 0;
-            for (; i + FLOATS <= C; i += FLOATS)
-                for (int r = 0; r < R; r++) totals[r] += load(row + i) * load(w[r] + i);
-            for (int r = 0; r < R && v + r * step < mine.end; r++) {
-                float total = sum(totals[r]);
-                for (int j = i; j < C; j++) total += row[j] * w[r][j];
-                logits[n * V + v + r * step] = total;
+    const int step = (mine.end - mine.begin + PLACES - 1) / PLACES, end = mine.begin + step;
+    for (int begin = mine.begin; begin < end; begin += HEAD_BLOCK)
+        for (int64_t n = 0, rows; n < N; n += rows) {
+            rows = N - n >= HEAD_ROWS ? HEAD_ROWS : 1;
+            const auto tile = rows == 1 ? head_tile<1> : head_tile<HEAD_ROWS>;
+            for (int v = begin; v < std::min(begin + HEAD_BLOCK, end); v++) {
+                const float* w[PLACES];
+                for (int p = 0; p < PLACES; p++)
+                    w[p] = e.wte + (int64_t)std::min(v + p * step, V - 1) * C;
+                const int places = (mine.end - v + step - 1) / step;
+                tile(x + n * C, w, logits + n * V + v, C, V, step, std::min(PLACES, places));
             }
         }
-    }
 }
 
 // Logits of any number of rows. (N, C) → (N, V)
 static void head(const Engine& e, const float* x, float* logits, int N, int thread) {
-    const int C = e.config.C, V = e.config.V;
-    if (e.head.codes) {
-        linear(e, e.head, x, logits, N, false, thread);
-    } else if (N <= PACK_ROWS) {
-        head_of_few(e, x, logits, N, thread);
-    } else if (const Range mine = range_of(V, 16, e.pool.threads, thread); mine.begin < mine.end) {
-        const int columns = mine.end - mine.begin;
-        for (int64_t n = 0; n < N; n++)
-            __builtin_memset(logits + n * V + mine.begin, 0, (size_t)columns * 4);
-        product<float>({x, C}, {e.wte + (int64_t)mine.begin * C, 1}, {logits + mine.begin, V}, N, C,
-                       columns, e.scratch[thread].panels, C);
-    }
+    if (e.head.codes) linear(e, e.head, x, logits, N, false, thread);
+    else tied_head(e, x, logits, N, thread);
 }
 
 // Logits after each of T tokens. e.x (B, T, C) → job.logits (B, job.T, V), from column `done`

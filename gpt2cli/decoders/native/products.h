@@ -58,26 +58,32 @@ constexpr int TILE = FLOATS == 16 ? 12 : 6;  // rows of a tile, limited by the r
 static_assert(CACHE_PANEL % PANEL == 0, "keys in the KV cache lie in whole panels");
 
 // A tile of a product of matrices: y (R, PANEL) += x (R, depth) · panel (depth, PANEL).
+// Each number of y is summed up as `add_rows` does it, one product after another onto what is
+// there: so a row's result does not depend on how many rows are computed with it.
 template <int R, class Number>
 static void add_tile(Rows<const float> x, const Number* panel, Rows<float> y, int depth,
                      int columns) {
     Vec total[R][2];
-    for (int r = 0; r < R; r++) total[r][0] = total[r][1] = Vec{};
+    const int left = std::min(columns, FLOATS), right = columns - left;
+    for (int r = 0; r < R; r++) {
+        total[r][0] = columns == PANEL ? load(y[r]) : load_some(y[r], left);
+        total[r][1] = columns == PANEL ? load(y[r] + FLOATS) : load_some(y[r] + FLOATS, right);
+    }
     for (int i = 0; i < depth; i++) {
         prefetch(panel + i * PANEL);
-        const Vec left = load(panel + i * PANEL), right = load(panel + i * PANEL + FLOATS);
+        const Vec first = load(panel + i * PANEL), second = load(panel + i * PANEL + FLOATS);
         for (int r = 0; r < R; r++) {
-            total[r][0] += x[r][i] * left;
-            total[r][1] += x[r][i] * right;
+            total[r][0] += x[r][i] * first;
+            total[r][1] += x[r][i] * second;
         }
     }
     for (int r = 0; r < R; r++) {
-        float* row = y[r];
         if (columns == PANEL) {
-            store(row, load(row) + total[r][0]);
-            store(row + FLOATS, load(row + FLOATS) + total[r][1]);
+            store(y[r], total[r][0]);
+            store(y[r] + FLOATS, total[r][1]);
         } else {
-            for (int j = 0; j < columns; j++) row[j] += total[r][j / FLOATS][j % FLOATS];
+            store_some(y[r], total[r][0], left);
+            store_some(y[r] + FLOATS, total[r][1], right);
         }
     }
 }
@@ -98,36 +104,35 @@ static void add_tiles(Rows<const float> x, const Number* panels, Rows<float> y, 
     }
 }
 
-// Copy w (depth, columns) into panels, which a tile reads from front to back. `step` is the
-// distance between columns: 1, except for the head, which is stored transposed.
+// Copy w (depth, columns) into panels, which a tile reads from front to back.
 template <class Number>
-static void pack(Rows<const Number> w, int64_t step, float* panels, int depth, int columns) {
+static void pack(Rows<const Number> w, float* panels, int depth, int columns) {
     for (int i = 0; i < depth; i++) {
         for (int j = 0; j < columns; j += PANEL) {
             float* to = panels + (int64_t)j * depth + i * PANEL;
-            const Number* from = w[i] + j * step;
+            const Number* from = w[i] + j;
             const int n = std::min(PANEL, columns - j);
-            if (n == PANEL && step == 1) {
+            if (n == PANEL) {
                 store(to, load(from));
                 store(to + FLOATS, load(from + FLOATS));
             } else {
-                for (int c = 0; c < PANEL; c++) to[c] = c < n ? (float)from[c * step] : 0;
+                for (int c = 0; c < PANEL; c++) to[c] = c < n ? (float)from[c] : 0;
             }
         }
     }
 }
 
-// y (N, columns) += x (N, in) · w (in, columns). Columns of w may be `step` apart unless N is 1.
+// y (N, columns) += x (N, in) · w (in, columns).
 template <class Number>
 static void product(Rows<const float> x, Rows<const Number> w, Rows<float> y, int N, int in,
-                    int columns, float* panels, int64_t step = 1) {
+                    int columns, float* panels) {
     if (N == 1) return product_of_few(x, w, y, 1, in, columns);  // compiled without a loop over N
-    if (N <= FEW_ROWS && step == 1) return product_of_few(x, w, y, N, in, columns);
+    if (N <= FEW_ROWS) return product_of_few(x, w, y, N, in, columns);
     for (int j = 0; j < columns; j += PACK_COLUMNS) {
         const int width = std::min(PACK_COLUMNS, columns - j);
         for (int i = 0; i < in; i += PACK_DEPTH) {
             const int depth = std::min(PACK_DEPTH, in - i);
-            pack(w.from(i, j * step), step, panels, depth, width);
+            pack(w.from(i, j), panels, depth, width);
             add_tiles(x.from(0, i), panels, y.from(0, j), N, depth, width);
         }
     }

@@ -19,7 +19,6 @@
 namespace {
 
 constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half an L2 cache
-constexpr int PACK_ROWS = 32;    // up to which packing the head costs more than it saves
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
 constexpr int ROWS = 256;        // of a prompt that are computed at once

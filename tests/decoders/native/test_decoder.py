@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import SHARED_DATA, random_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import BUNDLED_DIR
@@ -24,6 +26,7 @@ from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.system import memory
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
+from gpt2cli.weights.random_weights import RandomWeights
 
 SOURCES = Path(native.__file__).parent
 
@@ -126,6 +129,41 @@ def test_the_number_of_threads_changes_nothing(threads: int) -> None:
     ids = random_ids(model.config, 2)
     alone, together = (make(model, batch_size=2, threads=n) for n in (1, threads))
     assert np.array_equal(read(alone, ids, 20), read(together, ids, 20))
+
+
+@given(
+    sizes=st.sampled_from([(300, 24, 3), (77, 40, 5), (1030, 64, 4)]),
+    precision=st.sampled_from(["fp32", "int8", "int4"]),
+    level=st.sampled_from(levels()),
+    rows=st.integers(1, 5),
+    chunks=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    threads=st.integers(1, 3),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_row_has_the_same_logits_in_any_company_to_the_last_bit(
+    sizes: tuple[int, int, int],
+    precision: str,
+    level: str,
+    rows: int,
+    chunks: list[int],
+    threads: int,
+) -> None:
+    vocab_size, emb_dim, n_heads = sizes
+    config = ModelConfig(vocab_size, 200, emb_dim, n_heads, n_layers=2)
+    weights = RandomWeights(config)
+    ids = random_ids(config, rows)[:, : sum(chunks)].tolist()
+    options: dict[str, Any] = {"precision": precision, "level": level}
+    together = EngineDecoder(config, weights, rows, threads=threads, **options)
+    parts, begin = [], 0
+    for chunk in chunks:
+        parts.append(together.extend([row[begin : begin + chunk] for row in ids]))
+        begin += chunk
+    logits = np.concatenate(parts, axis=1)
+    alone = EngineDecoder(config, weights, 1, threads=1, **options)
+    for row, found in zip(ids, logits, strict=True):
+        alone.truncate(0)
+        one_by_one = [alone.extend([[token]])[0, 0] for token in row]
+        np.testing.assert_array_equal(found[: len(row)], one_by_one)
 
 
 def test_greedy_text_is_that_of_numpy_for_200_tokens() -> None:
