@@ -38,7 +38,7 @@ class Group:
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Let a command take whole groups: Typer sees one option for each of their fields."""
-    hints = get_type_hints(command, include_extras=True)
+    hints = {name: _declared(hint) for name, hint in _hints(command).items()}
     groups = {name: kind for name, kind in hints.items() if _is_group(kind)}
 
     def run(ctx: typer.Context, **given: Any) -> None:
@@ -61,6 +61,16 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _hints(declared: Any) -> dict[str, Any]:
+    return get_type_hints(declared, include_extras=True)
+
+
+def _declared(hint: Any) -> Any:
+    """An annotation as it stands in the source: Python 3.10 adds None to one with that default."""
+    inner = [a for a in get_args(hint) if get_origin(a) is Annotated]
+    return hint if get_origin(hint) is Annotated or not inner else inner[0]
+
+
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -75,7 +85,7 @@ def _fields(kind: Any) -> Iterator[Any]:
 def _options(kind: Any) -> Iterator[inspect.Parameter]:
     """A parameter for each field, under the group's heading."""
     heading = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     for f in _fields(kind):
         annotation = _headed(hints[f.name], heading)
         yield inspect.Parameter(f.name, _KEYWORD, default=f.default, annotation=annotation)
