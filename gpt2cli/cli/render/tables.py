@@ -33,7 +33,8 @@ def make_console() -> Console:
         markup=False,
         emoji=False,
     )
-    console.width, console.height = width, height
+    # Before Python 3.11 a terminal of unknown size is one of 0 columns.
+    console.width, console.height = width or PIPE_WIDTH, height or 25
     return console
 
 
