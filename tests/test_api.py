@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Run
+from helpers import Run, needs_engine
 
 import gpt2cli
-from gpt2cli.decoders import native
 from gpt2cli.errors import ConfigError, DeviceError, UsageError, WeightsError
 from gpt2cli.generation.loop import generate
 from gpt2cli.system.device import Placement
@@ -147,7 +146,7 @@ def test_threads_are_limited_before_anything_computes() -> None:
     assert (done.stdout, done.stderr) == ("2\n", "")
 
 
-@pytest.mark.skipif(not native.available(), reason="the engine was not built")
+@needs_engine
 def test_quantized_weights_run_on_the_cpu_whatever_else_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

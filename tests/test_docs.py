@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY as ROOT
-from helpers import SHARED_DATA
-
-from gpt2cli.decoders import native
+from helpers import SHARED_DATA, needs_engine
 
 SHAKESPEARE = SHARED_DATA / "tinyshakespeare.txt"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,7 +50,7 @@ def _comparable(text: str) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
-@pytest.mark.skipif(not native.available(), reason="pages show the native engine")
+@needs_engine
 @pytest.mark.parametrize(
     "page",
     [pytest.param(p, marks=pytest.mark.slow if p.stem == "bench" else ()) for p in PAGES],
@@ -88,7 +86,7 @@ def test_what_is_shown_is_what_happens(page: Path, tmp_path: Path) -> None:
         assert _comparable(run.stdout.decode()) == _comparable(shown), command
 
 
-@pytest.mark.skipif(not native.available(), reason="pages show the native engine")
+@needs_engine
 @pytest.mark.parametrize(
     ("script", "shown"),
     [found for page in PAGES for found in PYTHON.findall(page.read_text(encoding="utf-8"))],

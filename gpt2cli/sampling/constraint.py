@@ -17,6 +17,7 @@ from array_api_compat import device
 
 from gpt2cli.arrays import Array, NDArray, array_namespace
 from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.files import read_file
 from gpt2cli.text.tokenizer import Tokenizer
 
 Kind = Literal["regex", "json-schema", "choice", "grammar"]
@@ -112,13 +113,13 @@ def resolve(
     if choice is not None:
         return _from_choices(choice)
     if grammar is not None:
-        text = _read(grammar)
+        text = read_file(grammar)
         return _checked("grammar", text, _library().LLMatcher.grammar_from_lark(text))
     return None
 
 
 def _from_schema(path: Path) -> Constraint:
-    text = _read(path)
+    text = read_file(path)
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -189,15 +190,6 @@ def _library() -> Any:
             "constraints need llguidance: pip install 'gpt2cli[constrain]'"
         ) from None
     return llguidance
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
 def _first_line(message: str) -> str:

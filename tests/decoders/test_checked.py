@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import BYTES, Run, ScriptedDecoder, decoders, error_of, random_model
+from helpers import BYTES, Run, ScriptedDecoder, decoders, error_of, needs_engine, random_model
 
 from gpt2cli.analysis import comparison, scoring
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.decoders import native
 from gpt2cli.decoders.checked import CheckedDecoder
 from gpt2cli.decoders.native import quantize
 from gpt2cli.errors import WeightsError
@@ -172,7 +171,7 @@ def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, run_mai
     assert SAYS in error_of(done)
 
 
-@pytest.mark.skipif(not native.available(), reason="the engine was not built")
+@needs_engine
 @pytest.mark.parametrize(
     ("parameter", "theirs"),
     [

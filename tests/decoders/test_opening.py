@@ -6,12 +6,10 @@ import errno
 from pathlib import Path
 
 import pytest
-from helpers import Run
-
-from gpt2cli.decoders import native
+from helpers import Run, needs_engine
 
 
-@pytest.mark.skipif(not native.available(), reason="the engine was not built")
+@needs_engine
 @pytest.mark.parametrize("command", ["generate -n 1 A", "score --text ROMEO:", "repl"])
 def test_verbose_says_why_weights_are_quantized_on_every_run(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_main: Run

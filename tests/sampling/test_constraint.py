@@ -207,7 +207,7 @@ def test_what_cannot_be_read_or_chosen_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         resolve(json_schema=tmp_path / "none")
     (tmp_path / "latin").write_bytes(b"\xff")
-    with pytest.raises(UsageError, match="not UTF-8"):
+    with pytest.raises(UsageError, match="not valid UTF-8"):
         resolve(grammar=tmp_path / "latin")
     with pytest.raises(UsageError, match="must not be empty"):
         resolve(choice=["a", ""])

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import random_model
+from helpers import needs_engine, random_model
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import find_spec, shipped_specs
-from gpt2cli.decoders import native
 from gpt2cli.decoders.native import quantize
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.model.gpt2 import GPT2
@@ -60,7 +59,7 @@ def test_weight_and_cache_bytes_are_what_torch_allocates(dtype: torch.dtype) -> 
     assert estimate.kv_cache_bytes(config, precision, tokens=20, samples=3) == allocated
 
 
-@pytest.mark.skipif(not native.available(), reason="the engine was not built")
+@needs_engine
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> None:
     config = ModelConfig(vocab_size=320, context_length=64, emb_dim=64, n_heads=4, n_layers=3)

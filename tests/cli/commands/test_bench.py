@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import Run
+from helpers import Run, needs_engine
 
 from gpt2cli.analysis import bench
 from gpt2cli.decoders import native
@@ -71,7 +71,7 @@ def test_a_model_without_a_vocabulary_can_be_measured(
     assert [entry["context"] for entry in data["contexts"]] == [16, 24]
 
 
-@pytest.mark.skipif(not native.available(), reason="the engine was not built")
+@needs_engine
 def test_fewer_bits_are_fewer_bytes(run_main: Run) -> None:
     sizes = []
     for more in ([], ["--precision", "int8"], ["--precision", "int4"]):

@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Run
-
-from gpt2cli.decoders import native
-
-needs_engine = pytest.mark.skipif(not native.available(), reason=native.why_not())
+from helpers import Run, needs_engine
 
 
 def compared(run_main: Run, *arguments: str, stdin: bytes = b"") -> Any:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import Run, checked, error_of
+from helpers import Run, checked, error_of, needs_engine
 
 from gpt2cli.decoders import native
 from gpt2cli.text.tokenizer import Tokenizer
@@ -215,7 +215,7 @@ def test_json_holds_what_is_needed_to_run_again(run_main: Run, tiny_directory: P
     ]
 
 
-@pytest.mark.skipif(not native.available(), reason=native.why_not())
+@needs_engine
 def test_quantised_weights_say_the_same_where_the_model_is_sure(
     run_main: Run, letters: Path
 ) -> None:

@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Run, on_terminal
+from helpers import Run, needs_engine, on_terminal
 
 from gpt2cli.config.spec import BUNDLED_DIR
-from gpt2cli.decoders import native
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
 
@@ -131,7 +130,7 @@ def test_files_have_a_row_each_and_one_together(run_main: Run, tmp_path: Path) -
     assert b"tokens/s" in lines.stderr
 
 
-@pytest.mark.skipif(not native.available(), reason=native.why_not())
+@needs_engine
 def test_fewer_bits_score_nearly_the_same(run_main: Run) -> None:
     text = b"My lord, the king is come to speak with thee. " * 20
     exact, quantized = (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import SHARED_DATA, random_model
+from helpers import SHARED_DATA, needs_engine, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ from gpt2cli.weights.random_weights import RandomWeights
 
 SOURCES = Path(native.__file__).parent
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
+pytestmark = needs_engine
 
 # Widths that fill no register, or some exactly; one head; odd contexts; no QKV bias.
 CONFIGS = [

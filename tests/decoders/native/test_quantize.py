@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import random_model
+from helpers import needs_engine, random_model
 from safetensors import safe_open
 
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.decoders import native
 from gpt2cli.decoders.native import quantize
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.weights import checkpoint
 from gpt2cli.weights.safetensors import read_safetensors, write_safetensors
 
-pytestmark = pytest.mark.skipif(not native.available(), reason=native.why_not())
+pytestmark = needs_engine
 
 
 @pytest.fixture(autouse=True)
