@@ -221,7 +221,7 @@ def test_fewer_bits_keep_the_perplexity_of_bard(precision: str, most: float) -> 
 
 
 def test_memory_is_estimated_in_the_panels_of_the_engine() -> None:
-    assert native.library().engine_panel_length() == memory.PANEL
+    assert native.library().engine_page_length() == memory.PAGE == pages.PAGE
 
 
 @pytest.mark.parametrize("header", sorted(path.name for path in SOURCES.glob("*.h")))
