@@ -28,9 +28,9 @@ class Sequence:
     """A prompt and its continuation, token by token.
 
     It has all that the next token depends on besides the model: settings, random numbers,
-    penalties, a constraint. So a text is the same whatever is written beside it. `ids` are the prompt and
-    the tokens chosen so far. Raises `UsageError` for a prompt that is empty or longer than the
-    context.
+    penalties, a constraint. So a text is the same whatever is written beside it. `ids` are the
+    prompt and the tokens chosen so far. Raises `UsageError` for a prompt that is empty or longer
+    than the context.
     """
 
     def __init__(

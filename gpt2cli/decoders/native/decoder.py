@@ -19,8 +19,8 @@ from gpt2cli.errors import DeviceError
 _ERRORS = {
     1: "a token id is outside the vocabulary",
     2: "the tokens do not fit the context or the KV cache",
-    3: "a decoder cannot be used in a forked process; make a new one there",
 }
+_FORKED = 3
 
 
 class EngineDecoder(PagedDecoder):
@@ -85,6 +85,8 @@ class EngineDecoder(PagedDecoder):
         addresses = [array.ctypes.data for array in arrays]
         job = abi.Job(*addresses, len(chunks), logits.ctypes.data)
         code = self._library.engine_read(self._engine, job)
+        if code == _FORKED:
+            raise DeviceError("a decoder cannot be used in a forked process; make a new one there")
         if code:
             raise ValueError(_ERRORS[code])
         return logits
