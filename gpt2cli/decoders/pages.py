@@ -40,6 +40,14 @@ def pages_for(tokens: int) -> int:
     return -(-tokens // PAGE)
 
 
+def room_for(texts: int, tokens: int) -> int:
+    """Tokens of a KV cache in which so many forks of a text can grow to `tokens` each.
+
+    Each needs a page more for a moment, when it parts from the others.
+    """
+    return texts * (pages_for(tokens) + (texts > 1)) * PAGE
+
+
 @dataclass(slots=True)
 class _Sequence:
     ids: list[int] = field(default_factory=list)  # that have been read
