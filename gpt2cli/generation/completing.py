@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from gpt2cli.errors import GPT2CLIError
+from gpt2cli.errors import GPT2CLIError, WeightsError
 from gpt2cli.generation.batcher import Batcher, Inbox
 from gpt2cli.generation.record import Completion, Sample
 from gpt2cli.generation.request import Event, GenerationConfig
@@ -76,6 +76,8 @@ class _Completing:
 
     def _hear(self, key: int, what: Event | GPT2CLIError) -> None:
         completion = self._open[key]
+        if isinstance(what, WeightsError):
+            raise what
         if isinstance(what, GPT2CLIError):
             completion.error = what
         else:

@@ -6,7 +6,7 @@ from collections import abc
 from dataclasses import replace
 
 from gpt2cli.arrays import Array, are_numbers
-from gpt2cli.errors import GPT2CLIError, not_numbers
+from gpt2cli.errors import GPT2CLIError, UsageError, not_numbers
 from gpt2cli.generation.request import (
     ChosenLogprob,
     Event,
@@ -43,6 +43,8 @@ class Sequence:
         matcher: Matcher | None = None,
     ) -> None:
         check_prompt(prompt, context_length)
+        if not all(0 <= i < tokenizer.size for i in config.bias):
+            raise UsageError(f"bias must be for token ids from 0 to {tokenizer.size - 1}", "bias")
         if matcher is None and config.constraint is not None:
             matcher = config.constraint.matcher(tokenizer)
         self.ids = list(prompt)

@@ -249,9 +249,7 @@ class Sampler:
         self._limit = next_limit(self._before, real, self._limit, c.mirostat_tau, c.mirostat_eta)
 
 
-def choose(
-    logits: Array, samplers: Sequence[Sampler], texts: Sequence[Sequence[int]]
-) -> list[int]:
+def choose(logits: Array, samplers: Sequence[Sampler], texts: Sequence[Sequence[int]]) -> list[int]:
     """The next token of each of B texts."""
     return [
         sampler.choose(logits[i : i + 1], text)
