@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain, repeat
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, TextIO
@@ -111,10 +110,14 @@ def certain(token_id: int, size: int = BYTES.size) -> NDArray:
     return logits
 
 
-def script(*rows: Sequence[int]) -> Rule:
-    """Row i says the ids of `rows[i]` in turn, and "?" after the last, whatever it has read."""
-    said = [chain(row, repeat(ord("?"))) for row in rows]
-    return lambda row, text: certain(next(said[row]))
+def script(*texts: Sequence[int], prompt: int = 1) -> Rule:
+    """Sequence i says the ids of `texts[i]` after a prompt of so many ids, and then "?"."""
+
+    def rule(sequence: int, text: Sequence[int]) -> NDArray:
+        place = len(text) - prompt
+        return certain(texts[sequence][place] if place < len(texts[sequence]) else ord("?"))
+
+    return rule
 
 
 MakeDecoder = Callable[..., Decoder]

@@ -40,6 +40,14 @@ def pages_for(tokens: int) -> int:
     return -(-tokens // PAGE)
 
 
+def room_for(texts: int, tokens: int) -> int:
+    """Tokens of a KV cache in which so many forks of a text can grow to `tokens` each.
+
+    Each needs a page more for a moment, when it parts from the others.
+    """
+    return texts * (pages_for(tokens) + (texts > 1)) * PAGE
+
+
 @dataclass(slots=True)
 class _Sequence:
     ids: list[int] = field(default_factory=list)  # that have been read
@@ -122,24 +130,12 @@ class Pages:
         self._check(chunks)
         if sum(map(self._wanted, chunks)) > self.free:
             raise OutOfPages
-        copies = []
         for chunk in chunks:
             it = self._sequences[chunk.sequence]
-            first = chunk.start // PAGE
             del it.ids[chunk.start :]
-            del it.names[first:]
+            del it.names[chunk.start // PAGE :]
             self._drop_pages(it, pages_for(chunk.start))
-            if chunk.start % PAGE:
-                page = it.pages[first]
-                if self._users[page] > 1:
-                    it.pages[first] = self._take()
-                    self._release(page)
-                    copies.append((page, it.pages[first]))
-                else:
-                    self._unindex(page)
-            while len(it.pages) < pages_for(chunk.start + len(chunk.ids)):
-                it.pages.append(self._take())
-        return copies
+        return [copy for chunk in chunks for copy in self._take_for(chunk)]
 
     def commit(self, chunks: Sequence[Chunk]) -> None:
         """Note that these chunks have been read: their full pages can be found from now on."""
@@ -164,11 +160,26 @@ class Pages:
                 raise ValueError("a chunk must not be empty")
 
     def _wanted(self, chunk: Chunk) -> int:
-        """The pages that a chunk needs at most."""
-        table, first = self._sequences[chunk.sequence].pages, chunk.start // PAGE
-        shared = chunk.start % PAGE > 0 and self._users[table[first]] > 1
-        held = min(len(table), pages_for(chunk.start))
-        return pages_for(chunk.start + len(chunk.ids)) - held + shared
+        """How many more pages a chunk takes than it gives back, at most."""
+        table, kept = self._sequences[chunk.sequence].pages, pages_for(chunk.start)
+        given = sum(self._users[page] == 1 for page in table[kept:])
+        shared = chunk.start % PAGE > 0 and self._users[table[kept - 1]] > 1
+        return pages_for(chunk.start + len(chunk.ids)) - kept - given + shared
+
+    def _take_for(self, chunk: Chunk) -> list[tuple[int, int]]:
+        """Make room for a chunk at the end of its sequence. → pages to copy, (from, to)"""
+        it, copies = self._sequences[chunk.sequence], []
+        if chunk.start % PAGE:
+            page = it.pages[-1]
+            if self._users[page] > 1:
+                it.pages[-1] = self._take()
+                self._release(page)
+                copies.append((page, it.pages[-1]))
+            else:
+                self._unindex(page)
+        while len(it.pages) < pages_for(chunk.start + len(chunk.ids)):
+            it.pages.append(self._take())
+        return copies
 
     def _key(self, it: _Sequence, i: int, ids: Sequence[int]) -> _Key:
         return (it.names[i - 1] if i else 0, tuple(ids))

@@ -37,6 +37,10 @@ class Constraint:
     source: str | list[str]
     grammar: str
 
+    def matcher(self, tokenizer: Tokenizer) -> Matcher:
+        """The matcher of one text."""
+        return Matcher(self.matchers(tokenizer, 1))
+
     def matchers(self, tokenizer: Tokenizer, count: int) -> Matchers:
         """One matcher per text, for `count` texts in the tokens of a model."""
 
@@ -45,6 +49,38 @@ class Constraint:
 
         vocabulary = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
         return Matchers(vocabulary, self.grammar, count, tokenizer)
+
+
+class Matcher:
+    """That of one text."""
+
+    def __init__(self, one: Matchers) -> None:
+        self._one = one
+
+    def mask(self, logits: Array, _: Any = ()) -> Array:
+        """Mask what may not come next."""
+        return self._one.mask(logits)
+
+    def push(self, token_id: int) -> None:
+        """Append one token."""
+        self._one.push(0, token_id)
+
+    def matches(self) -> bool:
+        """Whether the text may end."""
+        return self._one.matches(0)
+
+    def must_end(self) -> bool:
+        """Whether it can only end."""
+        return self._one.must_end(0)
+
+    def copy(self) -> Matcher:
+        """The same for another text."""
+        import copy
+
+        other = copy.copy(self._one)
+        other._limits = self._one._limits.copy()
+        other._matchers = [self._one._matchers[0].deep_copy()]
+        return Matcher(other)
 
 
 class Matchers:

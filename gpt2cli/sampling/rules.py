@@ -199,6 +199,11 @@ def generators(seed: int, samples: int) -> list[np.random.Generator]:
     ]
 
 
+def generator(seed: int, sample: int) -> np.random.Generator:
+    """The random generator of one sample."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sample,)))
+
+
 def _draw(logits: Array, uniforms: Array) -> Array:
     xp = array_namespace(logits)
     cumulative = _cumulative_sum(_exp(logits))

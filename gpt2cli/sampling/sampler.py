@@ -23,6 +23,7 @@ from array_api_compat import device
 from gpt2cli.arrays import Array, array_namespace
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.sampling import penalties
+from gpt2cli.sampling.constraint import Matcher
 from gpt2cli.sampling.rules import (
     draw,
     draw_or_keep,
@@ -74,17 +75,17 @@ class Sampler:
     def __init__(
         self,
         config: SamplingConfig,
-        random: Sequence[np.random.Generator],
+        random: np.random.Generator,
         prompt_length: int = 0,
         *,
         bias: penalties.Changes | None = None,
         end: int | None = None,
         min_tokens: int = 0,
         breakers: Collection[int] = (),
-        constraint: Rule | None = None,
+        matcher: Matcher | None = None,
     ) -> None:
         self._config = config
-        self._random = random
+        self._random = [random]
         self._prompt_length = prompt_length
         self._bias = bias or {}
         self._end, self._min_tokens = end, min_tokens
@@ -94,21 +95,22 @@ class Sampler:
         self._uniforms: Array = None  # (1, B), or (2, B) with XTC, for this token
         self._limit: Array | None = None  # of surprise, for mirostat
         self._before: Array = None  # the logits that mirostat was given
-        constraints = [] if constraint is None else [("constraint", constraint)]
+        constraints = [] if matcher is None else [("constraint", matcher.mask)]
         self._rules = [*self._history_rules(), *constraints, *self._rules_for_these_logits()]
 
-    def choose(self, logits: Array, texts: Texts, proposal: Proposal | None = None) -> Array:
-        """The next token of each text, or V where none is left. (B, V) → (B,)
+    def choose(self, logits: Array, text: Sequence[int], proposal: Proposal | None = None) -> int:
+        """The next token, or V where none is left. (1, V)
 
-        A proposal, for a single text, changes how a token is drawn, not its distribution.
+        A proposal changes how a token is drawn, not its distribution.
         """
+        texts = [text]
         ids, _ = self._pick(logits, texts, proposal)
         with np.errstate(all="ignore"):
             if self._seen is not None:
                 self._seen = penalties.mark_chosen(self._seen, ids)
             if self._config.mirostat_tau is not None and self._limit is not None:
                 self._remember_surprise(ids)
-        return ids
+        return int(ids[0])
 
     def propose(self, logits: Array, text: Sequence[int]) -> Proposal | None:
         """Draw by the same rules from a draft's logits (1, V), for a text that may be rejected.
@@ -141,8 +143,9 @@ class Sampler:
                 draft = xp.where(every == proposed[:, None], 0.0, -xp.inf)
             return draw_or_keep(logits, proposed, draft, self._uniforms[0]), logits
 
-    def explain(self, logits: Array, texts: Texts, top: int = 5) -> list[Stage]:
-        """What each rule does to the candidates of the first text, the model's own first."""
+    def explain(self, logits: Array, text: Sequence[int], top: int = 5) -> list[Stage]:
+        """What each rule does to the candidates, the model's own first. (1, V)"""
+        texts = [text]
         self._draw_uniforms(logits)
         stages: list[Stage] = []
         with np.errstate(all="ignore"):
@@ -244,6 +247,14 @@ class Sampler:
         assert c.mirostat_tau is not None
         real = xp.clip(ids, 0, self._before.shape[1] - 1)
         self._limit = next_limit(self._before, real, self._limit, c.mirostat_tau, c.mirostat_eta)
+
+
+def choose(logits: Array, samplers: Sequence[Sampler], texts: Sequence[Sequence[int]]) -> list[int]:
+    """The next token of each of B texts."""
+    return [
+        sampler.choose(logits[i : i + 1], text)
+        for i, (sampler, text) in enumerate(zip(samplers, texts, strict=True))
+    ]
 
 
 def _for_each(changes_of: Callable[[Sequence[int]], penalties.Changes]) -> Rule:
