@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpt2cli.decoders import graphs
 from gpt2cli.decoders.graphs import CudaGraphs, Repeated
@@ -16,6 +17,9 @@ from gpt2cli.decoders.paged import PagedDecoder
 from gpt2cli.decoders.pages import PAGE, Chunk, pages_for
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.kv_cache import CacheView, KVCache
+
+# Not cuDNN's, which makes a plan for every new length: that takes longer than reading a prompt.
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class TorchDecoder(PagedDecoder):
@@ -48,6 +52,7 @@ class TorchDecoder(PagedDecoder):
             record = CudaGraphs(self.device) if weight.is_cuda else None
             self._step = Repeated(function, self.device, record)
 
+    @sdpa_kernel(_ATTENTION)
     @torch.inference_mode()
     def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> Any:
         """Raises `GPT2CLIError` if a step cannot be compiled or recorded here. → (N, V)"""
