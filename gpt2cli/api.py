@@ -338,9 +338,8 @@ class LoadedModel:
         scorer = self.scorer(stride, bos=bos)
         ids = scorer.encode([text])
         scorer.check(ids, "the text")
-        tokens = scorer.capacity([ids])
-        rows = scorer.batch_size(tokens, scorer.windows([ids]))
-        [score] = join(scorer.score_texts(self.decoder(rows, tokens), [ids], rows))
+        decoder = self.decoder(scorer.cache_tokens([ids]))
+        [score] = join(scorer.score_texts(decoder, [ids]))
         return score
 
     def why_quantized_again(self) -> str | None:
