@@ -16,7 +16,7 @@ from numpy.random import default_rng
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
-from gpt2cli.decoders.pages import PAGE, Chunk, pages_for
+from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.sampling.rules import greedy
@@ -36,14 +36,6 @@ class Plan:
     tokens: int
     repeats: int
     samples: int
-
-    @property
-    def cache_tokens(self) -> int:
-        """Tokens of KV cache that the samples of the longest context need."""
-        shared = self.contexts[-1] // PAGE
-        own = pages_for(self.contexts[-1] + self.tokens) - shared
-        begun = 1 if self.samples > 1 else 0  # the prompt's last page, of which each has a copy
-        return PAGE * (shared + self.samples * own + begun)
 
     @property
     def measurements(self) -> int:

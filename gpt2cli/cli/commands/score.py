@@ -186,15 +186,13 @@ def _score(
     ids = [scorer.encode(pieces) for _, pieces in texts]
     for (name, _), row in zip(texts, ids, strict=True):
         scorer.check(row, name)
-    tokens = scorer.capacity(ids)
-    batch_size = scorer.batch_size(tokens, scorer.windows(ids))
     opening.fetch(model)
-    decoder = opening.open_decoder(model, batch_size, tokens, verbose=verbose)
+    decoder = opening.open_decoder(model, scorer.cache_tokens(ids), verbose=verbose)
 
     def read() -> Segments:
         total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
         with token_progress(total, written=written) as advance:
-            yield from scorer.score_texts(decoder, ids, batch_size, advance)
+            yield from scorer.score_texts(decoder, ids, advance)
         if verbose:
             complain(
                 f"{model.describe()}, {total:,} tokens, windows of "
@@ -217,11 +215,10 @@ def _rank(
     from gpt2cli.analysis import ranking
 
     rows, shared = scorer.encode_choices(context, choices)
-    tokens = scorer.capacity(rows)
-    batch_size = scorer.batch_size(tokens, len(rows))
     opening.fetch(model)
-    decoder = opening.open_decoder(model, batch_size, tokens, verbose=messages.verbose)
-    found = ranking.rank_choices(decoder, rows, shared, choices, batch_size)
+    tokens = scorer.cache_tokens(rows)
+    decoder = opening.open_decoder(model, tokens, verbose=messages.verbose)
+    found = ranking.rank_choices(decoder, rows, shared, choices, scorer.block)
     if shown.as_json:
         score_views.print_choices_json(context, found, _facts(model, scorer))
     else:

@@ -76,15 +76,13 @@ def score_lines(
 
     output, count, kept = Output(), 0, 0
     key = "text" if lines.field is None else lines.field
-    batch_size = scorer.batch_size(TYPICAL_LINE)
     opening.fetch(model)
-    capacity = scorer.config.context_length
-    decoder = opening.open_decoder(model, batch_size, capacity, verbose=verbose)
+    decoder = opening.open_decoder(model, scorer.cache_tokens(), verbose=verbose)
     with line_progress() as advance:
         for chunk in _groups(files, scoring.GROUP):
             records = [_read_line(x, count + i, lines.field) for i, x in enumerate(chunk, start=1)]
             ids = [scorer.encode([str(record[key])]) for record in records]
-            found = scorer.score_texts(decoder, ids, batch_size)
+            found = scorer.score_texts(decoder, ids)
             lines_out = (
                 _line_out(line, record, score.summary, lines)
                 for line, record, score in zip(chunk, records, scoring.join(found), strict=True)
