@@ -123,6 +123,9 @@ def test_damage_that_a_gpu_sees_is_told_at_the_token_it_is_seen_at(
     assert [next(events).sample for _ in range(3)] == [0, 1, 0]
     with pytest.raises(WeightsError, match="first 3 tokens"):
         next(events)  # the second token of the second sample
+    decoder = ScriptedDecoder(
+        lambda _, text: damaged_after_three(1, text), to_array=torch.from_numpy
+    )
     searched = GenerationConfig(SamplingConfig(temperature=0), max_tokens=2, beams=2)
     with pytest.raises(WeightsError, match="first 3 tokens"):
         list(beam.generate(decoder, BYTES, [1, 2], searched))
