@@ -7,154 +7,42 @@ on its own prompt, settings and seed alone.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from gpt2cli.errors import UsageError
 from gpt2cli.generation.request import new_seed
-from gpt2cli.serving import journal, results
+from gpt2cli.serving import journal, state
+from gpt2cli.serving.job import Job, Progress, Steps, completed, finish
 from gpt2cli.serving.journal import Journal, Place
-from gpt2cli.serving.records import Input
-from gpt2cli.serving.results import Lines
-from gpt2cli.serving.rows import Reader, Row
+from gpt2cli.serving.retry import find, retry
 from gpt2cli.serving.state import State
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
-    from gpt2cli.generation.record import Completion
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Part `part` from 1 of `parts`: every `parts`-th row. Its rows are those of the whole."""
-
-    part: int = 1
-    parts: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read "i/n". Raises `UsageError` for anything else."""
-        part, _, parts = text.partition("/")
-        if part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
-            return cls(int(part), int(parts))
-        raise UsageError(f"shard must be i/n such as 2/8, i from 1 to n, not {text!r}", "shard")
-
-    def __contains__(self, index: int) -> bool:
-        return index % self.parts == self.part - 1
-
-    def __str__(self) -> str:
-        return f"{self.part}/{self.parts}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run does with its rows.
-
-    `settings` are those of all rows, as `LoadedModel.complete` takes them. `seed` makes those of
-    the rows; without one it is drawn when the run begins.
-    """
-
-    source: Input
-    reader: Reader
-    format: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-    shard: Shard = field(default_factory=Shard)
-    ordered: bool = True
-    max_sequences: int | None = None
-    batch_tokens: int | None = None
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """The rows of the shard, each with what a journal knows it by."""
-        mine = (found for found in self.source.records() if found[0] in self.shard)
-        for position, (index, record) in enumerate(mine):
-            yield position if self.ordered else index, self.reader(index, record)
-
-    def facts(self) -> dict[str, Any]:
-        """What decides about the output, besides the model, by the names of settings."""
-        constraint = self.settings.get("constraint")
-        biases = self.settings.get("bias") or {}
-        return {
-            **self.settings,
-            "constraint": constraint and {constraint.kind: constraint.source},
-            "bias": {str(i): str(amount) for i, amount in biases.items()} or None,
-            "input": self.source.identity(),
-            "lines": self.source.kind == "lines",
-            "field": self.reader.field,
-            "prompt_template": self.reader.template and self.reader.template.text,
-            "format": self.format,
-            "unordered": not self.ordered,
-            "shard": str(self.shard),
-        }
-
-    def count(self) -> int:
-        """How many rows there are, by a pass over the file."""
-        return sum(index in self.shard for index, _ in self.source.records())
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a run is: `rows` and `errors` of the whole output, the rest of this run alone."""
-
-    rows: int = 0
-    errors: int = 0
-    new_rows: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seed: int | None = None
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def seconds(self) -> float:
-        """Since the run was started or continued."""
-        return time.perf_counter() - self.started
-
-    def add(self, row: Row, found: Completion) -> None:
-        """Count a row that is written."""
-        self.rows, self.new_rows = self.rows + 1, self.new_rows + 1
-        self.errors += row.error is not None or found.error is not None
-        self.prompt_tokens += found.prompt_tokens
-        self.completion_tokens += sum(len(sample.token_ids) for sample in found.samples)
-
-    def summary(self) -> dict[str, Any]:
-        """All of it by name, and the speed."""
-        seconds = self.seconds
-        return {
-            "rows": self.rows,
-            "errors": self.errors,
-            "new_rows": self.new_rows,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "seconds": seconds,
-            "tokens_per_second": self.completion_tokens / seconds if self.new_rows else None,
-            "seed": self.seed,
-        }
 
 
 def stream(
     model: LoadedModel, job: Job, write: Callable[[bytes], object], progress: Progress
-) -> Iterator[Progress]:
+) -> Steps:
     """Complete all rows and write their lines somewhere that cannot be continued."""
     progress.seed = new_seed() if job.seed is None else job.seed
-    for _, row, found, line in completed(model, job, job.rows(), progress.seed):
+    rows = ((key, job.reader(index, record)) for key, index, record in job.records())
+    for _, row, found, line in completed(model, job, rows, progress.seed):
         write(line)
         progress.add(row, found)
         yield progress
 
 
-def run(
-    model: LoadedModel, job: Job, place: Place, state: State, progress: Progress
-) -> Iterator[Progress]:
+def run(model: LoadedModel, job: Job, place: Place, state: State, progress: Progress) -> Steps:
     """Complete the rows that the output lacks; say after each how far the run is.
 
-    `state` is that of `state.begin`, and `place` still locked.
+    `state` is that of `state.begin`, and `place` is locked.
     """
     progress.seed = state.seed
     written = journal.scan(place.lines, ordered=job.ordered)
     progress.rows, progress.errors = written.count, written.errors
-    rows = ((key, row) for key, row in job.rows() if not written.has(key))
+    left = (found for found in job.records() if not written.has(found[0]))
+    rows = ((key, job.reader(index, record)) for key, index, record in left)
     with Journal(place.lines) as lines:
         for _, row, found, line in completed(model, job, rows, state.seed):
             lines.write(line)
@@ -163,36 +51,34 @@ def run(
     finish(place, state, progress)
 
 
-def finish(place: Place, state: State, progress: Progress) -> None:
-    """Make the output of its lines if it is not that already, and note the end.
+def start(
+    model: LoadedModel,
+    job: Job,
+    place: Place,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    retry_errors: bool = False,
+) -> Steps:
+    """Begin a run, or continue it, or retry the rows that failed; nothing is done twice.
 
-    The lines are kept beside it while there are rows to retry.
+    The model has been fetched. Raises `UsageError` for an output that is not of this run, and
+    `GPT2CLIError` while another run writes it.
     """
-    if place.is_converted:
-        results.convert(place.lines, place.target, place.format)
-    state.finished = {
-        "rows": progress.rows,
-        "errors": progress.errors,
-        "bytes": place.size,
-    }
-    state.write(place)
-    if place.is_converted and not progress.errors:
-        place.lines.unlink()
-
-
-def completed(
-    model: LoadedModel, job: Job, rows: Iterator[tuple[int, Row]], seed: int
-) -> Iterator[tuple[int, Row, Completion, bytes]]:
-    """Each row with its key, when it is complete, and its line."""
-    waiting: dict[int, tuple[int, Row]] = {}
-    lines = Lines(job.format, model.name, job.source.unit, ordered=job.ordered)
-
-    def prompts() -> Iterator[dict[str, Any]]:
-        for position, (key, row) in enumerate(rows):
-            waiting[position] = key, row
-            yield row.request(seed)
-
-    limits = {"max_sequences": job.max_sequences, "batch_tokens": job.batch_tokens}
-    for found in model.complete(prompts(), ordered=job.ordered, **limits, **job.settings):
-        key, row = waiting.pop(found.index)
-        yield key, row, found, lines.line(row, found)
+    with place.locked():
+        facts = state.describe(model, job.facts())
+        if retry_errors:
+            found = find(place, facts)
+            is_done = not found.rows_and_errors[1]
+        else:
+            if overwrite:
+                place.clear()
+            else:
+                state.check_new(place, job.source)
+            found = state.begin(place, facts, job.seed)
+            is_done = found.is_finished(place)
+        if not is_done:
+            yield from (retry if retry_errors else run)(model, job, place, found, progress)
+            return
+        progress.is_finished, progress.seed = True, found.seed
+        progress.rows, progress.errors = found.rows_and_errors

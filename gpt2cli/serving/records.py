@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib import import_module
 from itertools import chain, islice
 from pathlib import Path
@@ -26,6 +27,7 @@ Kind = Literal["jsonl", "lines", "csv", "parquet"]
 Record = bytes | Mapping[str, Any] | list[str]
 STDIN = "-"
 HASHED = 1 << 20  # bytes at the beginning of a file that identify it, with its size
+ARRIVED = 1 << 14  # bytes of a compressed file read at once
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (".gz", ".zst")
 _KINDS: dict[str, Kind] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -73,6 +75,7 @@ class Input:
         except OSError as error:
             raise GPT2CLIError(f"cannot read {self.name}: {error.strerror or error}") from None
 
+    @cached_property
     def first(self) -> Record | None:
         """The first record, which remains to be read."""
         if not self.is_stdin:
@@ -100,7 +103,7 @@ class Input:
         try:
             with self._open() as stream:
                 names = next(self._cells(stream), [])
-        except (*_damages(), OSError) as error:
+        except _damages(OSError) as error:
             raise UsageError(f"cannot read {self.name}: {error}") from None
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise UsageError(f"{self.name} has two columns of the name {twice!r}")
@@ -158,8 +161,37 @@ def _unzstd(file: BinaryIO) -> BinaryIO:
     library = zstd()
     if hasattr(library, "ZstdFile"):
         return cast(BinaryIO, library.ZstdFile(file))
-    reader = library.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    return cast(BinaryIO, io.BufferedReader(reader))
+    return cast(BinaryIO, io.BufferedReader(_Frames(file, library), HASHED))
+
+
+class _Frames(io.RawIOBase):
+    """The text of zstd frames. The library's own reader takes a file cut off for a whole one."""
+
+    def __init__(self, file: BinaryIO, library: Any) -> None:
+        self._file, self._library = file, library
+        self._frame: Any = None  # that being read
+        self._text = b""
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a part of the buffer; 0 at the end. Raises `EOFError` within a frame."""
+        data = b"" if self._frame is None else self._frame.unused_data
+        while not self._text:
+            data = data or self._file.read(ARRIVED)
+            if not data and (self._frame is None or self._frame.eof):
+                return 0
+            if not data:
+                raise EOFError("it ends within a frame")
+            if self._frame is None or self._frame.eof:
+                self._frame = self._library.ZstdDecompressor().decompressobj()
+            self._text = self._frame.decompress(data)
+            data = self._frame.unused_data
+        count = min(len(buffer), len(self._text))
+        buffer[:count], self._text = self._text[:count], self._text[count:]
+        return count
 
 
 @contextmanager
@@ -199,11 +231,11 @@ def pyarrow() -> Any:
     return library
 
 
-def _damages() -> tuple[type[Exception], ...]:
-    """What readers raise for a file that is not what its name says, or was cut off."""
+def _damages(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """What readers raise for a file that is not what its name says, or was cut off; and others."""
     loaded = (sys.modules.get(name) for name in ("compression.zstd", "zstandard"))
     zstd_errors = [module.ZstdError for module in loaded if module is not None]
-    return (EOFError, zlib.error, csv.Error, gzip.BadGzipFile, *zstd_errors)
+    return (EOFError, zlib.error, csv.Error, gzip.BadGzipFile, *zstd_errors, *others)
 
 
 def _check_file(path: Path) -> None:

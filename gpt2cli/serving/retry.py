@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.files import atomic
 from gpt2cli.serving import journal, results
-from gpt2cli.serving.bulk import Job, Progress, completed, finish
+from gpt2cli.serving.job import Job, Progress, Steps, completed, finish
 from gpt2cli.serving.journal import Journal, Place, Written
 from gpt2cli.serving.rows import Row
 from gpt2cli.serving.state import State
@@ -39,9 +39,7 @@ def find(place: Place, facts: dict[str, Any]) -> State:
     return state
 
 
-def retry(
-    model: LoadedModel, job: Job, place: Place, state: State, progress: Progress
-) -> Iterator[Progress]:
+def retry(model: LoadedModel, job: Job, place: Place, state: State, progress: Progress) -> Steps:
     """Complete the rows that failed; their new lines take the place of the old.
 
     Raises `GPT2CLIError` if the input has another number of rows, and leaves the output as it was.
@@ -66,10 +64,10 @@ def retry(
 
 def _failed(job: Job, written: Written, done: set[int]) -> Iterator[tuple[int, Row]]:
     count = 0
-    for key, row in job.rows():
+    for key, index, record in job.records():
         count += 1
         if written.has_failed(key) and key not in done:
-            yield key, row
+            yield key, job.reader(index, record)
     if count != written.count:
         raise GPT2CLIError(
             f"the input has {count:,} rows and the output {written.count:,}; retrying needs the "

@@ -21,7 +21,7 @@ from gpt2cli.serving import openai
 from gpt2cli.serving.records import Input, Record
 
 if TYPE_CHECKING:
-    from gpt2cli.text.tokenizer import Tokenizer
+    from gpt2cli.api import LoadedModel
 
 PROMPT = "prompt"
 OVERFLOW = ("slide", "error")
@@ -72,28 +72,24 @@ class Reader:
     def __init__(
         self,
         source: Input,
-        tokenizer: Tokenizer,
+        model: LoadedModel,
         *,
         field: str | None = None,
         template: str | None = None,
         given: Iterable[str] = (),
     ) -> None:
-        if source.kind == "lines" and (field or template) is not None:
-            raise UsageError("lines are the prompts themselves; leave out --field and the template")
-        self.source, self.tokenizer, self.given = source, tokenizer, frozenset(given)
+        self.source, self._model, self._given = source, model, frozenset(given)
         self.field = PROMPT if field is None else field
         self.template = None if template is None else Template(template)
-        first = source.first() if source.columns is None else None
-        self.is_openai = source.kind == "jsonl" and openai.is_request(_object_or_none(first))
+        self._is_openai = is_openai(source)
         needed = self.template.names if self.template else [self.field]
         self._settings = KINDS.keys() - set(needed)
         if source.columns is not None:
             _check_fields(needed, source.columns, source.name)
-        elif field is not None or template is not None:
-            if self.is_openai:
-                raise UsageError("OpenAI's lines name their prompts; leave out field and template")
-            if found := _object_or_none(first):
-                _check_fields(needed, list(found), f"the first line of {source.name}")
+        elif self._is_openai and (field or template) is not None:
+            raise UsageError("OpenAI's lines name their prompts; leave out field and template")
+        elif (field or template) is not None and (first := _object_or_none(source.first)):
+            _check_fields(needed, list(first), f"the first line of {source.name}")
 
     def __call__(self, index: int, record: Record) -> Row:
         """The row of a record, with an error where it cannot be used."""
@@ -116,11 +112,11 @@ class Reader:
         return read_object(text)
 
     def _row(self, index: int, own: dict[str, Any]) -> Row:
-        if self.is_openai:
-            request = openai.read(own, self.given)
+        if self._is_openai:
+            request = openai.read(own, self._given)
             prompt, echo = _checked_prompt(request.prompt, PROMPT), ""
             if request.echo:
-                echo = prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
+                echo = prompt if isinstance(prompt, str) else self._model.tokenizer.decode(prompt)
             return Row(index, own, prompt, self._checked_settings(request.settings), echo)
         if self.template:
             prompt = _checked_prompt(self.template.fill(own), PROMPT)
@@ -158,7 +154,14 @@ class Reader:
         """Biases by id, from those by token as `--bias` has them."""
         if not isinstance(value, Mapping):
             raise UsageError(f"bias must be an object of tokens and amounts, not {shown(value)}")
-        return bias.resolve(bias.parse([f"{t}={v}" for t, v in value.items()]), self.tokenizer)
+        return bias.resolve(
+            bias.parse([f"{t}={v}" for t, v in value.items()]), self._model.tokenizer
+        )
+
+
+def is_openai(source: Input) -> bool:
+    """Whether a file holds OpenAI's batch lines, as its first line says."""
+    return source.kind == "jsonl" and openai.is_request(_object_or_none(source.first))
 
 
 class Template:

@@ -38,6 +38,11 @@ class State:
         """What the seeds of the rows are made of."""
         return int(self.facts["seed"])
 
+    @property
+    def rows_and_errors(self) -> tuple[int, int]:
+        """What came out; nothing before the run has ended."""
+        return (self.finished["rows"], self.finished["errors"]) if self.finished else (0, 0)
+
     def is_finished(self, place: Place) -> bool:
         """Whether the run has ended, and its output is still what it was."""
         return self.finished is not None and self.finished["bytes"] == place.size
