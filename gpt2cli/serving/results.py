@@ -58,9 +58,10 @@ class Lines:
         return encode(record if self._ordered else record | {"row": row.index})
 
     def _request(self, row: Row, found: Completion, error: str | None) -> dict[str, Any]:
-        name = row.fields.get("custom_id", str(row.index))
+        name = row.fields.get("custom_id")
         if error is not None:
             return openai.failure(row.index, name, error)
+        name = str(row.index) if name is None else name
         body = openai.completion(row.index, found, self._model, row.echo)
         return openai.result(row.index, name, body)
 
