@@ -125,7 +125,7 @@ def test_results_are_what_openais_library_reads(tmp_path: Path) -> None:
     assert logprobs.top_logprobs is not None
     assert list(logprobs.top_logprobs[0]) == ["x", "y"]
     text = Completion.model_validate(second["response"]["body"]).choices[0].text
-    assert text.startswith("&'(")  # the prompt's ids in bard's vocabulary
+    assert text.startswith("%&'")  # the prompt's ids in bard's vocabulary
     for row, reason in ((chat, "line 3: url must be"), (broken, "line 4: it is not JSON")):
         assert row["response"]["status_code"] == 400
         assert row["error"]["message"].startswith(reason)
