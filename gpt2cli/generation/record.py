@@ -75,41 +75,6 @@ class Completion:
         return self.error is not None or all(s.finish_reason for s in self.samples)
 
 
-@dataclass(slots=True)
-class Completion:
-    """What became of one prompt of many: its samples, or why there are none.
-
-    `index` is its position in the input, `seed` what its samples were drawn with. The properties
-    are those of the first sample.
-    """
-
-    index: int
-    seed: int
-    prompt_tokens: int
-    samples: list[Sample]
-    error: GPT2CLIError | None = None
-
-    @property
-    def text(self) -> str:
-        """The continuation."""
-        return self.samples[0].text
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Its tokens, end-of-text left out."""
-        return self.samples[0].token_ids
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why it ended."""
-        return self.samples[0].finish_reason
-
-    @property
-    def logprobs(self) -> list[ChosenLogprob]:
-        """Log-probabilities of its tokens, if asked for."""
-        return self.samples[0].logprobs
-
-
 class Recorder:
     """Records events and their times: seconds to the first token, tokens per second after it.
 

@@ -1,6 +1,5 @@
 """Each sampling rule by hand and against transformers, for NumPy and torch alike."""
 
-
 import numpy as np
 import pytest
 import torch
