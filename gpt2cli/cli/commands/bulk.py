@@ -375,10 +375,9 @@ class _Run:
         else:
             notice(_summary(progress, self.model), asked=self.given.messages.verbose)
         if progress.errors:
+            failed = f"{progress.errors:,} of {progress.rows:,} rows"
             again = "" if self.place is None else "; --retry-errors completes them again"
-            raise GPT2CLIError(
-                f'{progress.errors:,} of {progress.rows:,} rows failed, as their "error" says{again}'
-            )
+            raise GPT2CLIError(f'{failed} failed, as their "error" says{again}')
 
 
 def _summary(progress: Progress, model: LoadedModel) -> str:

@@ -55,6 +55,16 @@ def test_verbose_and_json_say_what_was_done(run_main: Run, prompts: Path, tmp_pa
     assert json.loads(done.stdout)["new_rows"] == 0
 
 
+def test_verbose_tells_from_time_to_time(
+    run_main: Run, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2cli.cli.commands.bulk.QUIET_SECONDS", 0.0)
+    done = run_main("bulk", str(prompts), "-o", str(tmp_path / "out.jsonl"), *BARD, "-v")
+    lines = done.stderr.decode().splitlines()
+    assert lines[4].startswith("gpt2: 5 rows, ")
+    assert len(lines) == 10  # and the summary
+
+
 def test_settings_of_all_rows_and_of_one(run_main: Run, tmp_path: Path) -> None:
     rows = [{"prompt": "a"}, {"prompt": "a", "max_tokens": 2}, {"prompt": "a", "samples": 1}]
     source = write_rows(tmp_path / "in.jsonl", rows)
