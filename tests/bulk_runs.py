@@ -45,7 +45,8 @@ def complete(
     for index, prompt in enumerate(prompts):
         window.append(_complete(self, index, prompt, settings))
         if len(window) == WINDOW:
-            time.sleep(DELAY)
+            if DELAY:
+                time.sleep(DELAY)
             yield from window if ordered else reversed(window)
             window = []
     yield from window

@@ -27,9 +27,9 @@ from gpt2cli.version import __version__
 # do. Only the one that is called is imported: each costs a start some milliseconds.
 COMMANDS = {
     "generate": "Continue a prompt with GPT-2; without one, begin from nothing.",
-    "bulk": "Complete a file of prompts of any size.",
     "repl": "Write a text together with GPT-2, line by line.",
     "score": "Show how probable a text is, and each token of it.",
+    "bulk": "Complete a file of prompts of any size.",
     "inspect": "Show what the model is doing when it has read a text.",
     "diff": "Read a text with two models and show where they disagree.",
     "tokenize": "Show the tokens of a text as the model sees them.",

@@ -16,10 +16,11 @@ from unittest.mock import patch
 import pyarrow.parquet as pq
 import pytest
 from bulk_runs import job_of, read_rows, run, write_rows
-from helpers import REPOSITORY
+from helpers import REPOSITORY, Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gpt2cli import api
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.serving import results
 from gpt2cli.serving.job import Shard
@@ -277,6 +278,17 @@ def test_a_retry_of_other_rows_leaves_the_output(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="shard was 1/1"):
         run(source, output, retry_errors=True, shard=Shard(1, 2))
     assert output.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(api.LoadedModel, "complete"), reason="no model completes yet")
+def test_a_row_is_what_generate_gives_for_its_seed(run_process: Run, tmp_path: Path) -> None:
+    rows = [{"prompt": "ROMEO:"}, {"prompt": "To be, or", "temperature": 0.5, "max_tokens": 9}]
+    source, output = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    run_process("bulk", str(source), "-o", str(output), "-m", "bard", "-n", "12", "--seed", "3")
+    for row in read_rows(output):
+        options = ["-m", "bard", "-n", str(row.get("max_tokens", 12)), "--seed", str(row["seed"])]
+        options += ["-t", str(row["temperature"])] if "temperature" in row else []
+        assert run_process("generate", row["prompt"], *options).stdout.decode() == row["completion"]
 
 
 def test_a_run_of_no_rows_ends(tmp_path: Path) -> None:

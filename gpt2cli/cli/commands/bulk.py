@@ -77,9 +77,18 @@ class Limits(generate.Limits):
 
     def given(self) -> dict[str, Any]:
         """Settings by name, those alone that differ from the usual."""
-        given = {name: value for name, value in super().given().items() if value}
-        given |= {} if self.samples == 1 else {"samples": self.samples}
-        return given | ({"overflow": self.overflow} if self.overflow == "error" else {})
+        given = {**super().given(), "overflow": self.overflow}
+        return {name: value for name, value in given.items() if value != _USUAL[name]}
+
+
+_USUAL = {
+    "max_tokens": None,
+    "min_tokens": 0,
+    "ignore_eos": False,
+    "stop": (),
+    "samples": 1,
+    "overflow": "slide",
+}
 
 
 @dataclass(frozen=True)
@@ -317,11 +326,7 @@ class _Run:
     def _follow(self, steps: Steps, progress: Progress) -> None:
         """Let the run go on to its end, with a bar or some lines; tell what a stop leaves."""
         try:
-            with (
-                closing(steps),
-                _terminable(),
-                _shown(self.job, verbose=self.given.messages.verbose) as show,
-            ):
+            with closing(steps), _terminable(), self._shown() as show:
                 for step in steps:
                     show(step)
         except (KeyboardInterrupt, SystemExit):
@@ -329,7 +334,25 @@ class _Run:
             raise
         except GPT2CLIError as error:
             message = f"{error}{self._kept(progress)}" if progress.new_rows else str(error)
-            raise type(error)(message, *error.settings) from None
+            raise type(error)(message, *error.settings) from error
+
+    @contextmanager
+    def _shown(self) -> Iterator[Callable[[Progress], None]]:
+        """What shows how far a run is: a bar on a terminal, else with -v a line at times."""
+        watched, verbose = is_watched(), self.given.messages.verbose
+        total = self.job.count() if watched and not self.job.source.is_stdin else None
+        last = time.monotonic()
+        with row_progress(total, written=self.place is None) as advance:
+
+            def show(progress: Progress) -> None:
+                nonlocal last
+                words = _speed(progress)
+                advance(progress.rows, words)
+                if verbose and not watched and time.monotonic() - last > QUIET_SECONDS:
+                    last = time.monotonic()
+                    notice(f"{progress.rows:,} rows, {words}", asked=True)
+
+            yield show
 
     def _kept(self, progress: Progress) -> str:
         """What a run that was stopped leaves, and how it continues."""
@@ -352,11 +375,9 @@ class _Run:
         else:
             notice(_summary(progress, self.model), asked=self.given.messages.verbose)
         if progress.errors:
-            rows = "1 row has" if progress.rows == 1 else f"{progress.rows:,} rows have"
-            raise GPT2CLIError(
-                f"{progress.errors:,} of {rows} an error in its place"
-                + ("" if self.place is None else "; --retry-errors completes those again")
-            )
+            failed = f"{progress.errors:,} of {progress.rows:,} rows"
+            again = "" if self.place is None else "; --retry-errors completes them again"
+            raise GPT2CLIError(f'{failed} failed, as their "error" says{again}')
 
 
 def _summary(progress: Progress, model: LoadedModel) -> str:
@@ -368,27 +389,9 @@ def _summary(progress: Progress, model: LoadedModel) -> str:
     )
 
 
-@contextmanager
-def _shown(job: Job, *, verbose: bool) -> Iterator[Callable[[Progress], None]]:
-    """What shows how far a run is: a bar on a terminal, else with `verbose` a line at times."""
-    total = job.count() if is_watched() and not job.source.is_stdin else None
-    last = time.monotonic()
-    with row_progress(total) as advance:
-
-        def show(progress: Progress) -> None:
-            nonlocal last
-            words = _speed(progress)
-            advance(progress.rows, words)
-            if verbose and not is_watched() and time.monotonic() - last > QUIET_SECONDS:
-                last = time.monotonic()
-                notice(f"{progress.rows:,} rows, {words}", asked=True)
-
-        yield show
-
-
 def _speed(progress: Progress) -> str:
     speed = progress.completion_tokens / progress.seconds
-    errors = f", {progress.errors:,} errors" if progress.errors else ""
+    errors = f", errors: {progress.errors:,}" if progress.errors else ""
     return f"{speed:,.0f} tokens/s{errors}"
 
 

@@ -50,12 +50,15 @@ def line_progress() -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def row_progress(total: int | None) -> Iterator[Callable[[int, str], None]]:
+def row_progress(
+    total: int | None, *, written: bool = False
+) -> Iterator[Callable[[int, str], None]]:
     """A transient bar on stderr of rows done and time left, if stderr is a terminal.
 
-    It is told how many rows are done, and a few words to show beside.
+    It is told how many rows are done, and a few words to show beside. There is no bar if stdout
+    is `written` to meanwhile, and is a terminal.
     """
-    if not is_watched():
+    if not is_watched() or (written and is_terminal(sys.stdout)):
         yield lambda _, __: None
         return
     from rich.console import Console
