@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -276,7 +277,9 @@ class LoadedModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process needs: it opens the model itself."""
-        return _reopen, (self.source, self.placement, self.offline)
+        local = self.source.directory if self.source.repo_id is None else None
+        source = replace(self.source, directory=local and local.absolute())
+        return _reopen, (source, self.placement, self.offline)
 
     def _request(
         self, prompt: str | Sequence[int], settings: Mapping[str, Any]

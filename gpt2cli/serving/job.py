@@ -18,6 +18,7 @@ from gpt2cli.serving.state import State
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
     from gpt2cli.generation.record import Completion
+    from gpt2cli.serving.ray import Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class Job:
     ordered: bool = True
     max_sequences: int | None = None
     batch_tokens: int | None = None
+    workers: Workers | None = None  # that complete the prompts in place of the model here
 
     def records(self) -> Iterator[tuple[int, int, Record]]:
         """The records of the shard: what a journal knows each by, its index, and itself."""
@@ -165,6 +167,7 @@ def completed(
             yield row.request(seed)
 
     limits = {"max_sequences": job.max_sequences, "batch_tokens": job.batch_tokens}
-    for found in model.complete(prompts(), ordered=job.ordered, **limits, **job.settings):
+    complete = (job.workers or model).complete
+    for found in complete(prompts(), ordered=job.ordered, **limits, **job.settings):
         key, row = waiting.pop(found.index)
         yield key, row, found, lines.line(row, found)

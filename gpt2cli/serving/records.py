@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from itertools import chain, islice
@@ -31,6 +32,17 @@ ARRIVED = 1 << 14  # bytes of a compressed file read at once
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (".gz", ".zst")
 _KINDS: dict[str, Kind] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Records that the caller has, each by the names of its fields."""
+
+    name: str = "the data"
+    kind: Kind = "jsonl"
+    columns: list[str] | None = None
+    first: Record | None = None
+    unit: str = "row"
 
 
 class Input:

@@ -50,12 +50,16 @@ class Lines:
         self._unit, self._ordered = unit, ordered
 
     def line(self, row: Row, found: Completion) -> bytes:
-        """A line of JSON with its newline; an error begins with the number of the row from 1."""
+        """A line of JSON with its newline."""
+        return encode(self.fields(row, found))
+
+    def fields(self, row: Row, found: Completion) -> dict[str, Any]:
+        """What it holds; an error begins with the number of the row from 1."""
         error = row.error or (None if found.error is None else str(found.error))
         error = None if error is None else f"{self._unit} {row.index + 1}: {error}"
         make = self._request if self._is_openai else self._plain
         record = make(row, found, error)
-        return encode(record if self._ordered else record | {"row": row.index})
+        return record if self._ordered else record | {"row": row.index}
 
     def _request(self, row: Row, found: Completion, error: str | None) -> dict[str, Any]:
         name = row.fields.get("custom_id")

@@ -18,7 +18,7 @@ from gpt2cli.files import decode_utf8
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.sampling import bias
 from gpt2cli.serving import openai
-from gpt2cli.serving.records import Input, Record
+from gpt2cli.serving.records import Given, Input, Record
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
@@ -71,7 +71,7 @@ class Reader:
 
     def __init__(
         self,
-        source: Input,
+        source: Input | Given,
         model: LoadedModel,
         *,
         field: str | None = None,
@@ -159,7 +159,7 @@ class Reader:
         )
 
 
-def is_openai(source: Input) -> bool:
+def is_openai(source: Input | Given) -> bool:
     """Whether a file holds OpenAI's batch lines, as its first line says."""
     return source.kind == "jsonl" and openai.is_request(_object_or_none(source.first))
 

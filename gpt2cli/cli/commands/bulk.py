@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,6 +129,15 @@ class Batching(Group):
     max_sequences: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Texts written at once, at most.")
     ] = None
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Complete on Ray: local, auto, or a cluster's HOST:PORT."
+        ),
+    ] = None
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --ray: models side by side.")
+    ] = None
 
 
 @grouped
@@ -237,6 +246,7 @@ def _prepared(given: _Given) -> _Run:
     from gpt2cli.serving.rows import Reader, is_openai
 
     given.check()
+    given.batching.check_company({"workers": "ray"})
     prompts, written = given.prompts, given.written
     shard = Shard.parse(prompts.shard)
     source = Input(given.source, lines=prompts.lines)
@@ -307,6 +317,7 @@ class _Run:
         from gpt2cli.serving.job import Progress
 
         opening.fetch(self.model)
+        self._connect()
         progress, written = Progress(), self.given.written
         if self.place is None:
             write = Output().write_bytes
@@ -322,6 +333,16 @@ class _Run:
             )
             self._follow(steps, progress)
         self._conclude(progress)
+
+    def _connect(self) -> None:
+        """Start workers on Ray, if that was asked for."""
+        batching = self.given.batching
+        if batching.ray is None:
+            return
+        from gpt2cli.serving.ray import Workers
+
+        workers = Workers(self.model, batching.ray, batching.workers or 1)
+        self.job = replace(self.job, workers=workers)
 
     def _follow(self, steps: Steps, progress: Progress) -> None:
         """Let the run go on to its end, with a bar or some lines; tell what a stop leaves."""
