@@ -174,16 +174,7 @@ def bulk(
       zcat prompts.txt.gz | gpt2 bulk - --lines -o - | head
     """
     given = _Given(
-        source,
-        output,
-        prompts,
-        limits,
-        sampling,
-        constraint,
-        written,
-        where,
-        batching,
-        messages,
+        source, output, prompts, limits, sampling, constraint, written, where, batching, messages
     )
     _prepared(given).complete()
 
@@ -324,7 +315,7 @@ class _Run:
         self._conclude(progress)
 
     def _follow(self, steps: Steps, progress: Progress) -> None:
-        """Let the run go on to its end, with a bar or some lines; tell what a stop leaves."""
+        """Follow the run to its end, with a bar or some lines; tell what a stop leaves."""
         try:
             with closing(steps), _terminable(), self._shown() as show:
                 for step in steps:
