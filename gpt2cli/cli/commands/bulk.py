@@ -183,16 +183,7 @@ def bulk(
       zcat prompts.txt.gz | gpt2 bulk - --lines -o - | head
     """
     given = _Given(
-        source,
-        output,
-        prompts,
-        limits,
-        sampling,
-        constraint,
-        written,
-        where,
-        batching,
-        messages,
+        source, output, prompts, limits, sampling, constraint, written, where, batching, messages
     )
     _prepared(given).complete()
 
@@ -345,7 +336,7 @@ class _Run:
         self.job = replace(self.job, workers=workers)
 
     def _follow(self, steps: Steps, progress: Progress) -> None:
-        """Let the run go on to its end, with a bar or some lines; tell what a stop leaves."""
+        """Follow the run to its end, with a bar or some lines; tell what a stop leaves."""
         try:
             with closing(steps), _terminable(), self._shown() as show:
                 for step in steps:
