@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from array_api_compat import device
+import numpy as np
 
-from gpt2cli.arrays import Array, array_namespace
+from gpt2cli.arrays import Array, array_namespace, to_device_of
 from gpt2cli.decoders.pages import PAGE, Chunk, OutOfPages, pages_for
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError
@@ -227,7 +227,7 @@ def _rows(logits: Array, rows: list[int]) -> Array:
     if len(rows) == 1:
         return logits[rows[0] : rows[0] + 1]
     xp = array_namespace(logits)
-    return xp.take(logits, xp.asarray(rows, device=device(logits)), axis=0)
+    return xp.take(logits, to_device_of(logits, np.array(rows)), axis=0)
 
 
 def _brings(other: _Text, text: _Text) -> bool:
