@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import warnings
 import zlib
 from collections import deque
@@ -172,6 +173,7 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError:
         raise UsageError("ray is not installed: pip install 'gpt2cli[ray]'", "ray") from None
+    _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
         options["include_dashboard"] = False
@@ -181,6 +183,17 @@ def _connected(address: str) -> Any:
         reason = str(error).splitlines()[0]
         raise UsageError(f"there is no Ray cluster at {address}: {reason}", "ray") from None
     return ray
+
+
+def _check_reachable(address: str) -> None:
+    """Raise `UsageError` where nobody listens at HOST:PORT, for which Ray would wait minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"there is no Ray cluster at {address}: {error}", "ray") from None
 
 
 def _cpus() -> int:

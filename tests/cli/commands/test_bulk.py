@@ -61,8 +61,9 @@ def test_verbose_tells_from_time_to_time(
     monkeypatch.setattr("gpt2cli.cli.commands.bulk.QUIET_SECONDS", 0.0)
     done = run_main("bulk", str(prompts), "-o", str(tmp_path / "out.jsonl"), *BARD, "-v")
     lines = done.stderr.decode().splitlines()
-    assert lines[4].startswith("gpt2: 5 rows, ")
-    assert len(lines) == 10  # and the summary
+    assert lines[0].startswith("gpt2: at most 64 texts at once, ")
+    assert lines[5].startswith("gpt2: 5 rows, ")
+    assert len(lines) == 11  # and the summary
 
 
 def test_settings_of_all_rows_and_of_one(run_main: Run, tmp_path: Path) -> None:
