@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -225,26 +226,19 @@ class LoadedModel:
     def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[Event]:
         """Continue a text: an event per token, as it is generated. `settings` as in `configure`.
 
+        With `overflow` "error" a prompt that leaves no room for `max_tokens` raises `UsageError`.
         Close the iterator to stop early.
         """
-        config = self.configure(**settings)
-        window = self._window(prompt)
-        if config.beams is None:
-            return self.batcher().stream(window, config)
-        from gpt2cli.generation import beam
-
-        with self.batcher().alone() as decoder:
-            return iter(list(beam.generate(decoder, self.tokenizer, window, config)))
+        return self._events(*self._request(prompt, settings))
 
     def generate(self, prompt: str | Sequence[int], **settings: Any) -> Completion:
         """Continue a text, or several times: `samples`. `settings` as in `configure`."""
         from gpt2cli.generation.record import Completion, Sample
 
-        settings = {"seed": _seed(settings), **settings}
-        config = self.configure(**settings)
-        found = Completion(0, config.seed, len(self._window(prompt)))
+        window, config = self._request(prompt, settings)
+        found = Completion(0, config.seed, len(window))
         found.samples = [Sample() for _ in range(config.samples)]
-        for event in self.stream(prompt, **settings):
+        for event in self._events(window, config):
             found.samples[event.sample].add(event)
         return found
 
@@ -283,16 +277,35 @@ class LoadedModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process needs: it opens the model itself."""
-        return _reopen, (self.source, self.placement, self.offline)
+        local = self.source.directory if self.source.repo_id is None else None
+        source = replace(self.source, directory=local and local.absolute())
+        return _reopen, (source, self.placement, self.offline)
 
-    def _window(self, prompt: str | Sequence[int]) -> list[int]:
-        """The part of a prompt that the model reads. Raises `UsageError` for wrong ids."""
+    def _request(
+        self, prompt: str | Sequence[int], settings: Mapping[str, Any]
+    ) -> tuple[list[int], GenerationConfig]:
+        """What the model reads of a prompt, and the settings for it."""
+        given = dict(settings)
+        overflow = given.pop("overflow", OVERFLOW[0])
+        config = self.configure(**given)
+        return self.fit(self._ids(prompt), config.max_tokens, overflow), config
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The tokens of a prompt. Raises `UsageError` for wrong ids."""
         if isinstance(prompt, str):
-            return self.fit(self.encode(prompt))
+            return self.encode(prompt)
         size = self.tokenizer.size
-        if not all(isinstance(i, int) and 0 <= i < size for i in prompt):
+        if not all(type(i) is int and 0 <= i < size for i in prompt):
             raise UsageError(f"a prompt of token ids has whole numbers from 0 to {size - 1}")
-        return self.fit(list(prompt) or [self.tokenizer.beginning()])
+        return list(prompt) or [self.tokenizer.beginning()]
+
+    def _events(self, window: list[int], config: GenerationConfig) -> Iterator[Event]:
+        if config.beams is None:
+            return self.batcher().stream(window, config)
+        from gpt2cli.generation import beam
+
+        with self.batcher().alone() as decoder:
+            return iter(list(beam.generate(decoder, self.tokenizer, window, config)))
 
     def _prepare(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> _Prompt:
         from gpt2cli.generation.completing import Prompt as Prepared
@@ -305,10 +318,9 @@ class LoadedModel:
                 prompt = settings.pop("prompt", None)
             if not isinstance(prompt, str | Sequence):
                 raise UsageError("a prompt must be a text or a list of token ids", "prompt")
-            config = self.configure(**settings)
+            window, config = self._request(prompt, settings)
             if config.beams is not None:
                 raise UsageError("beams are searched one prompt at a time: use generate", "beams")
-            window = self._window(prompt)
         except GPT2CLIError as error:
             completion.error = error
             return Prepared(completion, [], None)
@@ -338,9 +350,8 @@ class LoadedModel:
         scorer = self.scorer(stride, bos=bos)
         ids = scorer.encode([text])
         scorer.check(ids, "the text")
-        tokens = scorer.capacity([ids])
-        rows = scorer.batch_size(tokens, scorer.windows([ids]))
-        [score] = join(scorer.score_texts(self.decoder(rows, tokens), [ids], rows))
+        with self.batcher().alone() as decoder:
+            [score] = join(scorer.score_texts(decoder, [ids]))
         return score
 
     def why_quantized_again(self) -> str | None:
@@ -379,14 +390,6 @@ def _agrees(batcher: Batcher, max_sequences: int | None, step_tokens: int | None
         None,
         batcher.step_tokens,
     )
-
-
-def _seed(settings: Mapping[str, Any]) -> int:
-    """The seed that was given, or a new one."""
-    from gpt2cli.generation.request import new_seed
-
-    seed = settings.get("seed")
-    return new_seed() if seed is None else int(seed)
 
 
 def _reopen(source: Source, placement: Placement, offline: bool) -> LoadedModel:

@@ -120,6 +120,11 @@ def script(*texts: Sequence[int], prompt: int = 1) -> Rule:
     return rule
 
 
+def by_text(_: int, text: Sequence[int]) -> NDArray:
+    """Logits (V,) of random numbers, that depend on the whole text and nothing else."""
+    return np.random.default_rng(text).standard_normal(BYTES.size)
+
+
 MakeDecoder = Callable[..., Decoder]
 
 

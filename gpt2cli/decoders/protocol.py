@@ -50,7 +50,3 @@ class Decoder(Protocol):
         the tokenizer's ids. Raises `OutOfPages`, having changed nothing, if the cache is too
         small, and `WeightsError` if a logit is not finite.
         """
-
-
-Rows = Sequence[Sequence[int]]  # to be removed with the last caller that has rows
-Reader = Decoder

@@ -6,16 +6,19 @@ masked before one is chosen. It is imported only where there is a constraint.
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import device
 
-from gpt2cli.arrays import Array, NDArray, array_namespace
+from gpt2cli.arrays import Array, NDArray, array_namespace, to_device_of
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.files import read_file
 from gpt2cli.text.tokenizer import Tokenizer
@@ -29,6 +32,9 @@ _LIMITS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)  # (256, 8)
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
+_vocabularies: dict[int, Any] = {}  # by the id of the tokenizer, as long as that lives
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """What the whole text must match: `source` as given, `grammar` as llguidance reads it."""
@@ -38,88 +44,96 @@ class Constraint:
     grammar: str
 
     def matcher(self, tokenizer: Tokenizer) -> Matcher:
-        """The matcher of one text."""
-        return Matcher(self.matchers(tokenizer, 1))
-
-    def matchers(self, tokenizer: Tokenizer, count: int) -> Matchers:
-        """One matcher per text, for `count` texts in the tokens of a model."""
-
-        def encode(text: str) -> list[int]:
-            return tokenizer.encode(text, special=False, follows=True)
-
-        vocabulary = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
-        return Matchers(vocabulary, self.grammar, count, tokenizer)
+        """The matcher of one text in the tokens of a model."""
+        vocabulary = _vocabulary_of(tokenizer)
+        state = _library().LLMatcher(vocabulary, self.grammar, log_level=0)
+        return Matcher(state, vocabulary.vocab_size, tokenizer.size, tokenizer.end_of_text)
 
 
 class Matcher:
-    """That of one text."""
+    """The grammar state of one text, and the tokens that may come next there.
 
-    def __init__(self, one: Matchers) -> None:
-        self._one = one
+    Made by `Constraint.matcher`. `size` is that of the tokenizer, whose end-of-text token is
+    `end`; the grammar's vocabulary has `words` tokens, one more if `end` is None.
+    """
 
-    def mask(self, logits: Array, _: Any = ()) -> Array:
-        """Mask what may not come next."""
-        return self._one.mask(logits)
-
-    def push(self, token_id: int) -> None:
-        """Append one token."""
-        self._one.push(0, token_id)
-
-    def matches(self) -> bool:
-        """Whether the text may end."""
-        return self._one.matches(0)
-
-    def must_end(self) -> bool:
-        """Whether it can only end."""
-        return self._one.must_end(0)
+    def __init__(self, state: Any, words: int, size: int, end: int | None) -> None:
+        self._state, self._size, self._end = state, size, end
+        self._bits: NDArray = np.zeros(-(-words // 32) * 4, np.uint8)  # bit i: token i may come
+        self._stale = True  # the bits are those before the last token
+        self._allowed: NDArray | None = None  # ids, once they have been looked up
 
     def copy(self) -> Matcher:
-        """The same for another text."""
-        import copy
+        """The same state, for another text."""
+        other = copy.copy(self)
+        other._state, other._bits = self._state.deep_copy(), self._bits.copy()
+        return other
 
-        other = copy.copy(self._one)
-        other._limits = self._one._limits.copy()
-        other._matchers = [self._one._matchers[0].deep_copy()]
-        return Matcher(other)
+    def push(self, token_id: int) -> None:
+        """Append a token. Raises `GPT2CLIError` for one that was not allowed."""
+        if token_id == self._end:
+            return
+        if not self._state.consume_token(token_id):
+            raise _failed(self._state)
+        self._stale = True
 
-
-class Matchers:
-    """The grammar state of each of B texts, and the tokens that may come next there."""
-
-    def __init__(self, vocabulary: Any, grammar: str, count: int, tokenizer: Tokenizer) -> None:
-        first = _library().LLMatcher(vocabulary, grammar, log_level=0)
-        self._size, self._end = tokenizer.size, tokenizer.end_of_text
-        self._limits: NDArray = np.tile(self._limits_after(first), (count, 1))  # (B, V), ±inf
-        self._matchers = [first, *(first.deep_copy() for _ in range(count - 1))]
-
-    def mask(self, logits: Array, _: Sequence[Sequence[int]] = ()) -> Array:
-        """Mask the tokens that may not come next: a rule of `sampler`. (B, V) → (B, V)"""
-        xp = array_namespace(logits)
-        limits = xp.asarray(self._limits, dtype=logits.dtype, device=device(logits))
-        return xp.minimum(logits, limits)
-
-    def push(self, row: int, token_id: int) -> None:
-        """Append one token to a text. Raises `GPT2CLIError` for one that was not allowed."""
-        matcher = self._matchers[row]
-        if token_id != self._end and not matcher.consume_token(token_id):
-            raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
-        self._limits[row] = self._limits_after(matcher)
-
-    def matches(self, row: int) -> bool:
+    def matches(self) -> bool:
         """Whether the text may end where it is."""
-        return bool(self._matchers[row].is_accepting())
+        return bool(self._state.is_accepting())
 
-    def must_end(self, row: int) -> bool:
+    def must_end(self) -> bool:
         """Whether the text matches and can only end."""
-        allowed = self._limits[row] > 0
-        ends = self._end is not None and bool(allowed[self._end])
-        return self.matches(row) and int(np.count_nonzero(allowed)) == ends
+        return self.matches() and self.allowed[:2].tolist() in ([], [self._end])
 
-    def _limits_after(self, matcher: Any) -> NDArray:
-        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-        if matcher.is_error():
-            raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
-        return _LIMITS.take(bits, axis=0).reshape(-1)[: self._size]
+    @property
+    def allowed(self) -> NDArray:
+        """The ids of the tokens that may come next, in ascending order. (n,)"""
+        look_ahead([self])
+        if self._allowed is None:
+            bits = np.unpackbits(self._bits, count=self._size, bitorder="little")
+            self._allowed = np.flatnonzero(bits.view(bool))
+        return self._allowed
+
+    def check(self) -> None:
+        """Raise `GPT2CLIError` if the grammar has failed; then no token may come next."""
+        if self._state.is_error():
+            raise _failed(self._state)
+
+    def _show(self, bits: NDArray) -> None:
+        """Take what the grammar says of the next token."""
+        self._stale = False
+        bits = np.zeros_like(self._bits) if self._state.is_error() else bits[: len(self._bits)]
+        if not np.array_equal(bits, self._bits):
+            self._bits, self._allowed = bits, None
+
+
+def look_ahead(matchers: Sequence[Matcher]) -> None:
+    """Find which tokens may come next in several texts, side by side.
+
+    A matcher that is asked alone does it by itself. Where a grammar has become too large none
+    may come, and `check` says why: the other texts go their way.
+    """
+    stale = [matcher for matcher in matchers if matcher._stale]
+    if len(stale) == 1:
+        (one,) = stale
+        one._show(np.frombuffer(one._state.compute_bitmask(), dtype=np.uint8))
+    elif stale:
+        width = max(len(matcher._bits) for matcher in stale)
+        bits: NDArray = np.zeros((len(stale), width), np.uint8)
+        numbered = [(matcher._state, i) for i, matcher in enumerate(stale)]
+        _executor().unsafe_compute_mask_ptr(numbered, bits.ctypes.data, width, len(stale))
+        for matcher, row in zip(stale, bits, strict=True):
+            matcher._show(row)
+
+
+def mask(logits: Array, matchers: Sequence[Matcher]) -> Array:
+    """Remove the tokens that may not come next: a rule of `sampler`. (B, V) → (B, V)"""
+    look_ahead(matchers)
+    xp = array_namespace(logits)
+    bits = to_device_of(logits, np.stack([matcher._bits for matcher in matchers]))
+    table = xp.astype(to_device_of(logits, _LIMITS), logits.dtype)
+    limits = xp.reshape(xp.take(table, xp.reshape(bits, (-1,)), axis=0), (len(matchers), -1))
+    return xp.minimum(logits, limits[:, : logits.shape[1]])
 
 
 def resolve(
@@ -196,6 +210,20 @@ def _refused(kind: Kind, reason: str) -> UsageError:
     return UsageError(f"{setting}: {reason}", setting)
 
 
+def _vocabulary_of(tokenizer: Tokenizer) -> Any:
+    """The vocabulary of a tokenizer, made once: GPT-2's takes half a second."""
+    if (key := id(tokenizer)) not in _vocabularies:
+        alive = weakref.proxy(tokenizer)
+
+        def encode(text: str) -> Any:
+            return alive.encode(text, special=False, follows=True)
+
+        made = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
+        _vocabularies[key] = made
+        weakref.finalize(tokenizer, _vocabularies.pop, key)
+    return _vocabularies[key]
+
+
 def _vocabulary(
     tokens: Iterable[bytes], end: int | None, encode: Callable[[str], list[int]]
 ) -> Any:
@@ -226,6 +254,15 @@ def _library() -> Any:
             "constraints need llguidance: pip install 'gpt2cli[constrain]'"
         ) from None
     return llguidance
+
+
+@cache
+def _executor() -> Any:
+    return _library().LLExecutor(num_threads=os.cpu_count())
+
+
+def _failed(state: Any) -> GPT2CLIError:
+    return GPT2CLIError(f"the constraint failed: {_first_line(state.get_error())}")
 
 
 def _first_line(message: str) -> str:

@@ -28,7 +28,8 @@ from transformers.generation.logits_process import (
 )
 
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.sampling.rules import draw, generators
+from gpt2cli.sampling import sampler
+from gpt2cli.sampling.rules import draw, generator
 from gpt2cli.sampling.sampler import Sampler
 
 
@@ -137,19 +138,19 @@ def test_rules_that_are_off_change_nothing() -> None:
 def test_a_row_that_has_lost_all_its_tokens_gives_none() -> None:
     for temperature in (0, 1):
         for logits in (np.zeros((2, 2)), torch.zeros((2, 2))):
-            sampler = Sampler(
-                SamplingConfig(temperature=temperature), generators(0, 2), bias={0: -INF, 1: -INF}
-            )
-            assert sampler.choose(logits, [[], []]).tolist() == [2, 2]
+            config, bans = SamplingConfig(temperature=temperature), {0: -INF, 1: -INF}
+            samplers = [Sampler(config, generator(0, i), bias=bans) for i in range(2)]
+            assert sampler.choose(logits, samplers, [[], []]) == [2, 2]
+            assert sampler.enqueue(logits, samplers, [[], []])[0][:, 0].tolist() == [2, 2]
 
 
 def test_old_seeds_draw_the_same_numbers_whatever_rule_is_off() -> None:
     logits = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32)
-    random, expected = generators(5, 1), []
+    random, expected = generator(5, 0), []
     for _ in range(20):
-        expected += draw(logits, np.array([random[0].random()])).tolist()
-    sampler = Sampler(SamplingConfig(xtc_probability=0.0, dry_multiplier=0.0), generators(5, 1))
-    assert [sampler.choose(logits, [[]])[0] for _ in range(20)] == expected
+        expected += draw(logits, np.array([random.random()])).tolist()
+    one = Sampler(SamplingConfig(xtc_probability=0.0, dry_multiplier=0.0), generator(5, 0))
+    assert [one.choose(logits, []) for _ in range(20)] == expected
 
 
 def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
@@ -162,8 +163,8 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
         no_repeat_ngram=1,
         xtc_probability=1.0,
     )
-    sampler = Sampler(config, generators(0, 1), bias={3: -INF}, end=4, min_tokens=2)
-    stages = sampler.explain(log(0.4, 0.3, 0.15, 0.1, 0.05), [[2]], top=2)
+    one = Sampler(config, generator(0, 0), bias={3: -INF}, end=4, min_tokens=2)
+    stages = one.explain(log(0.4, 0.3, 0.15, 0.1, 0.05), [2], top=2)
     names = [stage.rule.split()[0] for stage in stages]
     assert names == [
         "the",
@@ -201,8 +202,8 @@ def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
         xtc_probability=0.5,
     )
     for sampling in (config, SamplingConfig(temperature, mirostat_tau=3.0)):
-        sampler = Sampler(sampling, generators(0, 2))
+        samplers = [Sampler(sampling, generator(0, 0)), Sampler(config, generator(0, 1))]
         logits = torch.zeros(2, 50, device="meta")
         for _ in range(2):
-            chosen = sampler.choose(logits, [[1, 2], [3]])
-            assert (chosen.device.type, chosen.shape) == ("meta", (2,))
+            picked, order = sampler.enqueue(logits, samplers, [[1, 2], [3]])
+            assert (picked.device.type, picked.shape, order) == ("meta", (2, 2), [0, 1])

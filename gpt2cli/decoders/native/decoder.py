@@ -74,7 +74,10 @@ class EngineDecoder(PagedDecoder):
         weakref.finalize(self, self._library.engine_free, self._engine)
 
     def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> NDArray:
-        headers, ids, pages, rows = [], [], [], 0
+        headers: list[tuple[int, int, bool, int]] = []
+        ids: list[int] = []
+        pages: list[int] = []
+        rows = 0
         for chunk, table in zip(chunks, tables, strict=True):
             headers.append((chunk.start, len(chunk.ids), chunk.every, len(pages)))
             ids += chunk.ids
