@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from threading import Condition
 from typing import TypeVar
 
+from gpt2cli.decoders.pages import PAGE
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError
 from gpt2cli.generation.request import Event, GenerationConfig
@@ -83,6 +84,13 @@ class Batcher:
         self._receivers: dict[int, Callable[[Event | GPT2CLIError], None]] = {}
         self._state = Condition()
         self._computing = False
+
+    def limits(self) -> str:
+        """What bounds the batch, in words."""
+        return (
+            f"at most {self.max_sequences} texts at once, {self.step_tokens} tokens per step, "
+            f"a KV cache of {self.decoder.pages * PAGE:,} tokens"
+        )
 
     def stream(self, prompt: Ids, config: GenerationConfig) -> Iterator[Event]:
         """Continue a prompt: an event per token. Raises what is wrong with it."""

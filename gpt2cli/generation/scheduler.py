@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from array_api_compat import device
+import numpy as np
 
-from gpt2cli.arrays import Array, array_namespace
+from gpt2cli.arrays import Array, array_namespace, to_device_of
 from gpt2cli.decoders.pages import PAGE, Chunk, OutOfPages, pages_for
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError
@@ -24,7 +24,9 @@ from gpt2cli.sampling.sampler import choose
 from gpt2cli.text.tokenizer import Tokenizer
 
 MAX_SEQUENCES = 64
-STEP_TOKENS = 256  # that the native engine computes at once
+STEP_TOKENS = 96  # a step of them takes a few times as long as one of a few decodes
+LEAST_OF_PROMPTS = 64  # in a step, so that texts begin as fast as others end
+ALL_OF_PROMPTS = 256  # in a step that nothing else waits for: the engine computes these at once
 
 Update = tuple[int, Event | GPT2CLIError]
 """A request's number, and what has become of it: one more token, or why there are no more."""
@@ -54,8 +56,9 @@ class _Text:
 class Scheduler:
     """Writes the texts of all requests side by side, step by step.
 
-    At most `max_sequences` are written at once; a step reads about `step_tokens` tokens. Nothing
-    a text becomes depends on the others.
+    At most `max_sequences` are written at once. A step reads `step_tokens` tokens, or somewhat
+    more for the sake of waiting prompts, and many more where no text is being written. Nothing a
+    text becomes depends on the others.
     """
 
     def __init__(
@@ -149,7 +152,9 @@ class Scheduler:
         """The next chunk of each text: decodes first, then prompts as far as the budget goes."""
         decoding = [text for text in self._running if text.unread == 1]
         chunks = [(text, self._chunk(text, 1)) for text in decoding]
-        budget = max(self._step_tokens - len(chunks), PAGE)
+        budget = max(self._step_tokens - len(chunks), LEAST_OF_PROMPTS)
+        if not chunks:
+            budget = max(budget, ALL_OF_PROMPTS)
         for text in self._running:
             if text.unread > 1 and budget > 0:
                 self._share(text)
@@ -227,7 +232,7 @@ def _rows(logits: Array, rows: list[int]) -> Array:
     if len(rows) == 1:
         return logits[rows[0] : rows[0] + 1]
     xp = array_namespace(logits)
-    return xp.take(logits, xp.asarray(rows, device=device(logits)), axis=0)
+    return xp.take(logits, to_device_of(logits, np.array(rows)), axis=0)
 
 
 def _brings(other: _Text, text: _Text) -> bool:

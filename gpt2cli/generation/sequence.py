@@ -92,6 +92,8 @@ class Sequence:
         if token_id == self._tokenizer.size:
             if not are_numbers(logits):
                 raise not_numbers("the model", len(self.window))
+            if self._matcher is not None:
+                self._matcher.check()
             raise GPT2CLIError("no token is left to choose; the options ban them all")
         event = self._event(token_id)
         self.finish_reason = event.finish_reason

@@ -94,16 +94,15 @@ class Matcher:
             self._allowed = np.flatnonzero(bits.view(bool))
         return self._allowed
 
-    def limits(self) -> NDArray:
-        """+∞ for a token that may come next, else −∞. (V,)"""
-        look_ahead([self])
-        return _LIMITS.take(self._bits, axis=0).reshape(-1)[: self._size]
+    def check(self) -> None:
+        """Raise `GPT2CLIError` if the grammar has failed; then no token may come next."""
+        if self._state.is_error():
+            raise _failed(self._state)
 
     def _show(self, bits: NDArray) -> None:
         """Take what the grammar says of the next token."""
-        if self._state.is_error():
-            raise _failed(self._state)
         self._stale = False
+        bits = np.zeros_like(self._bits) if self._state.is_error() else bits[: len(self._bits)]
         if not np.array_equal(bits, self._bits):
             self._bits, self._allowed = bits, None
 
@@ -111,8 +110,8 @@ class Matcher:
 def look_ahead(matchers: Sequence[Matcher]) -> None:
     """Find which tokens may come next in several texts, side by side.
 
-    Whoever asks a matcher alone needs not call it. Raises `GPT2CLIError` if a grammar has become
-    too large to go on.
+    A matcher that is asked alone does it by itself. Where a grammar has become too large none
+    may come, and `check` says why: the other texts go their way.
     """
     stale = [matcher for matcher in matchers if matcher._stale]
     if len(stale) == 1:

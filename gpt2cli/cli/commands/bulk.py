@@ -326,9 +326,11 @@ class _Run:
         self._conclude(progress)
 
     def _connect(self) -> None:
-        """Start workers on Ray, if that was asked for."""
+        """Start workers on Ray, if that was asked for; say what bounds a batch here."""
         batching = self.given.batching
         if batching.ray is None:
+            if self.given.messages.verbose:
+                complain(self.model.batcher(self.job.max_sequences, self.job.batch_tokens).limits())
             return
         from gpt2cli.serving.ray import Workers
 
