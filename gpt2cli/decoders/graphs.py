@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gpt2cli.errors import GPT2CLIError
 
-BUCKET = 256  # a graph attends to a multiple of so many tokens: at most 4 graphs for GPT-2
+BUCKET = 256  # tokens, of which a graph attends to a multiple: 4 graphs per size of a batch
 WARM_UP = 3  # runs before a recording, in which libraries initialize
 
 Compute = Callable[[], Tensor]

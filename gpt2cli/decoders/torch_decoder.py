@@ -99,7 +99,7 @@ class TorchDecoder(PagedDecoder):
     def _pack(
         self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]], pages: int, rows: int = 0
     ) -> Tensor:
-        """All that a forward pass over chunks of T ids depends on, in at least so many rows.
+        """All that a forward pass over chunks of T ids depends on, in at least `rows` rows.
 
         → (B, 3T + pages): ids, their positions, the slots to write them to, pages to attend to
         """
