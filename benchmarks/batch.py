@@ -107,7 +107,7 @@ def decode_rate(bench: Bench, precision: str, count: int, sampling: SamplingConf
     for i, length in enumerate(skewed(count, 40, 8, 120, 3)):
         config = GenerationConfig(sampling, max_tokens=400, ignore_eos=True, seed=i)
         scheduler.add(prompt(length, i), config)
-    while scheduler.waiting or len(scheduler.step()) < count:
+    while len(scheduler.step()) < count:
         pass
     started = time.perf_counter()
     tokens = sum(len(scheduler.step()) for _ in range(steps))
