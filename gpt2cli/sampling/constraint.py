@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from gpt2cli.arrays import Array, NDArray, array_namespace, to_device_of
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.files import read_file
 from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.threads import thread_count
 
 Kind = Literal["regex", "json-schema", "choice", "grammar"]
 # `_LIMITS[b]`: for mask byte b, +∞ where bit i is set, else −∞. A minimum with these takes a
@@ -258,7 +258,7 @@ def _library() -> Any:
 
 @cache
 def _executor() -> Any:
-    return _library().LLExecutor(num_threads=os.cpu_count())
+    return _library().LLExecutor(num_threads=thread_count())
 
 
 def _failed(state: Any) -> GPT2CLIError:

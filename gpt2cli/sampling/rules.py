@@ -169,7 +169,9 @@ def draw(logits: Array, uniforms: Array) -> Array:
     """
     xp = array_namespace(logits)
     cumulative = _cumulative_sum(weigh(logits))
-    target = xp.asarray(uniforms, device=device(logits))[:, None] * cumulative[:, -1:]
+    total = cumulative[:, -1:]
+    # Rounded, a uniform number next to 1 would give all of the total, and no token.
+    target = xp.minimum(xp.asarray(uniforms, device=device(logits))[:, None] * total, total - 1)
     # NaN, which a row without tokens is, compares as False.
     return xp.sum(xp.astype(~(cumulative > target), xp.int64), axis=-1)
 

@@ -22,7 +22,7 @@ from array_api_compat import device
 
 from gpt2cli.arrays import Array, NDArray, array_namespace, in_host_memory, to_device_of
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.sampling import constraint, penalties
+from gpt2cli.sampling import constraint, nucleus, penalties
 from gpt2cli.sampling.constraint import Matcher
 from gpt2cli.sampling.rules import (
     draw,
@@ -91,7 +91,11 @@ class Sampler:
         self._limit = 2 * (config.mirostat_tau or 0.0)  # of surprise: the authors' beginning
         # Texts of one kind have the same rules.
         self._kind = (config, bool(self._bias), bool(self._min_tokens), matcher is not None)
-        self._rules = [*_history_rules(self), *_rules_for_these_logits(config)]
+        self._history = _history_rules(self)
+        self._constraint = [("constraint", _constrain)] if matcher is not None else []
+        self._last = _rules_for_these_logits(config)
+        others = (config.min_p, config.typical_p, config.mirostat_tau)
+        self._is_plain = others == (None,) * 3 and not config.xtc_probability
 
     def choose(self, logits: Array, text: Text, proposal: Proposal | None = None) -> int:
         """The next token, or V where none is left. (1, V)
@@ -120,7 +124,7 @@ class Sampler:
         with np.errstate(all="ignore"):
             before = after = _probabilities(logits)
             stages.append(_stage("the model", before, after, top))
-            for name, rule in self._rules:
+            for name, rule in (*self._history, *self._constraint, *self._last):
                 logits = rule(logits, rows, numbers)
                 before, after = after, _probabilities(logits)
                 stages.append(_stage(name, before, after, top))
@@ -160,11 +164,8 @@ def choose(logits: Array, samplers: Sequence[Sampler], texts: Sequence[Text]) ->
         # Row by row, so that a row stays in the processor's cache.
         rows = zip(logits[:, None], samplers, texts, strict=True)
         return [_choose_one(row, sampler, text) for row, sampler, text in rows]
-    chosen = [logits.shape[1]] * len(samplers)
     picked, order = enqueue(logits, samplers, texts)
-    for i, (token_id, limit) in zip(order, picked.tolist(), strict=True):  # waits for the device
-        chosen[i], samplers[i]._limit = int(token_id), limit
-    return chosen
+    return take(picked.tolist(), order, samplers)  # waits for the device
 
 
 def enqueue(
@@ -188,29 +189,78 @@ def enqueue(
     return xp.concat(picked), [i for numbers in kinds.values() for i in numbers]
 
 
+def take(
+    picked: Sequence[Sequence[float]], order: Sequence[int], samplers: Sequence[Sampler]
+) -> list[int]:
+    """The tokens that `enqueue` has found, text by text; mirostat remembers what it must."""
+    chosen = [0] * len(samplers)
+    for i, (token_id, limit) in zip(order, picked, strict=True):
+        chosen[i], samplers[i]._limit = int(token_id), limit
+    return chosen
+
+
 def _choose_one(logits: NDArray, sampler: Sampler, text: Text) -> int:
-    ((token_id, sampler._limit),) = _pick(logits, _Rows([sampler], [text]))[0].tolist()
-    return int(token_id)
+    """As `enqueue`, for one text in NumPy, which leaves out what cannot come early. (1, V)"""
+    config, rows = sampler._config, _Rows([sampler], [text])
+    numbers, size = rows.numbers(logits), len(logits[0])
+    with np.errstate(all="ignore"):
+        logits = _apply(sampler._history, logits, rows, numbers)
+        ids: NDArray | None = None
+        if sampler._matcher is not None:
+            allowed = sampler._matcher.allowed
+            if len(allowed) == 0:
+                return size
+            if len(allowed) < size // 2:
+                logits, ids = logits[:, allowed], allowed
+            else:
+                logits = _constrain(logits, rows, numbers)
+        if config.temperature == 0:
+            chosen = _best_of(logits[0])
+        elif sampler._is_plain and logits.dtype == np.float32:
+            chosen = nucleus.draw_one(
+                logits[0], config.temperature, config.top_k, config.top_p, float(numbers[0, 0])
+            )
+        else:
+            picked, _ = _finish(logits, rows, numbers)
+            ((token_id, sampler._limit),) = picked.tolist()
+            chosen = int(token_id)
+    if chosen == logits.shape[1]:
+        return size
+    return chosen if ids is None else int(ids[chosen])
 
 
 def _pick(logits: Array, rows: _Rows, proposal: Proposal | None = None) -> tuple[Array, Array]:
     """A token and mirostat's next limit for each text, (B, 2), and the logits it was drawn from."""
-    xp, config, numbers = array_namespace(logits), rows.samplers[0]._config, rows.numbers(logits)
+    numbers, first = rows.numbers(logits), rows.samplers[0]
     # −∞ − (−∞), and overflow at a temperature near 0, are intended.
     with np.errstate(all="ignore"):
-        before = logits
-        for _, rule in rows.samplers[0]._rules:
-            before, logits = logits, rule(logits, rows, numbers)
-        if config.temperature == 0:
-            ids = _best(logits)
-        elif proposal is None:
-            ids = draw(logits, numbers[0])
-        else:
-            ids = _draw_or_keep(logits, proposal, numbers[0])
-        limits = numbers[2]
-        if (tau := config.mirostat_tau) is not None and config.temperature:
-            real = xp.clip(ids, 0, logits.shape[1] - 1)
-            limits = next_limit(before, real, limits, tau, config.mirostat_eta)
+        logits = _apply([*first._history, *first._constraint], logits, rows, numbers)
+        return _finish(logits, rows, numbers, proposal)
+
+
+def _apply(rules: Sequence[tuple[str, Rule]], logits: Array, rows: _Rows, numbers: Array) -> Array:
+    for _, rule in rules:
+        logits = rule(logits, rows, numbers)
+    return logits
+
+
+def _finish(
+    logits: Array, rows: _Rows, numbers: Array, proposal: Proposal | None = None
+) -> tuple[Array, Array]:
+    """What `_pick` returns, of logits that the past and a constraint have changed already."""
+    xp, config, last = array_namespace(logits), rows.samplers[0]._config, rows.samplers[0]._last
+    before = _apply(last[:-1], logits, rows, numbers)
+    logits = _apply(last[-1:], before, rows, numbers)
+    if config.temperature == 0:
+        ids = _best(logits)
+    elif proposal is None:
+        ids = draw(logits, numbers[0])
+    else:
+        ids = _draw_or_keep(logits, proposal, numbers[0])
+    limits = numbers[2]
+    if (tau := config.mirostat_tau) is not None and config.temperature:
+        real = xp.clip(ids, 0, logits.shape[1] - 1)
+        limits = next_limit(before, real, limits, tau, config.mirostat_eta)
     return xp.stack([xp.astype(ids, xp.float64), xp.astype(limits, xp.float64)], axis=1), logits
 
 
@@ -256,8 +306,6 @@ def _history_rules(sampler: Sampler) -> list[tuple[str, Rule]]:
     if sampler._min_tokens:
         name = f"no end before {sampler._min_tokens} tokens"
         rules.append((name, _adding(lambda s, text: s._end_ban(text))))
-    if sampler._matcher is not None:
-        rules.append(("constraint", _constrain))
     return rules
 
 
@@ -317,6 +365,12 @@ def _as_numpy(logits: Array) -> Array:
     """The same logits, by the faster library if they are in this machine's memory."""
     found = in_host_memory(logits)
     return logits if found is None else found
+
+
+def _best_of(logits: NDArray) -> int:
+    """As `_best`, for one row in NumPy. (V,)"""
+    best = int(logits.argmax())
+    return best if logits[best] > -np.inf else len(logits)
 
 
 def _probabilities(logits: Array) -> NDArray:

@@ -1,6 +1,8 @@
 """The rules of sampling together: their order, and what a sampler remembers."""
 
 import itertools
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +29,14 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+import gpt2cli
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.sampling import sampler
+from gpt2cli.sampling.constraint import Constraint, Matcher, resolve
 from gpt2cli.sampling.rules import draw, generator
 from gpt2cli.sampling.sampler import Sampler
+
+BARD = gpt2cli.load("bard").tokenizer
 
 
 def both_choose(
@@ -186,6 +192,93 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
         (0, pytest.approx(0.4), pytest.approx(0.4)),
         (1, *[pytest.approx(0.3)] * 2),
     ]
+
+
+def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+CONFIGS = st.builds(
+    SamplingConfig,
+    temperature=st.sampled_from([0.0, 0.8, 1.0, 3.0]),
+    top_k=optional(st.sampled_from([1, 7, 200])),
+    top_p=optional(st.sampled_from([0.3, 0.95, 1.0])),
+    min_p=optional(st.sampled_from([0.0, 0.05])),
+    typical_p=optional(st.sampled_from([0.4, 1.0])),
+    xtc_probability=optional(st.sampled_from([0.0, 0.7])),
+) | st.builds(SamplingConfig, mirostat_tau=st.sampled_from([2.0, 6.0]))
+PAST = st.fixed_dictionaries(
+    {},
+    optional={
+        "repetition_penalty": st.sampled_from([0.7, 1.5]),
+        "frequency_penalty": st.just(0.5),
+        "presence_penalty": st.just(-1.0),
+        "dry_multiplier": st.just(0.8),
+        "no_repeat_ngram": st.integers(1, 3),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """All that a text brings to a step; two samplers of it are in the same state."""
+
+    config: SamplingConfig
+    seed: int
+    ids: list[int]
+    bias: dict[int, float]
+    min_tokens: int
+    constraint: Constraint | None
+
+    def start(self) -> tuple[Sampler, Matcher | None]:
+        matcher = None if self.constraint is None else self.constraint.matcher(BARD)
+        one = Sampler(
+            self.config,
+            generator(self.seed, 0),
+            prompt_length=1,
+            bias=self.bias,
+            end=BARD.end_of_text,
+            min_tokens=self.min_tokens,
+            breakers=(4,),
+            matcher=matcher,
+        )
+        return one, matcher
+
+
+LETTERS = resolve(regex="[a-z ]+")
+FEW_WORDS = resolve(choice=["yes", "no"])
+TEXTS = st.builds(
+    Text,
+    st.builds(lambda config, past: replace(config, **past), CONFIGS, PAST),
+    st.integers(0, 99),
+    st.lists(st.integers(0, 9), min_size=1, max_size=8),
+    st.sampled_from([{}, {3: 4.0}, {5: -INF, 6: 1.0}]),
+    st.sampled_from([0, 5]),
+    st.sampled_from([None, None, LETTERS, FEW_WORDS]),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=20), seed=st.integers(0, 999))
+def test_a_text_becomes_the_same_in_any_company(texts: list[Text], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    texts = [replace(text, ids=list(text.ids)) for text in texts]
+    ids = [text.ids for text in texts]
+    starts = [[text.start() for text in texts] for _ in range(3)]
+    alone, rows, on_device = ([one for one, _ in start] for start in starts)
+    for _ in range(4):
+        logits = random.normal(size=(len(texts), BARD.size)).astype(np.float32) * 3
+        expected = [one.choose(logits[i : i + 1], ids[i]) for i, one in enumerate(alone)]
+        assert sampler.choose(logits, rows, ids) == expected
+        # What a GPU does, though NumPy computes it.
+        picked, order = sampler.enqueue(logits, on_device, ids)
+        assert sampler.take(picked.tolist(), order, on_device) == expected
+        for i, token in enumerate(expected):
+            if token < BARD.size:
+                ids[i].append(token)
+                for start in starts:
+                    if (matcher := start[i][1]) is not None:
+                        matcher.push(token)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
