@@ -6,7 +6,7 @@
 //
 // Python calls the functions at the end (plain C, through ctypes; abi.py declares them) and owns
 // weights, KV cache and logits; nothing is copied. Layers are in layers.h, products in products.h
-// and codes.h, quantization in quantize.h, types in types.h, threads in pool.h.
+// and codes.h, quantization in quantize.h and inputs.h, types in types.h, threads in pool.h.
 
 #include <algorithm>
 #include <cstdint>
@@ -110,26 +110,30 @@ struct Arena {
     }
 };
 
+CodedInputs coded_inputs(Arena& arena, int64_t places) {
+    int8_t* codes = (int8_t*)arena.take(places * GROUP / 4);
+    float* scales = arena.take(places);
+    return {codes, scales, (int32_t*)arena.take(places)};
+}
+
 void allocate(Engine& e) {
     const Config& c = e.config;
-    const int64_t N = ROWS;
-    Arena shared(e.memory, N * c.C * 10);
+    const int64_t N = ROWS, groups = (4 * c.C + GROUP - 1) / GROUP;
+    const int64_t coded = N * groups, few = ROW_TILE * groups, per_place = GROUP / 4 + 2;
+    Arena shared(e.memory, N * c.C * 10 + coded * per_place);
     for (float** buffer : {&e.x, &e.normed, &e.mixed}) *buffer = shared.take(N * c.C);
     e.qkv = shared.take(N * 3 * c.C);
     e.hidden = shared.take(N * 4 * c.C);
+    e.coded = coded_inputs(shared, coded);
     for (Scratch& scratch : e.scratch) {
         const int64_t panels = PACK_COLUMNS * PACK_DEPTH;
         const int64_t scores = (int64_t)QUERIES * (c.context + CACHE_PANEL + 16);
         const int64_t normed = (int64_t)FEW_ROWS * c.C;
-        const int64_t groups = CODED_ROWS * ((4 * c.C + GROUP - 1) / GROUP);
-        const int64_t inputs = groups * (GROUP / 4 + 2) + 48;
-        Arena arena(scratch.memory, panels + scores + normed + inputs);
+        Arena arena(scratch.memory, panels + scores + normed + few * per_place);
         scratch.panels = arena.take(panels);
         scratch.scores = arena.take(scores);
         scratch.normed = arena.take(normed);
-        scratch.inputs = (int8_t*)arena.take(groups * GROUP / 4);
-        scratch.input_scales = arena.take(groups);
-        scratch.input_offsets = (int32_t*)arena.take(groups);
+        scratch.coded = coded_inputs(arena, few);
     }
 }
 

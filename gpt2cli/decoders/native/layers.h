@@ -42,22 +42,27 @@ static void layer_norm(const Norm& norm, const float* x, float* y, int C, float 
     for (i = 0; i < C; i++) y[i] = (x[i] - mean) * inverse * norm.scale[i] + norm.shift[i];
 }
 
-// y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
-static Range linear(const Engine& e, const Matrix& m, const float* x, float* y, int N, bool add,
-                    int thread) {
-    const Range mine = range_of(m.out, 16, e.pool.threads, thread);
+// x W + b for the outputs `mine`, with W in floats.
+static void float_product(Engine& e, const Matrix& m, const float* x, int N, Target target,
+                          Range mine, int thread) {
     const int columns = mine.end - mine.begin;
-    for (int n = 0; n < N && columns > 0; n++) {
-        float* row = y + (int64_t)n * m.out + mine.begin;
-        for (int j = 0; j < columns; j++)
-            row[j] = (add ? row[j] : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
-    }
-    if (columns <= 0) return mine;
-    if (m.bits == 8) coded_product<8>(m, x, y, N, mine, e.scratch[thread]);
-    if (m.bits == 4) coded_product<4>(m, x, y, N, mine, e.scratch[thread]);
-    if (m.bits == 32)
-        product<float>({x, m.in}, {m.weight + mine.begin, m.out}, {y + mine.begin, m.out}, N, m.in,
-                       columns, e.scratch[thread].panels);
+    float* y = target.y + mine.begin;
+    for (int n = 0; n < N && columns > 0; n++)
+        for (int j = 0; j < columns; j++) {
+            float& to = y[(int64_t)n * m.out + j];
+            to = (target.add ? to : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
+        }
+    product<float>({x, m.in}, {m.weight + mine.begin, m.out}, {y, m.out}, N, m.in, columns,
+                   e.scratch[thread].panels);
+}
+
+// y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
+static Range linear(Engine& e, const Matrix& m, const float* x, int N, Target target, int thread) {
+    const Range mine = range_of(m.out, 16, e.pool.threads, thread);
+    const auto multiply = m.bits == 8   ? coded_product<8>
+                          : m.bits == 4 ? coded_product<4>
+                                        : float_product;
+    multiply(e, m, x, N, target, mine, thread);
     return mine;
 }
 
@@ -237,11 +242,11 @@ static const float* normalise(Engine& e, const Norm& norm, const int* named, int
 // (N, C) → (N, 4 C) → GELU → added to x (N, C)
 static void feed_forward(Engine& e, const Block& block, int N, int thread) {
     const float* y = normalise(e, block.norm2, nullptr, N, thread);
-    const Range mine = linear(e, block.up, y, e.hidden, N, false, thread);
+    const Range mine = linear(e, block.up, y, N, {e.hidden, false}, thread);
     for (int64_t n = 0; n < N; n++)
         gelu(e.hidden + n * block.up.out + mine.begin, mine.end - mine.begin);
     e.pool.barrier();
-    linear(e, block.down, e.hidden, e.x, N, true, thread);
+    linear(e, block.down, e.hidden, N, {e.x, true}, thread);
     e.pool.barrier();
 }
 
@@ -293,7 +298,7 @@ static void head(Engine& e, const Batch& batch, int thread) {
     const int N = batch.wanted.size();
     if (!N) return;
     const float* y = normalise(e, e.final_norm, batch.wanted.data(), N, thread);
-    if (e.head.codes) linear(e, e.head, y, batch.logits, N, false, thread);
+    if (e.head.codes) linear(e, e.head, y, N, {batch.logits, false}, thread);
     else tied_head(e, y, batch.logits, N, thread);
 }
 
@@ -315,12 +320,12 @@ static void forward(Engine& e, const Batch& batch, int thread) {
     for (int layer = 0; layer < e.config.L; layer++) {
         const Block& block = e.blocks[layer];
         const float* y = normalise(e, block.norm1, nullptr, N, thread);
-        linear(e, block.qkv, y, e.qkv, N, false, thread);
+        linear(e, block.qkv, y, N, {e.qkv, false}, thread);
         e.pool.barrier();
         const auto attend_all = e.bits == 32 ? attention<float> : attention<int8_t>;
         attend_all(e, batch, layer, thread);
         e.pool.barrier();
-        linear(e, block.out, e.mixed, e.x, N, true, thread);
+        linear(e, block.out, e.mixed, N, {e.x, true}, thread);
         e.pool.barrier();
         feed_forward(e, block, N, thread);
     }

@@ -22,7 +22,8 @@ constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
 constexpr int ROWS = 256;        // that are computed at once
-constexpr int CODED_ROWS = 64;   // of these, that a thread quantizes at once
+constexpr int CODED_ROWS = 64;   // of these, whose quantized inputs stay in an L2 cache
+constexpr int ROW_TILE = 16;     // of these, whose quantized inputs lie together
 constexpr int CACHE_PANEL = 32;  // tokens of a page: whole panels at every level of instructions
 
 struct Range {
@@ -59,6 +60,17 @@ struct Matrix : Shape {
     const float* weight;   // (in, out); null if quantized
     const uint8_t* codes;  // as quantize.h describes; null with 32 bits
     const float* bias;     // (out); null if there is none
+
+    template <int BITS>
+    const Codes<BITS>* block_codes(int block) const {
+        return (const Codes<BITS>*)codes + (int64_t)block * groups();
+    }
+
+    template <int BITS>
+    const Scales* block_scales(int block) const {
+        const Codes<BITS>* end = (const Codes<BITS>*)codes + pairs();
+        return (const Scales*)end + (int64_t)block * groups();
+    }
 };
 
 struct Block {
@@ -111,17 +123,25 @@ struct Batch {
     int rows() const { return (int)positions.size(); }
 };
 
+// Quantized inputs of a product: (tiles of rows, groups, ROW_TILE, GROUP).
+struct CodedInputs {
+    int8_t* codes;
+    float* scales;     // (tiles of rows, groups, ROW_TILE)
+    int32_t* offsets;  // of that shape: what to add because codes of weights are unsigned
+
+    // Of the group of a row among all groups.
+    int64_t place(int n, int group, int groups) const {
+        return ((int64_t)(n / ROW_TILE) * groups + group) * ROW_TILE + n % ROW_TILE;
+    }
+};
+
 // Memory of one thread.
 struct Scratch {
     std::vector<float> memory;
-    float* panels;  // weights, packed
-    float* scores;  // of attention, (QUERIES, S)
-    float* normed;  // (FEW_ROWS, C)
-    // Quantized inputs of a product. Rows come in tiles, a tile is (groups, 8, rows, 4).
-    int8_t* inputs;
-    // Per tile (groups, rows): the scale, and what to add because codes of weights are unsigned.
-    float* input_scales;
-    int32_t* input_offsets;
+    float* panels;      // weights, packed
+    float* scores;      // of attention, (QUERIES, S)
+    float* normed;      // (FEW_ROWS, C)
+    CodedInputs coded;  // of FEW_ROWS
 };
 
 struct Engine {
@@ -134,6 +154,7 @@ struct Engine {
     Matrix head;  // if quantized; else `wte` is used
     std::vector<float> memory;
     float *x, *normed, *mixed, *qkv, *hidden;  // (N, C), (N, C), (N, C), (N, 3 C), (N, 4 C)
+    CodedInputs coded;                         // of N rows
     std::vector<Scratch> scratch;              // per thread
     void (*forward)(Engine&, int thread);
     std::vector<Batch> batches;  // of the call that is being computed
