@@ -59,14 +59,15 @@ class Matcher:
 
     def __init__(self, state: Any, words: int, size: int, end: int | None) -> None:
         self._state, self._size, self._end = state, size, end
-        self._bits: NDArray = np.zeros(-(-words // 32) * 4, np.uint8)  # bit i: token i may come
+        self._bits = bytes(-(-words // 32) * 4)  # bit i: token i may come
         self._stale = True  # the bits are those before the last token
-        self._allowed: NDArray | None = None  # ids, once they have been looked up
+        self._allowed: NDArray | None = None  # made of them when asked for, as the limits
+        self._limits: NDArray | None = None
 
     def copy(self) -> Matcher:
         """The same state, for another text."""
         other = copy.copy(self)
-        other._state, other._bits = self._state.deep_copy(), self._bits.copy()
+        other._state = self._state.deep_copy()
         return other
 
     def push(self, token_id: int) -> None:
@@ -86,25 +87,46 @@ class Matcher:
         return self.matches() and self.allowed[:2].tolist() in ([], [self._end])
 
     @property
+    def count(self) -> int:
+        """How many tokens may come next."""
+        look_ahead([self])
+        return int.from_bytes(self._bits, "little").bit_count()
+
+    @property
     def allowed(self) -> NDArray:
         """The ids of the tokens that may come next, in ascending order. (n,)"""
         look_ahead([self])
         if self._allowed is None:
-            bits = np.unpackbits(self._bits, count=self._size, bitorder="little")
+            bits = np.unpackbits(self.packed(), count=self._size, bitorder="little")
             self._allowed = np.flatnonzero(bits.view(bool))
         return self._allowed
+
+    @property
+    def limits(self) -> NDArray:
+        """+∞ for a token that may come next, else −∞. (V,), in float32"""
+        look_ahead([self])
+        if self._limits is None:
+            self._limits = _LIMITS.take(self.packed(), axis=0).reshape(-1)[: self._size]
+        return self._limits
+
+    def packed(self) -> NDArray:
+        """A bit for each token, the lowest first: whether it may come next. (⌈V / 8⌉ or more,)"""
+        look_ahead([self])
+        return np.frombuffer(self._bits, np.uint8)
 
     def check(self) -> None:
         """Raise `GPT2CLIError` if the grammar has failed; then no token may come next."""
         if self._state.is_error():
             raise _failed(self._state)
 
-    def _show(self, bits: NDArray) -> None:
+    def _show(self, bits: bytes) -> None:
         """Take what the grammar says of the next token."""
         self._stale = False
-        bits = np.zeros_like(self._bits) if self._state.is_error() else bits[: len(self._bits)]
-        if not np.array_equal(bits, self._bits):
-            self._bits, self._allowed = bits, None
+        bits = bits[: len(self._bits)]
+        if self._state.is_error():
+            bits = bytes(len(bits))
+        if bits != self._bits:
+            self._bits, self._allowed, self._limits = bits, None, None
 
 
 def look_ahead(matchers: Sequence[Matcher]) -> None:
@@ -116,21 +138,21 @@ def look_ahead(matchers: Sequence[Matcher]) -> None:
     stale = [matcher for matcher in matchers if matcher._stale]
     if len(stale) == 1:
         (one,) = stale
-        one._show(np.frombuffer(one._state.compute_bitmask(), dtype=np.uint8))
+        one._show(one._state.compute_bitmask())
     elif stale:
         width = max(len(matcher._bits) for matcher in stale)
         bits: NDArray = np.zeros((len(stale), width), np.uint8)
         numbered = [(matcher._state, i) for i, matcher in enumerate(stale)]
         _executor().unsafe_compute_mask_ptr(numbered, bits.ctypes.data, width, len(stale))
         for matcher, row in zip(stale, bits, strict=True):
-            matcher._show(row)
+            matcher._show(row.tobytes())
 
 
 def mask(logits: Array, matchers: Sequence[Matcher]) -> Array:
     """Remove the tokens that may not come next: a rule of `sampler`. (B, V) → (B, V)"""
     look_ahead(matchers)
     xp = array_namespace(logits)
-    bits = to_device_of(logits, np.stack([matcher._bits for matcher in matchers]))
+    bits = to_device_of(logits, np.stack([matcher.packed() for matcher in matchers]))
     table = xp.astype(to_device_of(logits, _LIMITS), logits.dtype)
     limits = xp.reshape(xp.take(table, xp.reshape(bits, (-1,)), axis=0), (len(matchers), -1))
     return xp.minimum(logits, limits[:, : logits.shape[1]])

@@ -61,6 +61,8 @@ def draw_one(
         scaled = (logits - best) / temperature
         ids = largest(scaled, k)
         return int(ids[draw_one(scaled[ids], 1, None, p, uniform)])
+    if size <= FEW:
+        return _draw_of_few(logits, best, temperature, p, uniform)
     arrays = _SPACE.take(size)
     weights = arrays.weights[:size]
     np.subtract(logits, best, out=weights)
@@ -75,13 +77,25 @@ def draw_one(
         return _draw_from_blocks(arrays, sums, uniform)
     total = float(arrays.exact.sum())
     # All tokens below this together do not weigh what top-p leaves out.
-    least = (1 - p) * total / (2 * size) if size > FEW else 0.0
+    least = (1 - p) * total / (2 * size)
     if np.count_nonzero(np.greater_equal(arrays.weights, least, out=arrays.mask)) > FEW:
         return _draw_from_blocks(arrays, _mask_rest(arrays, p * total, total), uniform)
     ids = np.flatnonzero(arrays.mask)
     some = arrays.exact[ids]
-    kept = np.flatnonzero(_needed(some, float(some.sum()), p * total))
-    return int(ids[kept[_draw_from(some[kept], uniform)]])
+    some *= _needed(some, float(some.sum()), p * total)
+    return int(ids[_draw_from(some, uniform)])
+
+
+def _draw_of_few(
+    logits: NDArray, best: np.float32, temperature: float, p: float | None, uniform: float
+) -> int:
+    weights = np.exp((logits - best) / temperature)
+    weights *= WHOLE
+    exact = np.rint(weights, out=weights).astype(float)
+    if p is not None and p < 1:
+        total = float(exact.sum())
+        exact *= _needed(exact, total, p * total)
+    return _draw_from(exact, uniform)
 
 
 def largest(logits: NDArray, k: int) -> NDArray:

@@ -68,7 +68,7 @@ def keep_top_k(logits: Array, k: int) -> Array:
     """Keep the k most probable tokens. Fan et al. 2018, arXiv:1805.04833."""
     xp = array_namespace(logits)
     count = xp.full((logits.shape[0], 1), min(k, logits.shape[1]), device=device(logits))
-    return _keep_largest(logits, _descending(logits), count)
+    return _only(logits, _largest(logits, _descending(logits), count))
 
 
 def keep_top_p(logits: Array, p: float) -> Array:
@@ -80,11 +80,13 @@ def keep_top_p(logits: Array, p: float) -> Array:
     if p == 1:
         return logits
     xp = array_namespace(logits)
-    ordered = _descending(logits)
-    mass = _cumulative_sum(weigh(ordered))
+    weights = weigh(logits)
+    ordered = _descending(weights)
+    mass = _cumulative_sum(ordered)
     # A token stays as long as those before it have not reached p.
     wanted = xp.astype(mass[:, :-1] < p * mass[:, -1:], xp.int64)
-    return _keep_largest(logits, ordered, xp.sum(wanted, axis=-1, keepdims=True) + 1)
+    count = xp.sum(wanted, axis=-1, keepdims=True) + 1
+    return _only(logits, _largest(weights, ordered, count))
 
 
 def keep_min_p(logits: Array, p: float) -> Array:
@@ -238,18 +240,18 @@ def _only(logits: Array, keep: Array) -> Array:
     return xp.where(keep, logits, -xp.inf)
 
 
-def _keep_largest(logits: Array, ordered: Array, count: Array) -> Array:
-    """Keep `count` (B, 1) tokens of each row; among equals, those with lower ids.
+def _largest(values: Array, ordered: Array, count: Array) -> Array:
+    """Where the `count` (B, 1) largest values of each row are; among equals, those of lower ids.
 
     Sorting values and comparing is several times faster than sorting indices.
     """
-    xp = array_namespace(logits)
+    xp = array_namespace(values)
     smallest = xp.take_along_axis(ordered, count - 1, axis=-1)
-    if is_numpy_array(logits):
-        keep = logits >= smallest
+    if is_numpy_array(values):
+        keep = values >= smallest
         if (np.count_nonzero(keep, axis=-1)[:, None] == count).all():
-            return _only(logits, keep)  # the usual case: nothing to settle
-    above, equal = logits > smallest, logits == smallest
+            return keep  # the usual case: nothing to settle
+    above, equal = values > smallest, values == smallest
     room = count - xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
     place = xp.cumulative_sum(xp.astype(equal, xp.int64), axis=-1)
-    return _only(logits, above | (equal & (place <= room)))
+    return above | (equal & (place <= room))

@@ -201,32 +201,36 @@ def take(
 
 def _choose_one(logits: NDArray, sampler: Sampler, text: Text) -> int:
     """As `enqueue`, for one text in NumPy, which leaves out what cannot come early. (1, V)"""
-    config, rows = sampler._config, _Rows([sampler], [text])
-    numbers, size = rows.numbers(logits), len(logits[0])
+    rows, size = _Rows([sampler], [text]), len(logits[0])
+    numbers = rows.numbers(logits)
+    ids: NDArray | None = None
     with np.errstate(all="ignore"):
         logits = _apply(sampler._history, logits, rows, numbers)
-        ids: NDArray | None = None
-        if sampler._matcher is not None:
-            allowed = sampler._matcher.allowed
-            if len(allowed) == 0:
-                return size
-            if len(allowed) < size // 2:
-                logits, ids = logits[:, allowed], allowed
+        if (matcher := sampler._matcher) is not None:
+            if matcher.count < size // 2:
+                ids = matcher.allowed
+                logits = logits[:, ids]
             else:
-                logits = _constrain(logits, rows, numbers)
-        if config.temperature == 0:
-            chosen = _best_of(logits[0])
-        elif sampler._is_plain and logits.dtype == np.float32:
-            chosen = nucleus.draw_one(
-                logits[0], config.temperature, config.top_k, config.top_p, float(numbers[0, 0])
-            )
-        else:
-            picked, _ = _finish(logits, rows, numbers)
-            ((token_id, sampler._limit),) = picked.tolist()
-            chosen = int(token_id)
+                logits = np.minimum(logits, matcher.limits)
+        chosen = _draw_one(logits, rows, numbers) if logits.size else 0
     if chosen == logits.shape[1]:
         return size
     return chosen if ids is None else int(ids[chosen])
+
+
+def _draw_one(logits: NDArray, rows: _Rows, numbers: NDArray) -> int:
+    """As `_finish`, for one text in NumPy. (1, V), V ≥ 1"""
+    (sampler,) = rows.samplers
+    config = sampler._config
+    if config.temperature == 0:
+        best = int(logits.argmax())
+        return best if logits[0, best] > -np.inf else len(logits[0])
+    if sampler._is_plain and logits.dtype == np.float32:
+        settings = config.temperature, config.top_k, config.top_p
+        return nucleus.draw_one(logits[0], *settings, float(numbers[0, 0]))
+    picked, _ = _finish(logits, rows, numbers)
+    ((token_id, sampler._limit),) = picked.tolist()
+    return int(token_id)
 
 
 def _pick(logits: Array, rows: _Rows, proposal: Proposal | None = None) -> tuple[Array, Array]:
@@ -365,12 +369,6 @@ def _as_numpy(logits: Array) -> Array:
     """The same logits, by the faster library if they are in this machine's memory."""
     found = in_host_memory(logits)
     return logits if found is None else found
-
-
-def _best_of(logits: NDArray) -> int:
-    """As `_best`, for one row in NumPy. (V,)"""
-    best = int(logits.argmax())
-    return best if logits[best] > -np.inf else len(logits)
 
 
 def _probabilities(logits: Array) -> NDArray:

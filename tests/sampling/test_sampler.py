@@ -300,3 +300,29 @@ def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
         for _ in range(2):
             picked, order = sampler.enqueue(logits, samplers, [[1, 2], [3]])
             assert (picked.device.type, picked.shape, order) == ("meta", (2, 2), [0, 1])
+
+
+@pytest.mark.gpu
+def test_a_step_waits_for_a_gpu_once_and_a_text_is_the_same_in_any_company() -> None:
+    configs = [
+        SamplingConfig(0.8, top_p=0.95),
+        SamplingConfig(0),
+        SamplingConfig(1.0, top_k=50, typical_p=0.9, repetition_penalty=1.3),
+        SamplingConfig(mirostat_tau=4.0),
+    ]
+    count = 40
+    logits = 3 * torch.randn(count, 50_257, device="cuda")
+    texts = [[1, 2, i] for i in range(count)]
+
+    def start() -> list[Sampler]:
+        return [Sampler(configs[i % 4], generator(0, i), bias={i: 1.0}) for i in range(count)]
+
+    sampler.choose(logits, start(), texts)  # the first call sets the GPU up
+    together = start()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        picked, order = sampler.enqueue(logits, together, texts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    alone = [one.choose(logits[i : i + 1], texts[i]) for i, one in enumerate(start())]
+    assert sampler.take(picked.tolist(), order, together) == alone
