@@ -29,6 +29,7 @@ from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2cli.decoders import opening
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.system.device import place
 from gpt2cli.training.corpus import train_vocabulary
@@ -86,7 +87,7 @@ def write_model(directory: Path) -> GPT2LMHeadModel:
 
 def open_decoder(directory: Path) -> Decoder:
     """The decoder that a user of this machine's CPU gets."""
-    return opening.open_decoder(directory, place("cpu"), 1, PREFILL + DECODED)
+    return opening.open_decoder(directory, place("cpu"), PREFILL + DECODED)
 
 
 def measure_decode(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> list[float]:
@@ -95,17 +96,17 @@ def measure_decode(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> 
     prompt = torch.randint(0, 50257, (1, PROMPT))
 
     def ours() -> None:
-        decoder.truncate(PROMPT)
         token = 0
-        for _ in range(DECODED):
-            token = int(decoder.step([token])[0].argmax())
+        for t in range(PROMPT, PROMPT + DECODED):
+            token = int(decoder.read([Chunk(sequence, t, [token])])[0].argmax())
 
     def theirs(new: int) -> None:
         reference.generate(
             prompt, max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0
         )
 
-    decoder.prefill(prompt.tolist())
+    sequence = decoder.open()
+    decoder.read([Chunk(sequence, 0, prompt[0].tolist())])
     mine, whole, first = alternate(
         rounds, "decode", ours, lambda: theirs(DECODED + 1), lambda: theirs(1)
     )
@@ -115,11 +116,12 @@ def measure_decode(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> 
 def measure_prefill(directory: Path, reference: GPT2LMHeadModel, rounds: int) -> list[float]:
     """Seconds to read a prompt and choose one token."""
     decoder = open_decoder(directory)
+    sequence = decoder.open()
     prompt = torch.randint(0, 50257, (1, PREFILL))
     return alternate(
         rounds,
         "prefill",
-        lambda: decoder.prefill(prompt.tolist())[0].argmax(),
+        lambda: decoder.read([Chunk(sequence, 0, prompt[0].tolist())])[0].argmax(),
         lambda: reference.generate(prompt, max_new_tokens=1, do_sample=False, pad_token_id=0),
     )
 

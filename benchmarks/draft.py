@@ -56,7 +56,7 @@ def write_model(name: str, says: np.ndarray, directory: Path) -> None:
 
 
 def open_decoder(directory: Path, precision: str) -> Decoder:
-    return opening.open_decoder(directory, Placement("cpu", precision), 1, PROMPT + NEW)
+    return opening.open_decoder(directory, Placement("cpu", precision))
 
 
 def run(decoder: Decoder, draft: Decoder | None) -> tuple[float, list[int | None], float | None]:

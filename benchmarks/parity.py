@@ -26,6 +26,7 @@ from gpt2cli.config.spec import find_spec
 from gpt2cli.decoders import native
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.generation.loop import generate
@@ -88,14 +89,15 @@ def compare(name: str) -> bool:
         ]
         decoders.clear()
         for precision in ("int8", "int4") if native.available() else ():
-            decoder = EngineDecoder(loaded, arrays, capacity=PROMPT, precision=precision)
+            decoder = EngineDecoder(loaded, arrays, PROMPT, precision=precision)
             diverges(f"{name:>6} {precision:<8}", decoder, prompt[0].tolist(), scores)
     return all(agreed)
 
 
 def diverges(label: str, decoder: Decoder, prompt: list[int], scores: Any) -> None:
     """Print how far the distributions after each token of the prompt are from (T, V) `scores`."""
-    rows = [decoder.prefill([prompt[:1]])] + [decoder.step([id_]) for id_ in prompt[1:]]
+    sequence = decoder.open()
+    rows = [decoder.read([Chunk(sequence, t, [token])]) for t, token in enumerate(prompt)]
     ours = torch.from_numpy(np.concatenate(rows)).double().log_softmax(-1)
     theirs = scores.double().log_softmax(-1)
     divergence = float((theirs.exp() * (theirs - ours)).sum(-1).mean())
@@ -105,7 +107,9 @@ def diverges(label: str, decoder: Decoder, prompt: list[int], scores: Any) -> No
 
 def agrees(label: str, decoder: Decoder, prompt: list[int], logits: Any, text: list[int]) -> bool:
     """Print one line for one decoder; True if it agrees."""
-    difference = float(np.abs(decoder.prefill([prompt]) - logits).max())
+    sequence = decoder.open()
+    difference = float(np.abs(decoder.read([Chunk(sequence, 0, prompt)]) - logits).max())
+    decoder.close(sequence)
     greedy = GenerationConfig(SamplingConfig(temperature=0), max_tokens=NEW, ignore_eos=True)
     events = generate(decoder, byte_tokenizer(logits.shape[1]), prompt, greedy)
     same = sum(event.token_id == id_ for event, id_ in zip(events, text, strict=True))

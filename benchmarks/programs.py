@@ -88,15 +88,25 @@ class Gpt2cli(Stepping):
         from gpt2cli.system.device import Placement
 
         placement = Placement("cpu", precision)
-        self.decoder = opening.open_decoder(directory / CHECKPOINT, placement, 1, CAPACITY)
+        self.decoder = opening.open_decoder(directory / CHECKPOINT, placement, CAPACITY)
+        self.sequence = self.decoder.open()
 
     def prefill(self, ids: list[int]) -> float:
         started = time.perf_counter()
-        self.token = int(self.decoder.prefill([ids])[0].argmax())
+        self.held = 0
+        self.token = self.feed(ids)
         return time.perf_counter() - started
 
     def step(self, token: int) -> int:
-        return int(self.decoder.step([token])[0].argmax())
+        return self.feed([token])
+
+    def feed(self, ids: list[int]) -> int:
+        """Read tokens after those read before; the most probable next one."""
+        from gpt2cli.decoders.pages import Chunk
+
+        logits = self.decoder.read([Chunk(self.sequence, self.held, ids)])
+        self.held += len(ids)
+        return int(logits[0].argmax())
 
 
 class Transformers(Generating):

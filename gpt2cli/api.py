@@ -3,8 +3,10 @@
     import gpt2cli
 
     model = gpt2cli.load("bard")
-    [sample] = model.generate("ROMEO:", max_tokens=20, seed=1)
-    print(sample.text, model.score("To be, or not to be").summary.perplexity)
+    print(model.generate("ROMEO:", max_tokens=20, seed=1).text)
+    for completion in model.complete(["To be", "Or not"], max_tokens=20, seed=1):
+        print(completion.text)
+    print(model.score("To be, or not to be").summary.perplexity)
 
 `load` does the first steps of every use in the right order: threads, names, device, vocabulary,
 weights. Nothing heavy is imported before threads are limited, and torch only where it computes.
@@ -12,14 +14,17 @@ weights. Nothing heavy is imported before threads are limited, and torch only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import RLock
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.errors import TokenizerError, UsageError, WeightsError
+from gpt2cli.errors import GPT2CLIError, TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement, limit_threads, place
 from gpt2cli.system.precision import QUANTIZED
 from gpt2cli.version import __version__
@@ -30,12 +35,15 @@ if TYPE_CHECKING:
     from gpt2cli.analysis.scorer import Scorer
     from gpt2cli.analysis.scoring import Score
     from gpt2cli.decoders.protocol import Decoder
-    from gpt2cli.generation.record import Sample
+    from gpt2cli.generation.batcher import Batcher
+    from gpt2cli.generation.completing import Prompt as _Prompt
+    from gpt2cli.generation.record import Completion
     from gpt2cli.generation.request import Event, GenerationConfig
     from gpt2cli.progress import Progress
     from gpt2cli.text.tokenizer import Tokenizer
 
 OVERFLOW = ("slide", "error")
+Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 
 
 def load(
@@ -73,6 +81,9 @@ class LoadedModel:
 
     def __init__(self, source: Source, placement: Placement, *, offline: bool = False) -> None:
         self.source, self.placement, self.offline = source, placement, offline
+        self._batcher: Batcher | None = None
+        self._process = 0  # that has opened it
+        self._opening = RLock()
 
     @property
     def name(self) -> str:
@@ -152,26 +163,32 @@ class LoadedModel:
 
     def decoder(
         self,
-        rows: int = 1,
-        capacity: int | None = None,
+        tokens: int | None = None,
         *,
         compiled: bool = False,
         progress: Progress | None = None,
     ) -> Decoder:
-        """The weights on their device, with a KV cache for B `rows` of `capacity` tokens.
+        """The weights on their device, with a KV cache for `tokens` tokens of all sequences.
 
-        `capacity` defaults to the context length. The logits cover the vocabulary; if they are not
-        finite the decoder raises `WeightsError`. Raises `UsageError` if memory is too small.
+        Without `tokens` it has room for one full context. The logits cover the vocabulary; if they
+        are not finite the decoder raises `WeightsError`. Raises `UsageError` if memory is too
+        small.
         """
-        from gpt2cli.decoders.checked import CheckedDecoder
         from gpt2cli.decoders.opening import open_decoder
-        from gpt2cli.system.memory import check_rows
+        from gpt2cli.system.memory import check_room
 
-        capacity = capacity or self.config.context_length
-        check_rows(self.config, self.placement, rows, capacity)
+        if tokens is not None:
+            check_room(self.config, self.placement, tokens)
         self.fetch(progress=progress)
-        decoder = open_decoder(self.directory, self.placement, rows, capacity, progress, compiled)
-        return CheckedDecoder(decoder, self.tokenizer.size, self.name)
+        return open_decoder(
+            self.directory,
+            self.placement,
+            tokens,
+            size=self.tokenizer.size,
+            name=self.name,
+            compiled=compiled,
+            progress=progress,
+        )
 
     def configure(self, **settings: Any) -> GenerationConfig:
         """Settings of a generation by name, with the model's defaults.
@@ -183,25 +200,132 @@ class LoadedModel:
 
         return configure(self.sampling, **settings)
 
-    def stream(self, prompt: str, **settings: Any) -> Iterator[Event]:
-        """Continue a text: an event per token, as it is generated. `settings` as in `configure`."""
-        from gpt2cli.generation import beam, loop
+    def batcher(self, max_sequences: int | None = None, step_tokens: int | None = None) -> Batcher:
+        """The decoder that all calls share, from any thread, and its batch.
 
-        config = self.configure(**settings)
-        window = self.fit(self.encode(prompt))
-        rows, capacity = config.beams or config.samples, len(window) + config.max_tokens
-        decoder = self.decoder(rows, capacity)
-        generate = loop.generate if config.beams is None else beam.generate
-        return generate(decoder, self.tokenizer, window, config)
+        At most `max_sequences` texts are written at once, and a step reads about `step_tokens`
+        tokens; by default what the device and its memory allow. Other limits than before make
+        another one, for the calls to come. In a forked process it is a new one.
+        """
+        from gpt2cli.generation.batcher import Batcher
+        from gpt2cli.system.memory import batch_room
 
-    def generate(self, prompt: str, **settings: Any) -> list[Sample]:
-        """Continue a text `samples` times. `settings` as in `configure`."""
-        from gpt2cli.generation.record import Recorder
+        with self._opening:
+            held = self._batcher
+            limits = (max_sequences or None, step_tokens or None)
+            if held and self._process == os.getpid() and _agrees(held, *limits):
+                return held
+            self.fetch()
+            sequences, tokens = batch_room(self.config, self.placement, max_sequences)
+            decoder = self.decoder(tokens)
+            more = {} if step_tokens is None else {"step_tokens": step_tokens}
+            self._batcher = Batcher(decoder, self.tokenizer, sequences, **more)
+            self._process = os.getpid()
+            return self._batcher
 
-        recorder = Recorder(int(settings.get("samples") or 1))
-        for _ in recorder.watch(self.stream(prompt, **settings)):
-            pass
-        return recorder.samples
+    def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[Event]:
+        """Continue a text: an event per token, as it is generated. `settings` as in `configure`.
+
+        With `overflow` "error" a prompt that leaves no room for `max_tokens` raises `UsageError`.
+        Close the iterator to stop early.
+        """
+        return self._events(*self._request(prompt, settings))
+
+    def generate(self, prompt: str | Sequence[int], **settings: Any) -> Completion:
+        """Continue a text, or several times: `samples`. `settings` as in `configure`."""
+        from gpt2cli.generation.record import Completion, Sample
+
+        window, config = self._request(prompt, settings)
+        found = Completion(0, config.seed, len(window))
+        found.samples = [Sample() for _ in range(config.samples)]
+        for event in self._events(window, config):
+            found.samples[event.sample].add(event)
+        return found
+
+    def complete(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        ordered: bool = True,
+        max_sequences: int | None = None,
+        batch_tokens: int | None = None,
+        **settings: Any,
+    ) -> Iterator[Completion]:
+        """Continue any number of prompts, many at once: completions in order, or as they finish.
+
+        A prompt is a text, or token ids, or a mapping with `prompt` and settings of its own;
+        `settings` are those of the others. Prompts are taken one by one as there is room, so
+        there may be more than memory holds. What a prompt becomes depends on nothing but itself:
+        with the same seed `generate` gives the same. A wrong one has its `error` set.
+        """
+        from gpt2cli.generation.completing import complete
+
+        batcher = self.batcher(max_sequences, batch_tokens)
+        ready = (self._prepare(i, prompt, settings) for i, prompt in enumerate(prompts))
+        return complete(batcher, ready, ordered=ordered)
+
+    def close(self) -> None:
+        """Let go of the decoder; the next call opens another."""
+        with self._opening:
+            self._batcher = None
+
+    def __enter__(self) -> LoadedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What another process needs: it opens the model itself."""
+        local = self.source.directory if self.source.repo_id is None else None
+        source = replace(self.source, directory=local and local.absolute())
+        return _reopen, (source, self.placement, self.offline)
+
+    def _request(
+        self, prompt: str | Sequence[int], settings: Mapping[str, Any]
+    ) -> tuple[list[int], GenerationConfig]:
+        """What the model reads of a prompt, and the settings for it."""
+        given = dict(settings)
+        overflow = given.pop("overflow", OVERFLOW[0])
+        config = self.configure(**given)
+        return self.fit(self._ids(prompt), config.max_tokens, overflow), config
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The tokens of a prompt. Raises `UsageError` for wrong ids."""
+        if isinstance(prompt, str):
+            return self.encode(prompt)
+        size = self.tokenizer.size
+        if not all(type(i) is int and 0 <= i < size for i in prompt):
+            raise UsageError(f"a prompt of token ids has whole numbers from 0 to {size - 1}")
+        return list(prompt) or [self.tokenizer.beginning()]
+
+    def _events(self, window: list[int], config: GenerationConfig) -> Iterator[Event]:
+        if config.beams is None:
+            return self.batcher().stream(window, config)
+        from gpt2cli.generation import beam
+
+        with self.batcher().alone() as decoder:
+            return iter(list(beam.generate(decoder, self.tokenizer, window, config)))
+
+    def _prepare(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> _Prompt:
+        from gpt2cli.generation.completing import Prompt as Prepared
+        from gpt2cli.generation.record import Completion
+
+        completion = Completion(index, 0, 0)
+        try:
+            if isinstance(prompt, Mapping):
+                settings = {**settings, **prompt}
+                prompt = settings.pop("prompt", None)
+            if not isinstance(prompt, str | Sequence):
+                raise UsageError("a prompt must be a text or a list of token ids", "prompt")
+            window, config = self._request(prompt, settings)
+            if config.beams is not None:
+                raise UsageError("beams are searched one prompt at a time: use generate", "beams")
+        except GPT2CLIError as error:
+            completion.error = error
+            return Prepared(completion, [], None)
+        completion.seed, completion.prompt_tokens = config.seed, len(window)
+        return Prepared(completion, window, config)
 
     def scorer(
         self, stride: int | None = None, *, bos: bool = False, special: bool = True
@@ -226,9 +350,8 @@ class LoadedModel:
         scorer = self.scorer(stride, bos=bos)
         ids = scorer.encode([text])
         scorer.check(ids, "the text")
-        tokens = scorer.capacity([ids])
-        rows = scorer.batch_size(tokens, scorer.windows([ids]))
-        [score] = join(scorer.score_texts(self.decoder(rows, tokens), [ids], rows))
+        with self.batcher().alone() as decoder:
+            [score] = join(scorer.score_texts(decoder, [ids]))
         return score
 
     def why_quantized_again(self) -> str | None:
@@ -259,3 +382,15 @@ class LoadedModel:
 
         where = f"{self.placement.device} in {self.precision}"
         return f"{self.name} on {where}, {engine_name(self.placement)} engine"
+
+
+def _agrees(batcher: Batcher, max_sequences: int | None, step_tokens: int | None) -> bool:
+    """Whether it has these limits, where they are given."""
+    return max_sequences in (None, batcher.max_sequences) and step_tokens in (
+        None,
+        batcher.step_tokens,
+    )
+
+
+def _reopen(source: Source, placement: Placement, offline: bool) -> LoadedModel:
+    return LoadedModel(source, placement, offline=offline)

@@ -6,6 +6,7 @@ from typing import Any
 
 import array_api_compat
 import numpy as np
+from array_api_compat import device
 
 Array = Any  # whatever the standard calls an array
 NDArray = np.ndarray[Any, Any]  # NumPy's own
@@ -30,3 +31,21 @@ def array_namespace(array: Any) -> Any:
     if _NUMPY_CONFORMS and isinstance(array, np.ndarray):
         return np
     return array_api_compat.array_namespace(array)
+
+
+def in_host_memory(array: Array) -> NDArray | None:
+    """The same numbers as a NumPy array, uncopied; None if they are in another device's memory."""
+    if isinstance(array, np.ndarray):
+        return array
+    return np.asarray(array) if str(device(array)) == "cpu" else None
+
+
+def to_device_of(array: Array, numbers: NDArray) -> Array:
+    """The same numbers in the library and on the device of `array`, without a wait for a GPU."""
+    if isinstance(array, np.ndarray):
+        return numbers
+    copy = array_namespace(array).asarray(numbers)
+    if array.device.type == "cuda":
+        # Only from pinned memory does a copy run beside the host.
+        copy = copy.pin_memory()
+    return copy.to(array.device, non_blocking=True)

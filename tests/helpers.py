@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import chain, repeat
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, TextIO
@@ -27,7 +26,9 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
-from gpt2cli.decoders.protocol import Decoder, Rows
+from gpt2cli.decoders.paged import PagedDecoder
+from gpt2cli.decoders.pages import Chunk
+from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.text.tokenizer import Tokenizer
@@ -59,71 +60,47 @@ def random_model(config: ModelConfig, seed: int = 0) -> GPT2:
 
 
 Rule = Callable[[int, Sequence[int]], NDArray]
-"""Logits (V,) of a row, by its number, after a text."""
+"""Logits (V,) of a sequence, by its number, after a text."""
 
 
-class ScriptedDecoder:
-    """A decoder of `rows` rows without a model: logits are what `rule` makes of each text.
+class ScriptedDecoder(PagedDecoder):
+    """A decoder without a model: logits are what `rule` makes of a sequence's number and text.
 
-    It remembers how it was called: `prefills` and `steps`, and `read`, the tokens read per row.
-    `to_array` makes the logits arrays of another library.
+    It remembers how it was called: `reads`, call by call, and `tokens_read`. `to_array` makes the
+    logits arrays of another library.
     """
 
     def __init__(
         self,
         rule: Rule,
-        rows: int = 1,
         context_length: int = 1000,
+        tokens: int | None = None,
+        *,
+        size: int = BYTES.size,
         to_array: Callable[[NDArray], Any] = np.asarray,
     ) -> None:
-        self.context_length = context_length
-        self.texts: list[list[int]] = [[] for _ in range(rows)]
-        self.prefills: list[list[list[int]]] = []
-        self.steps: list[list[int]] = []
-        self.read = 0
+        config = ModelConfig(size, context_length, emb_dim=4, n_heads=1, n_layers=1)
+        super().__init__(config, tokens or 100 * context_length)
+        self.reads: list[list[Chunk]] = []
         self._rule, self._to_array = rule, to_array
 
     @property
-    def length(self) -> int:
-        """The tokens that it holds now."""
-        return len(self.texts[0])
+    def tokens_read(self) -> int:
+        """All ids of all chunks."""
+        return sum(len(chunk.ids) for chunks in self.reads for chunk in chunks)
 
-    def prefill(self, rows: Rows) -> Any:
-        """Forget everything, then read B rows of T ids, or one row meant for all. → (B, V)"""
-        self.prefills.append([list(row) for row in rows])
-        self.truncate(0)
-        return self._read(rows if len(rows) > 1 else [rows[0]] * len(self.texts))[:, -1]
-
-    def step(self, ids: Sequence[int]) -> Any:
-        """Read one more id per row. (B,) → (B, V)"""
-        self.steps.append(list(ids))
-        return self._read([[token_id] for token_id in ids])[:, -1]
-
-    def extend(self, rows: Rows) -> Any:
-        """Read T more ids of each of the first B rows. → (B, T, V)"""
-        return self._read(rows, every=True)
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        for text in self.texts:
-            del text[length:]
-
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Continue with what these B rows remember, in this order."""
-        self.texts = [list(self.texts[row]) for row in rows]
-
-    def _read(self, rows: Rows, every: bool = False) -> Any:
-        """Logits after each of T ids, or after the last alone. → (B, T, V) or (B, 1, V)"""
-        T = len(rows[0])
-        assert self.length + T <= self.context_length, "the context is full"
-        self.read += T
+    def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> Any:
+        self.reads.append([chunk._replace(ids=list(chunk.ids)) for chunk in chunks])
         logits = []
-        for t in range(T):
-            for i, text in enumerate(self.texts):
-                text.append(rows[i][t] if i < len(rows) else 0)  # all rows are as long
-            if every or t == T - 1:
-                logits.append([self._rule(i, self.texts[i]) for i in range(len(rows))])
-        return self._to_array(np.array(logits, np.float32).swapaxes(0, 1))
+        for chunk in chunks:
+            text = [*self._pages.ids(chunk.sequence), *chunk.ids]
+            assert len(text) == chunk.start + len(chunk.ids)
+            begin = chunk.start + 1 if chunk.every else len(text)
+            logits += [self._rule(chunk.sequence, text[:n]) for n in range(begin, len(text) + 1)]
+        return self._to_array(np.array(logits, np.float32))
+
+    def _copy_page(self, source: int, target: int) -> None:
+        pass
 
 
 def certain(token_id: int, size: int = BYTES.size) -> NDArray:
@@ -133,26 +110,39 @@ def certain(token_id: int, size: int = BYTES.size) -> NDArray:
     return logits
 
 
-def script(*rows: Sequence[int]) -> Rule:
-    """Row i says the ids of `rows[i]` in turn, and "?" after the last, whatever it has read."""
-    said = [chain(row, repeat(ord("?"))) for row in rows]
-    return lambda row, text: certain(next(said[row]))
+def script(*texts: Sequence[int], prompt: int = 1) -> Rule:
+    """Sequence i says the ids of `texts[i]` after a prompt of so many ids, and then "?"."""
+
+    def rule(sequence: int, text: Sequence[int]) -> NDArray:
+        place = len(text) - prompt
+        return certain(texts[sequence][place] if place < len(texts[sequence]) else ord("?"))
+
+    return rule
+
+
+def by_text(_: int, text: Sequence[int]) -> NDArray:
+    """Logits (V,) of random numbers, that depend on the whole text and nothing else."""
+    return np.random.default_rng(text).standard_normal(BYTES.size)
 
 
 MakeDecoder = Callable[..., Decoder]
 
 
-def modelled(model: GPT2, batch_size: int = 1) -> Decoder:
+def modelled(model: GPT2, tokens: int | None = None) -> Decoder:
     """A scripted decoder that says what a model says, read afresh at each token."""
     return ScriptedDecoder(
         lambda _, text: model(torch.tensor([text]))[0, -1].numpy(),
-        batch_size,
         model.config.context_length,
+        tokens,
+        size=model.config.vocab_size,
     )
 
 
 def decoders(kind: str, directory: Path) -> MakeDecoder:
-    """Every decoder of the project, behind the one protocol: torch, numpy or native."""
+    """Every decoder of the project, behind the one protocol: torch, numpy or native.
+
+    What is returned makes one, with room for `tokens` tokens (a context by default).
+    """
     config, tensors = checkpoint.read(directory)
     if kind == "torch":
         return partial(TorchDecoder, checkpoint.load(directory))

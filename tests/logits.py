@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.sampling import sampler
 from gpt2cli.sampling.sampler import Sampler
 
 INF = float("inf")
@@ -43,9 +44,19 @@ class Fixed(np.random.Generator):
 def choose(
     logits: Any, config: SamplingConfig, uniforms: Any, texts: list[list[int]] | None = None
 ) -> list[int]:
-    """The tokens that a sampler chooses with these random numbers after these texts."""
-    sampler = Sampler(config, [Fixed(uniform) for uniform in uniforms])
-    chosen: list[int] = sampler.choose(logits, texts or [[]] * len(logits)).tolist()
+    """The tokens that samplers choose with these random numbers after these texts.
+
+    Seen to be the same one by one and, as on a GPU, together.
+    """
+    texts = texts or [[]] * len(logits)
+
+    def samplers() -> list[Sampler]:
+        return [Sampler(config, Fixed(uniform)) for uniform in uniforms]
+
+    chosen = sampler.choose(logits, samplers(), texts)
+    picked, order = sampler.enqueue(logits, samplers(), texts)
+    assert order == list(range(len(texts)))
+    assert picked[:, 0].tolist() == chosen
     return chosen
 
 

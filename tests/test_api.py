@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +26,14 @@ def test_generate_and_stream_are_the_loop_with_the_models_own_settings(
     tiny_directory: Path,
 ) -> None:
     model = gpt2cli.load(str(tiny_directory), device="cpu", precision="fp32")
-    [first, second] = model.generate("The quick", samples=2, seed=3, max_tokens=9)
+    found = model.generate("The quick", samples=2, seed=3, max_tokens=9)
+    first, second = found.samples
+    assert (found.text, found.token_ids, found.seed) == (first.text, first.token_ids, 3)
     config = model.configure(samples=2, seed=3, max_tokens=9)
     assert (config.sampling.temperature, config.sampling.top_p) == (0.8, 0.95)
     ids = model.encode("The quick")
-    events = list(generate(model.decoder(2, 30), model.tokenizer, ids, config))
+    assert found.prompt_tokens == len(ids)
+    events = list(generate(model.decoder(200), model.tokenizer, ids, config))
     for i, sample in enumerate((first, second)):
         assert sample.token_ids == [e.token_id for e in events if e.sample == i]
         assert sample.text == model.tokenizer.decode(sample.token_ids)
@@ -38,7 +44,7 @@ def test_generate_and_stream_are_the_loop_with_the_models_own_settings(
 def test_beams_are_found_too(tiny_directory: Path) -> None:
     model = gpt2cli.load(str(tiny_directory), device="cpu")
     best = model.generate("The", beams=3, samples=2, max_tokens=4, ignore_eos=True)
-    assert [len(sample.token_ids) for sample in best] == [4, 4]
+    assert [len(sample.token_ids) for sample in best.samples] == [4, 4]
 
 
 def test_a_score_is_that_of_the_command(run_main: Run) -> None:
@@ -139,7 +145,7 @@ def test_threads_are_limited_before_anything_computes() -> None:
         "model = gpt2cli.load('bard', device='cpu', threads=1, precision='bf16');"
         "import torch; assert torch.get_num_threads() == 1;"
         "from gpt2cli.decoders import native; assert native.thread_count() == 1;"
-        "[sample] = model.generate('A', max_tokens=2, seed=1); print(len(sample.token_ids))"
+        "print(len(model.generate('A', max_tokens=2, seed=1).token_ids))"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -152,6 +158,81 @@ def test_quantized_weights_run_on_the_cpu_whatever_else_is_there(
 ) -> None:
     monkeypatch.setattr("gpt2cli.system.device.may_have_gpu", lambda: True)
     assert gpt2cli.load("bard", precision="int4").facts()["device"] == "cpu"
+
+
+PRECISIONS = ["fp32", pytest.param("int8", marks=needs_engine)]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_prompt_of_many_is_completed_as_it_is_alone(precision: str) -> None:
+    model = gpt2cli.load("bard", device="cpu", precision=precision)
+    prompts: list[Any] = [
+        "ROMEO:",
+        {"prompt": "JULIET: O", "temperature": 0.0, "max_tokens": 5},
+        [814, 26],
+        {"prompt": "", "seed": 9, "samples": 2, "stop": "\n"},
+        {"prompt": "x", "max_tokens": 0},
+        {"prompt": 5},
+        {"prompt": [10**6]},
+        {"prompt": "x", "bias": {"70000": 1}},
+        {"top_p": 0.5},
+        ["ROMEO:"],
+        *(f"{i} and" for i in range(30)),
+    ]
+    found = list(model.complete(iter(prompts), seed=4, max_tokens=12))
+    assert [completion.index for completion in found] == list(range(len(prompts)))
+    messages = [str(c.error) for c in found if c.error]
+    assert len(messages) == 6
+    for message, part in zip(
+        messages, ("max_tokens", "text or", "0 to", "0 to", "text or", "0 to"), strict=True
+    ):
+        assert part in message
+    for completion, prompt in zip(found, prompts, strict=True):
+        if completion.error:
+            continue
+        own = {**prompt} if isinstance(prompt, dict) else {"prompt": prompt}
+        text = own.pop("prompt")
+        alone = model.generate(text, **{"seed": 4, "max_tokens": 12, **own})
+        assert [s.text for s in alone.samples] == [s.text for s in completion.samples]
+        assert (alone.seed, alone.prompt_tokens) == (completion.seed, completion.prompt_tokens)
+
+
+def test_streams_of_several_threads_are_those_of_one() -> None:
+    model = gpt2cli.load("bard", device="cpu")
+    with ThreadPoolExecutor(6) as pool:
+        found = pool.map(lambda seed: model.generate("ROMEO:", seed=seed, max_tokens=30), range(12))
+        texts = [completion.text for completion in found]
+    assert texts == [model.generate("ROMEO:", seed=s, max_tokens=30).text for s in range(12)]
+
+
+def test_a_stream_closed_early_disturbs_nobody() -> None:
+    with gpt2cli.load("bard", device="cpu") as model:
+        events = model.stream("ROMEO:", seed=1, max_tokens=30)
+        first = next(events)
+        events.close()
+        whole = model.stream("ROMEO:", seed=1, max_tokens=30)
+        assert next(whole) == first
+        assert sum(1 for _ in whole) == 29
+    assert model.generate("ROMEO:", seed=1, max_tokens=1).text == first.text  # it opens again
+
+
+def in_a_process(model: gpt2cli.LoadedModel, queue: Any) -> None:
+    queue.put(model.generate("ROMEO:", seed=1, max_tokens=9).text)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_open_model_works_in_another_process(method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"there is no {method} here")
+    context = multiprocessing.get_context(method)
+    model = gpt2cli.load("bard", device="cpu", precision="fp32")
+    expected = model.generate("ROMEO:", seed=1, max_tokens=9).text
+    queue = context.Queue()
+    process = context.Process(target=in_a_process, args=(model, queue))
+    process.start()
+    assert queue.get(timeout=60) == expected
+    process.join()
+    assert model.generate("ROMEO:", seed=1, max_tokens=9).text == expected
 
 
 def test_a_name_that_is_not_public_is_no_attribute() -> None:

@@ -16,6 +16,7 @@ from numpy.random import default_rng
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
+from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.sampling.rules import greedy
@@ -204,13 +205,19 @@ def run(
 
 def _measure(decoder: Decoder, prompt: list[int], plan: Plan, clock: Clock) -> tuple[float, float]:
     """Seconds to read and to decode, greedily, as `generation` does it."""
+    sequences = [decoder.open()]
     begun = clock()
     # A list is there only when the device has finished.
-    ids = greedy(decoder.prefill([prompt])).tolist()
+    ids = greedy(decoder.read([Chunk(sequences[0], 0, prompt)])).tolist() * plan.samples
     first = clock()
-    for _ in range(plan.tokens):
-        ids = greedy(decoder.step(ids)).tolist()
-    return first - begun, clock() - first
+    sequences += [decoder.fork(sequences[0]) for _ in range(plan.samples - 1)]
+    for t in range(len(prompt), len(prompt) + plan.tokens):
+        chunks = [Chunk(s, t, [token]) for s, token in zip(sequences, ids, strict=True)]
+        ids = greedy(decoder.read(chunks)).tolist()
+    last = clock()
+    for sequence in sequences:
+        decoder.close(sequence)
+    return first - begun, last - first
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -232,10 +239,11 @@ def judge(
     come from memory.
     """
     context, tokens = measurement.context, measurement.tokens
+    shared = context // PAGE * PAGE if samples > 1 else 0  # in full pages of the prompt
     # Step i reads i keys more than the first; the middle one stands for all.
-    cached = context + (tokens + 1) // 2
-    weights = estimate.step_weight_bytes(config, precision, samples)
-    bytes_per_step = weights + estimate.kv_cache_bytes(config, precision, cached, samples)
+    own = context - shared + (tokens + 1) // 2
+    cache_bytes = estimate.kv_cache_bytes(config, precision, shared + samples * own)
+    bytes_per_step = estimate.step_weight_bytes(config, precision, samples) + cache_bytes
     decode = spread([samples * tokens / seconds for seconds in measurement.decode_seconds])
     limit = samples * speed / bytes_per_step
     share = decode.median / limit

@@ -13,6 +13,7 @@ import numpy as np
 from array_api_compat import to_device
 
 from gpt2cli.arrays import NDArray
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.progress import Advance
@@ -69,10 +70,13 @@ def compare(
 
 def _logits(decoder: Decoder, ids: Sequence[int]) -> Iterator[NDArray]:
     """Logits (V,) after each token, computed in blocks: all at once may be gigabytes."""
-    decoder.truncate(0)
-    for begin in range(0, len(ids), BLOCK):
-        logits = decoder.extend([ids[begin : begin + BLOCK]])[0]
-        yield from np.asarray(to_device(logits, "cpu"), dtype=np.float64)
+    sequence = decoder.open()
+    try:
+        for start in range(0, len(ids), BLOCK):
+            chunk = Chunk(sequence, start, ids[start : start + BLOCK], every=True)
+            yield from np.asarray(to_device(decoder.read([chunk]), "cpu"), dtype=np.float64)
+    finally:
+        decoder.close(sequence)
 
 
 def _log2_softmax(logits: NDArray) -> NDArray:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gpt2cli.analysis.scoring import Window, measure
+from gpt2cli.analysis.packing import LOGITS_TOKENS, Window, measure
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.text.tokenizer import Tokenizer
@@ -76,11 +77,20 @@ def rank_choices(
     rows: Sequence[Sequence[int]],
     shared: int,
     choices: Sequence[str],
-    batch_size: int = 1,
+    block: int = LOGITS_TOKENS,
 ) -> list[Choice]:
-    """Each choice after the `shared` tokens, the most probable first."""
+    """Each choice after the `shared` tokens, the most probable first.
+
+    What they share is read once, `block` tokens at a time; the KV cache must hold the longest row.
+    """
     plan = [Window(i, 0, shared, len(row)) for i, row in enumerate(rows)]
-    read = list(measure(decoder, rows, plan, batch_size=batch_size))
+    stem, context = decoder.open(), rows[0][: shared - 1]
+    try:
+        for start in range(0, len(context), block):
+            decoder.read([Chunk(stem, start, context[start : start + block])])
+        read = list(measure(decoder, rows, plan, stem=stem, block=block))
+    finally:
+        decoder.close(stem)
     nats = [-float(bits.sum()) * math.log(2) for _, bits, _ in read]
     weights = [math.exp(n - max(nats)) for n in nats]
     found = [

@@ -1,4 +1,4 @@
-"""Settings of scoring: what texts begin with, the stride of windows, the size of batches."""
+"""Settings of scoring: what texts begin with, the stride of windows, the room they need."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gpt2cli.analysis import ranking, scoring
+from gpt2cli.analysis.packing import LOGITS_TOKENS
 from gpt2cli.analysis.scoring import Score
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders.pages import PAGE, pages_for
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.progress import Advance
 from gpt2cli.system import estimate
 from gpt2cli.text.tokenizer import Tokenizer
 
-CACHE_BYTES = 10**9  # for the keys and values of windows read side by side
+CACHE_BYTES = 10**9  # at most, for the keys and values of windows read side by side
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Settings for one model; its decoder is made later, when the number of windows is known.
+    """Settings for one model; its decoder is made later, when the texts are known.
 
     `stride` is checked against the context. With `bos` texts begin with end-of-text, and with
     `special` they may name it. `block` is how many tokens' logits to hold at once.
@@ -28,7 +30,7 @@ class Scorer:
     config: ModelConfig
     tokenizer: Tokenizer
     stride: int
-    block: int = scoring.LOGITS_TOKENS
+    block: int = LOGITS_TOKENS
     bos: bool = False
     special: bool = True
 
@@ -49,30 +51,24 @@ class Scorer:
         if len(ids) < 2:
             raise UsageError(f"only bos scores a single token, which is all of {name}", "bos")
 
-    def capacity(self, texts: Iterable[Sequence[int]]) -> int:
-        """Tokens that a window needs room for."""
-        return min(max(map(len, texts)), self.config.context_length)
+    def cache_tokens(self, texts: Iterable[Sequence[int]] | None = None) -> int:
+        """Tokens of KV cache to read these texts side by side, or without them any texts.
 
-    def batch_size(self, tokens: int, windows: int | None = None) -> int:
-        """How many windows of up to `tokens` to read side by side, at most `windows`.
-
-        Together they fill a block. Bounded by the memory of a KV cache with full rows.
+        A block's worth of windows, or all that there are; bounded by memory, but for one window.
         """
-        row = estimate.kv_cache_bytes(self.config, "fp32", self.config.context_length)
-        most = max(1, min(self.block // max(1, tokens), CACHE_BYTES // row))
-        return most if windows is None else min(most, windows)
-
-    def windows(self, texts: Iterable[Sequence[int]]) -> int:
-        """The number of windows in which these texts are read."""
         context_length = self.config.context_length
+        per_token = estimate.kv_cache_bytes(self.config, "fp32", 1)
+        most = min(self.block * PAGE, CACHE_BYTES // per_token)  # of windows of a token each
+        if texts is None:
+            return max(context_length, most)
         plans = (scoring.windows(len(ids), context_length, self.stride) for ids in texts)
-        return sum(1 for plan in plans for _ in plan)
+        sizes = [PAGE * pages_for(w.end - w.begin) for plan in plans for w in plan]
+        return max(max(sizes, default=PAGE), min(most, sum(sizes)))
 
     def score_texts(
         self,
         decoder: Decoder,
         texts: Sequence[Sequence[int]],
-        batch_size: int,
         advance: Advance = lambda _: None,
     ) -> Iterator[tuple[int, Score]]:
         """`scoring.score_texts` with these settings."""
@@ -81,7 +77,6 @@ class Scorer:
             self.tokenizer,
             texts,
             stride=self.stride,
-            batch_size=batch_size,
             block=self.block,
             advance=advance,
         )

@@ -10,28 +10,19 @@ counting only tokens that are new (huggingface.co/docs/transformers/perplexity).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
-from array_api_compat import device
 
-from gpt2cli.arrays import NDArray, array_namespace
+from gpt2cli.analysis.packing import GPU_LOGITS_TOKENS, LOGITS_TOKENS, Window, measure
+from gpt2cli.arrays import NDArray
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.progress import Advance
 from gpt2cli.text.tokenizer import Tokenizer
-
-# Tokens whose logits are held at once (51 MB with OpenAI's vocabulary; 823 MB on a GPU), and of
-# these the tokens whose surprisal is computed at once, so that a CPU's cache holds their logits.
-LOGITS_TOKENS, CACHE_TOKENS = 256, 8
-GPU_LOGITS_TOKENS, GPU_CACHE_TOKENS = 4096, 1024
-GROUP = 64  # texts begun together, so that those of similar length share a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +76,6 @@ class Score:
         return Summary(int(np.count_nonzero(self.ranks)), self.size, bits)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The tokens `first` to `end` of a text, to be predicted from those that begin at `begin`."""
-
-    text: int
-    begin: int
-    first: int
-    end: int
-
-
 def default_stride(context_length: int) -> int:
     """Half the context, so that every token but the first ones sees at least as much."""
     return max(1, context_length // 2)
@@ -130,32 +111,22 @@ def score_texts(
     texts: Sequence[Sequence[int]],
     *,
     stride: int,
-    batch_size: int = 1,
     block: int = LOGITS_TOKENS,
     advance: Advance = lambda _: None,
 ) -> Iterator[tuple[int, Score]]:
     """Score texts, given as token ids, in order: yields a text's index and its next stretch.
 
-    `batch_size` windows, the rows of the decoder, are read side by side. Memory does not grow
-    with the length of a text.
+    They are read side by side, as `measure` does it. Memory does not grow with their lengths.
     """
-    read = partial(measure, decoder, texts, batch_size=batch_size, block=block, advance=advance)
-
-    def measured(plan: Iterable[Window]) -> Iterator[tuple[int, Score]]:
-        for w, bits, ranks in read(plan):
-            yield w.text, _stretch(tokenizer, texts[w.text], w, bits, ranks)
-
-    for begin in range(0, len(texts), GROUP):
-        group = range(begin, min(begin + GROUP, len(texts)))
-        plans = {i: windows(len(texts[i]), decoder.context_length, stride, i) for i in group}
-        # First windows of different texts are batched by length; the later windows of one text
-        # all have a context of the same length.
-        firsts = [window for plan in plans.values() for window in islice(plan, 1)]
-        firsts.sort(key=lambda window: window.end)
-        begun = dict(measured(firsts))
-        for i, plan in plans.items():
-            yield i, begun[i] if i in begun else _unscored(texts[i])
-            yield from measured(plan)
+    context_length = decoder.context_length
+    plans = (windows(len(ids), context_length, stride, i) for i, ids in enumerate(texts))
+    plan = chain.from_iterable(plans)
+    following = 0  # the text after the one of the last window
+    for w, bits, ranks in measure(decoder, texts, plan, block=block, advance=advance):
+        yield from _unscored(texts, range(following, w.text))
+        yield w.text, _stretch(tokenizer, texts[w.text], w, bits, ranks)
+        following = w.text + 1
+    yield from _unscored(texts, range(following, len(texts)))
 
 
 def join(found: Iterable[tuple[int, Score]]) -> Iterator[Score]:
@@ -182,90 +153,10 @@ def _stretch(
     return Score(ids[: window.end], np.insert(bits, 0, np.nan), np.insert(ranks, 0, 0), size)
 
 
-def _unscored(ids: Sequence[int]) -> Score:
-    """No token, or one with nothing before it."""
-    return Score(ids, np.full(len(ids), np.nan), np.zeros(len(ids), dtype=np.int32), 0)
-
-
-def measure(
-    decoder: Decoder,
-    texts: Sequence[Sequence[int]],
-    plan: Iterable[Window],
-    *,
-    batch_size: int,
-    block: int = LOGITS_TOKENS,
-    advance: Advance = lambda _: None,
-) -> Iterator[tuple[Window, NDArray, NDArray]]:
-    """Bits and ranks of each window's tokens, (N,) both.
-
-    The same number of tokens must precede them in every window. `batch_size` is the decoder's.
-    """
-    rest = iter(plan)
-    while batch := list(islice(rest, batch_size)):
-        _prefill(decoder, [texts[w.text][w.begin : w.first - 1] for w in batch], batch_size)
-        bits, ranks = _extend(decoder, texts, batch, block, advance)
-        for i, w in enumerate(batch):
-            yield w, bits[i, : w.end - w.first], ranks[i, : w.end - w.first]
-
-
-def _prefill(decoder: Decoder, contexts: Sequence[Sequence[int]], batch_size: int) -> None:
-    """Read what precedes the new tokens, once if it is the same in all windows."""
-    rows = [list(context) for context in contexts]
-    if not rows[0]:
-        decoder.truncate(0)
-    elif all(row == rows[0] for row in rows):
-        decoder.prefill(rows[:1])
-    else:
-        decoder.prefill(rows + rows[:1] * (batch_size - len(rows)))
-
-
-def _extend(
-    decoder: Decoder,
-    texts: Sequence[Sequence[int]],
-    batch: Sequence[Window],
-    block: int,
-    advance: Advance,
-) -> tuple[NDArray, NDArray]:
-    """Bits and ranks, (B, T) both; entries past the end of a window are arbitrary."""
-    lengths = np.array([w.end - w.first for w in batch])
-    B, T = len(batch), int(lengths.max())
-    ids = np.zeros((B, T + 1), dtype=np.int64)  # padded with zeros, which no token attends to
-    for row, w in zip(ids, batch, strict=True):
-        row[: w.end - w.first + 1] = texts[w.text][w.first - 1 : w.end]
-    bits, ranks = np.empty((B, T)), np.empty((B, T), dtype=np.int64)
-    step = max(1, block // B)
-    for t in range(0, T, step):
-        inputs, targets = ids[:, t : min(t + step, T)], ids[:, t + 1 : t + step + 1]
-        logits = decoder.extend(inputs.tolist())
-        bits[:, t : t + step], ranks[:, t : t + step] = _surprisal(logits, targets)
-        advance(int((lengths - t).clip(0, step).sum()))
-    return bits, ranks
-
-
-def _surprisal(logits: Any, targets: NDArray) -> tuple[NDArray, NDArray]:
-    """Bits and rank of each target. (B, T, V), (B, T) → (B, T), (B, T)"""
-    rows, flat = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    n = CACHE_TOKENS if isinstance(logits, np.ndarray) else GPU_CACHE_TOKENS
-    parts = [surprisal(rows[i : i + n], flat[i : i + n]) for i in range(0, rows.shape[0], n)]
-    bits, ranks = zip(*parts, strict=True)
-    return np.concatenate(bits).reshape(targets.shape), np.concatenate(ranks).reshape(targets.shape)
-
-
-def surprisal(logits: Any, targets: NDArray) -> tuple[NDArray, NDArray]:
-    """−log₂ softmax(logits) at each target, and its rank. (N, V), (N,) → (N,), (N,)
-
-    Works on arrays of the array API standard; what it returns is NumPy's. Among equally
-    probable tokens the rank is that of the first.
-    """
-    xp = array_namespace(logits)
-    where = xp.asarray(targets, device=device(logits))
-    own = xp.take_along_axis(logits, where[:, None], axis=-1)  # (N, 1)
-    highest = xp.max(logits, axis=-1, keepdims=True)
-    total = xp.sum(xp.exp(logits - highest), axis=-1, keepdims=True)
-    nats = xp.log(total) + (highest - own)
-    ranks = 1 + xp.sum(xp.astype(logits > own, xp.int32), axis=-1)
-    return _numpy(nats[:, 0]) / math.log(2), _numpy(ranks)
-
-
-def _numpy(x: Any) -> NDArray:
-    return np.asarray(x.cpu() if hasattr(x, "cpu") else x)
+def _unscored(
+    texts: Sequence[Sequence[int]], indices: Iterable[int]
+) -> Iterator[tuple[int, Score]]:
+    """Texts of no token, or of one with nothing before it."""
+    for i in indices:
+        n = len(texts[i])
+        yield i, Score(texts[i], np.full(n, np.nan), np.zeros(n, dtype=np.int32), 0)

@@ -29,6 +29,7 @@ COMMANDS = {
     "generate": "Continue a prompt with GPT-2; without one, begin from nothing.",
     "repl": "Write a text together with GPT-2, line by line.",
     "score": "Show how probable a text is, and each token of it.",
+    "bulk": "Complete a file of prompts of any size.",
     "inspect": "Show what the model is doing when it has read a text.",
     "diff": "Read a text with two models and show where they disagree.",
     "tokenize": "Show the tokens of a text as the model sees them.",
@@ -123,7 +124,7 @@ app = typer.Typer(
         "token_normalize_func": option_name,
     },
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 closed pipe, "
-    "143 terminated while training.",
+    "143 terminated while training or in a bulk run.",
 )
 
 

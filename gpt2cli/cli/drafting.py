@@ -53,14 +53,14 @@ class Drafting:
         if self.name is not None and self._model is not None:
             opening.fetch(self._model)
 
-    def open(self, capacity: int) -> None:
-        """Load it, with room for `capacity` tokens."""
+    def open(self) -> None:
+        """Load it."""
         if self.name is None:
             return
         from gpt2cli.generation.speculative import ModelDraft, NgramDraft
 
         if self._model is not None:
-            self._draft = ModelDraft(opening.open_decoder(self._model, 1, capacity))
+            self._draft = ModelDraft(opening.open_decoder(self._model))
         else:
             self._draft = NgramDraft()
 

@@ -40,8 +40,7 @@ def fetch(model: LoadedModel, *, vocabulary_only: bool = False) -> None:
 
 def open_decoder(
     model: LoadedModel,
-    rows: int,
-    capacity: int,
+    tokens: int | None = None,
     *,
     compiled: bool = False,
     verbose: bool = False,
@@ -51,7 +50,7 @@ def open_decoder(
     With `verbose` a notice says why the next run will quantize again, if it will.
     """
     with download_progress() as progress:
-        decoder = model.decoder(rows, capacity, compiled=compiled, progress=progress)
+        decoder = model.decoder(tokens, compiled=compiled, progress=progress)
     if verbose and (reason := model.why_quantized_again()):
         complain(reason)
     return decoder

@@ -37,6 +37,7 @@ _COMMAND_HINTS = {
     "chat": "repl",
     "complete": "generate",
     "run": "generate",
+    "batch": "bulk",
     "perplexity": "score",
     "download": "models pull",
     "pull": "models pull",

@@ -1,145 +1,83 @@
-"""One decoding step in fixed shapes, which a GPU can record once and replay for every token.
+"""A decoding step in fixed shapes, which a GPU can record once and replay for every token.
 
 A step is over ten small kernels per layer, and starting each of them from Python can take longer
 than running it; a CUDA graph starts them all at once. A graph repeats the very same kernels on
-the very same memory, so whatever changes from token to token has to be data on the device: the
-ids and their position come in a buffer that is refilled for each token.
+the very same memory, so whatever changes from token to token has to be data on the device: it
+comes in one buffer that is refilled for each step.
 
 Sources: PyTorch's notes on CUDA semantics, "CUDA Graphs" (docs.pytorch.org/docs/stable/notes).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2cli.errors import GPT2CLIError
-from gpt2cli.model.gpt2 import GPT2, CausalSelfAttention, TransformerBlock
-from gpt2cli.model.kv_cache import KVCache
 
-BUCKET = 256  # a graph attends to a multiple of this many slots: at most 4 graphs for GPT-2
+BUCKET = 256  # tokens, of which a graph attends to a multiple: 4 graphs per size of a batch
 WARM_UP = 3  # runs before a recording, in which libraries initialize
 
 Compute = Callable[[], Tensor]
-Step = Callable[[GPT2, KVCache, Tensor, int], Tensor]
+Function = Callable[[Tensor], Tensor]
 
 
-def static_step(model: GPT2, cache: KVCache, inputs: Tensor, attended: int) -> Tensor:
-    """What `model(ids, cache)` computes for one token per row, attending to `attended` slots.
-
-    `inputs` holds B ids and then their position, which is below `attended`. A step may be
-    repeated: the cache is written at that position, and `cache.length` is neither read nor changed.
-    (B + 1,) → (B, V)
-    """
-    ids, position = inputs[:-1], inputs[-1:]
-    x = model.token_embedding(ids) + model.position_embedding(position)  # (B, C)
-    future = torch.arange(attended, device=x.device) > position
-    mask = torch.zeros(1, attended, device=x.device, dtype=x.dtype).masked_fill(future, -torch.inf)
-    for layer, module in enumerate(model.blocks):
-        block = cast(TransformerBlock, module)
-        keys, values = cache.keys[layer], cache.values[layer]  # (B, H, S, D)
-        x = x + _attend(block.attention, block.norm1(x), keys, values, position, mask)
-        x = x + block.feed_forward(block.norm2(x))
-    return model.head(model.final_norm(x))
-
-
-def _attend(
-    attention: CausalSelfAttention,
-    x: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    position: Tensor,
-    mask: Tensor,
-) -> Tensor:
-    """Attention over the first slots of the cache, as many as `mask` has. (B, C) → (B, C)"""
-    B, C = x.shape
-    q, k, v = (
-        part.view(B, -1, 1, attention.head_dim) for part in attention.qkv(x).split(C, dim=-1)
-    )  # (B, H, 1, D)
-    keys.index_copy_(2, position, k)
-    values.index_copy_(2, position, v)
-    attended = mask.shape[1]
-    y = F.scaled_dot_product_attention(
-        q, keys[:, :, :attended], values[:, :, :attended], attn_mask=mask
-    )
-    return attention.out(y.reshape(B, C))  # type: ignore[no-any-return]
-
-
-class GraphableStep:
-    """Decodes token by token over a KV cache, through `record` where one is given.
+class Repeated:
+    """A function of integers, through `record` where one is given.
 
     `record` takes a computation and returns one that repeats it with the same memory. It is
-    called once per number of attended slots, when first needed.
+    called once per shape of the integers, when first needed, and may compute several times.
     """
 
     def __init__(
         self,
-        model: GPT2,
-        cache: KVCache,
+        function: Function,
+        device: torch.device,
         record: Callable[[Compute], Compute] | None = None,
-        compiled: bool = False,
     ) -> None:
-        self._model, self._cache, self._record = model, cache, record
-        batch_size, capacity = cache.keys.shape[1], cache.keys.shape[3]
-        self._capacity = capacity
-        self._inputs = torch.zeros(batch_size + 1, dtype=torch.long, device=cache.keys.device)
-        self._step: Step = _compile(static_step) if compiled else static_step
-        # Compiling takes almost a minute per shape, so then there is only one.
-        self._stride = capacity if compiled else BUCKET
-        self._steps: dict[int, Compute] = {}
+        self._function, self._device, self._record = function, device, record
+        self._recorded: dict[torch.Size, tuple[Tensor, Compute]] = {}
 
-    def __call__(self, ids: Sequence[int]) -> Tensor:
-        """Read one more token per row; the logits stay valid until the next call. (B,) → (B, V)
-
-        Raises `ValueError` when the cache is full.
-        """
-        position = self._cache.length
-        if position >= self._capacity:
-            raise ValueError(f"{position + 1} tokens do not fit a KV cache of {self._capacity}")
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """The function of `inputs`, which are on the host; valid until the next call."""
+        if self._record is None:
+            return self._function(inputs.to(self._device))
+        if inputs.shape not in self._recorded:
+            buffer = inputs.to(self._device, copy=True)
+            self._recorded[inputs.shape] = buffer, self._record(lambda: self._function(buffer))
+        buffer, compute = self._recorded[inputs.shape]
         # A copy from pinned memory is asynchronous.
-        fresh = torch.tensor([*ids, position], pin_memory=self._inputs.is_cuda)
-        self._inputs.copy_(fresh, non_blocking=True)
-        attended = min((position // self._stride + 1) * self._stride, self._capacity)
-        if attended not in self._steps:
-            self._steps[attended] = self._prepare(attended)
-        logits = self._steps[attended]()
-        self._cache.length = position + 1
-        return logits
-
-    def _prepare(self, attended: int) -> Compute:
-        def compute() -> Tensor:
-            return self._step(self._model, self._cache, self._inputs, attended)
-
-        return self._record(compute) if self._record else compute
+        fresh = inputs.pin_memory() if buffer.is_cuda else inputs
+        buffer.copy_(fresh, non_blocking=True)
+        return compute()
 
 
-def _compile(step: Step) -> Step:
-    """The step through torch.compile, which compiles at the first call.
+def compiled(function: Function) -> Function:
+    """The function through torch.compile, which compiles at the first call.
 
     Raises `GPT2CLIError` then, if it lacks a compiler or fails.
     """
 
-    def run(model: GPT2, cache: KVCache, inputs: Tensor, attended: int) -> Tensor:
+    def run(inputs: Tensor) -> Tensor:
         try:
-            return faster(model, cache, inputs, attended)
+            return faster(inputs)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise GPT2CLIError(
-                f"torch.compile failed, leave out compile: {_first_line(error)}", "compile"
-            ) from error
+            raise _cannot_compile(error) from error
 
     try:
-        faster: Step = torch.compile(step)
+        faster: Function = torch.compile(function)
     except RuntimeError as error:  # on a Python that it does not support
-        raise GPT2CLIError(
-            f"torch.compile failed, leave out compile: {_first_line(error)}", "compile"
-        ) from error
+        raise _cannot_compile(error) from error
     return run
+
+
+def _cannot_compile(error: Exception) -> GPT2CLIError:
+    reason = _first_line(error)
+    return GPT2CLIError(f"torch.compile failed, leave out compile: {reason}", "compile")
 
 
 def _first_line(error: Exception) -> str:

@@ -10,87 +10,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.decoders.protocol import Rows
+from gpt2cli.decoders.paged import PagedDecoder
+from gpt2cli.decoders.pages import PAGE, Chunk
 
 FEW_ROWS = 4
-# Queries that attention handles at once: bounds its memory to H · BLOCK · S scores per row.
+# Queries that attention handles at once: bounds its memory to H · BLOCK · S scores.
 BLOCK = 128
 # Added to the scores within a block: no query attends to a later key.
 _FUTURE = np.triu(np.full((BLOCK, BLOCK), -np.inf, dtype=np.float32), k=1)
 
 
-class NumpyDecoder:
-    """Decodes B rows at once over a KV cache of `capacity` tokens per row.
+class NumpyDecoder(PagedDecoder):
+    """Decodes over a KV cache with room for `tokens` tokens.
 
-    `weights` are fp32 arrays under the names of `model.GPT2`; they may be memory-mapped.
+    `weights` are fp32 arrays under the names of `model.GPT2`; they may be memory-mapped. `size`
+    and `name` are those of `PagedDecoder`.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         weights: Mapping[str, NDArray],
-        batch_size: int = 1,
-        capacity: int | None = None,
+        tokens: int | None = None,
+        *,
+        size: int | None = None,
+        name: str = "the model",
     ) -> None:
-        self.config = config
-        self.context_length = config.context_length
-        self.length = 0
+        super().__init__(config, tokens, size, name)
         self._weights = weights
-        self._batch_size = batch_size
-        capacity = min(capacity or config.context_length, config.context_length)
-        shape = (config.n_layers, batch_size, config.n_heads, capacity, config.head_dim)
-        self._keys = np.zeros(shape, dtype=np.float32)  # (L, B, H, S, D)
+        shape = (config.n_layers, config.n_heads, self.pages, PAGE, config.head_dim)
+        self._keys = np.zeros(shape, dtype=np.float32)
         self._values = np.zeros(shape, dtype=np.float32)
 
-    def prefill(self, rows: Rows) -> NDArray:
-        """Read B rows, or one for all, from an empty cache. → (B, V)"""
-        self.length = 0
-        ids = np.array(rows)
-        logits = self._read(ids)
-        if len(ids) < self._batch_size:  # one prompt for the whole batch is read once
-            for cache in (self._keys, self._values):
-                cache[:, 1:, :, : self.length] = cache[:, :1, :, : self.length].copy()
-            logits = np.repeat(logits, self._batch_size, axis=0)
-        return logits
-
-    def step(self, ids: Sequence[int]) -> NDArray:
-        """Read one more token per row. (B,) → (B, V)"""
-        return self._read(np.array(ids)[:, None])
-
-    def extend(self, rows: Rows) -> NDArray:
-        """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
-        return self._read(np.array(rows), every=True)
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.length = min(length, self.length)
-
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Continue with the caches of these B rows, in this order."""
+    def _copy_page(self, source: int, target: int) -> None:
         for cache in (self._keys, self._values):
-            cache[:, :, :, : self.length] = cache[:, list(rows), :, : self.length]
+            cache[:, :, target] = cache[:, :, source]
 
     @np.errstate(invalid="ignore", over="ignore")  # damaged weights show in the logits
-    def _read(self, ids: NDArray, *, every: bool = False) -> NDArray:
-        """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
-        B, T = ids.shape
+    def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> NDArray:
+        """Rows of all chunks go through each layer together; attention is theirs alone."""
         w = self._weights
-        positions = w["position_embedding.weight"][self.length : self.length + T]
-        x = w["token_embedding.weight"][ids] + positions  # (B, T, C)
-        x = x.reshape(B * T, -1)
+        ends = np.cumsum([len(chunk.ids) for chunk in chunks])
+        places = [
+            _Place(slice(end - len(chunk.ids), end), chunk.start, np.array(table))
+            for chunk, table, end in zip(chunks, tables, ends, strict=True)
+        ]
+        positions = [np.arange(place.start, place.end) for place in places]
+        x = w["token_embedding.weight"][[i for chunk in chunks for i in chunk.ids]]  # (N, C)
+        x += w["position_embedding.weight"][np.concatenate(positions)]
         for i in range(self.config.n_layers):
-            x += self._attention(i, self._norm(x, f"blocks.{i}.norm1"), B)
+            x += self._attention(i, self._norm(x, f"blocks.{i}.norm1"), places)
             x += self._feed_forward(i, self._norm(x, f"blocks.{i}.norm2"))
-        self.length += T
-        if not every:
-            x = x[T - 1 :: T]  # (B, C)
-        logits = _product(self._norm(x, "final_norm"), w["token_embedding.weight"].T)
-        return logits.reshape(B, T, -1) if every else logits
+        wanted = [
+            np.arange(len(x))[place.rows if chunk.every else slice(end - 1, end)]
+            for chunk, place, end in zip(chunks, places, ends, strict=True)
+        ]
+        x = self._norm(x[np.concatenate(wanted)], "final_norm")
+        return _product(x, w["token_embedding.weight"].T)
 
     def _norm(self, x: NDArray, name: str) -> NDArray:
         """Zero mean, unit variance, scale and shift. (…, C) → (…, C)"""
@@ -108,30 +90,63 @@ class NumpyDecoder:
             y += bias
         return y
 
-    def _attention(self, layer: int, x: NDArray, B: int) -> NDArray:
-        """softmax(q kᵀ / √D) v for T new tokens over S + T. (B · T, C) → (B · T, C)"""
-        H, D, start = self.config.n_heads, self.config.head_dim, self.length
-        qkv = self._linear(x, f"blocks.{layer}.attention.qkv").reshape(B, -1, 3, H, D)
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # three of (B, H, T, D)
-        end = start + q.shape[2]
-        self._keys[layer, :B, :, start:end] = k
-        self._values[layer, :B, :, start:end] = v
-        keys, values = self._keys[layer, :B, :, :end], self._values[layer, :B, :, :end]
-        y = np.empty_like(q)
-        for t in range(0, end - start, BLOCK):
-            # A block of queries needs only the keys up to its last token: half the work in all.
-            block = q[:, :, t : t + BLOCK] * np.float32(1 / math.sqrt(D))
-            seen = start + t + block.shape[2]
-            scores = block @ keys[:, :, :seen].swapaxes(-1, -2)  # (B, H, BLOCK, seen)
-            scores[..., start + t :] += _FUTURE[: block.shape[2], : block.shape[2]]
-            y[:, :, t : t + BLOCK] = _softmax(scores) @ values[:, :, :seen]
-        y = y.swapaxes(1, 2).reshape(len(x), -1)
-        return self._linear(y, f"blocks.{layer}.attention.out")
+    def _attention(self, layer: int, x: NDArray, places: Sequence[_Place]) -> NDArray:
+        """softmax(q kᵀ / √D) v, each token over those of its sequence. (N, C) → (N, C)"""
+        H, D = self.config.n_heads, self.config.head_dim
+        qkv = self._linear(x, f"blocks.{layer}.attention.qkv").reshape(-1, 3, H, D)
+        qkv = qkv.transpose(1, 2, 0, 3)  # (3, H, N, D)
+        y = np.empty((len(x), H, D), dtype=np.float32)
+        for place in places:
+            q, k, v = qkv[:, :, place.rows]  # three of (H, T, D)
+            keys = place.extend(self._keys[layer], k)
+            values = place.extend(self._values[layer], v)
+            y[place.rows] = _attend(q, keys, values, place.start).swapaxes(0, 1)
+        return self._linear(y.reshape(len(x), -1), f"blocks.{layer}.attention.out")
 
     def _feed_forward(self, layer: int, x: NDArray) -> NDArray:
-        """(B · T, C) → (B · T, 4 C) → GELU → (B · T, C)"""
+        """(N, C) → (N, 4 C) → GELU → (N, C)"""
         up = self._linear(x, f"blocks.{layer}.feed_forward.up")
         return self._linear(_gelu(up), f"blocks.{layer}.feed_forward.down")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one chunk is: its rows among all N, its first position, its sequence's pages."""
+
+    rows: slice
+    start: int
+    pages: NDArray
+
+    @property
+    def end(self) -> int:
+        """The position after the last of its tokens."""
+        return self.start + self.rows.stop - self.rows.start  # type: ignore[no-any-return]
+
+    def extend(self, cache: NDArray, new: NDArray) -> NDArray:
+        """Write T new tokens and return all that the sequence holds.
+
+        (H, pages, 32, D), (H, T, D) → (H, S, D)
+        """
+        H, D = len(cache), cache.shape[-1]
+        positions = np.arange(self.start, self.end)
+        cache[:, self.pages[positions // PAGE], positions % PAGE] = new
+        first, count = int(self.pages[0]), -(-self.end // PAGE)
+        together = np.array_equal(self.pages[:count], np.arange(first, first + count))
+        held = cache[:, first : first + count] if together else cache[:, self.pages[:count]]
+        return held.reshape(H, -1, D)[:, : self.end]
+
+
+def _attend(q: NDArray, keys: NDArray, values: NDArray, start: int) -> NDArray:
+    """Attention of T queries, the first at position `start`. (H, T, D), (H, S, D) → (H, T, D)"""
+    y = np.empty_like(q)
+    for t in range(0, q.shape[1], BLOCK):
+        # A block of queries needs only the keys up to its last token: half the work in all.
+        block = q[:, t : t + BLOCK] * np.float32(1 / math.sqrt(q.shape[-1]))
+        seen = start + t + block.shape[1]
+        scores = block @ keys[:, :seen].swapaxes(-1, -2)  # (H, BLOCK, seen)
+        scores[..., start + t :] += _FUTURE[: block.shape[1], : block.shape[1]]
+        y[:, t : t + BLOCK] = _softmax(scores) @ values[:, :seen]
+    return y
 
 
 def _product(x: NDArray, w: NDArray) -> NDArray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
@@ -49,30 +50,33 @@ def check_compile(placement: Placement) -> None:
 def open_decoder(
     directory: Path,
     placement: Placement,
-    rows: int,
-    capacity: int,
-    progress: Progress | None = None,
+    tokens: int | None = None,
+    *,
+    size: int | None = None,
+    name: str = "the model",
     compiled: bool = False,
+    progress: Progress | None = None,
 ) -> Decoder:
-    """Load the weights of a checkpoint, with a KV cache of `capacity` tokens for each of B rows.
+    """Load the weights of a checkpoint, with a KV cache for `tokens` tokens of all sequences.
 
-    `progress` is called while weights are quantized, in the first run. Raises `WeightsError`
-    for a damaged checkpoint.
+    Without `tokens` it has room for one full context. `size` and `name` are those of
+    `PagedDecoder`. `progress` is called while weights are quantized, in the first run. Raises
+    `WeightsError` for a damaged checkpoint.
     """
+    named: _Named = {"size": size, "name": name}
     if PRECISIONS[placement.precision].is_quantized:
-        return _quantized_decoder(directory, rows, capacity, placement.precision, progress)
+        return _quantized_decoder(directory, tokens, placement.precision, named, progress)
     if placement.is_native:
         config, tensors = checkpoint.read(directory)
         weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
-        return _cpu_decoder(config, weights, rows, capacity)
-    return _torch_decoder(directory, placement, rows, capacity, compiled)
+        return _cpu_decoder(config, weights, tokens, named)
+    return _torch_decoder(directory, placement, tokens, named, compiled)
 
 
 def open_random(
     config: ModelConfig,
     placement: Placement,
-    rows: int,
-    capacity: int,
+    tokens: int | None = None,
     progress: Progress | None = None,
 ) -> Decoder:
     """As `open_decoder`, with random weights of a config's size: no file is read or written."""
@@ -80,16 +84,16 @@ def open_random(
     if PRECISIONS[placement.precision].is_quantized:
         from gpt2cli.decoders.native.decoder import EngineDecoder
 
-        return EngineDecoder(config, weights, rows, capacity, precision=placement.precision)
+        return EngineDecoder(config, weights, tokens, precision=placement.precision)
     if placement.is_native:
-        return _cpu_decoder(config, weights, rows, capacity)
+        return _cpu_decoder(config, weights, tokens, {})
     import torch
 
     from gpt2cli.decoders.torch_decoder import TorchDecoder
 
     device, dtype = placement.device, getattr(torch, torch_name(placement.precision))
     state = {name: torch.from_numpy(w).to(device, dtype) for name, w in weights.items()}
-    return TorchDecoder(checkpoint.assemble(config, state), rows, capacity)
+    return TorchDecoder(checkpoint.assemble(config, state), tokens)
 
 
 def why_quantized_again(directory: Path, precision: str) -> str | None:
@@ -102,22 +106,29 @@ def why_quantized_again(directory: Path, precision: str) -> str | None:
     return f"the {precision} weights could not be kept in {folder}; each run makes them again"
 
 
+class _Named(TypedDict, total=False):
+    """What `PagedDecoder` is told of the model."""
+
+    size: int | None
+    name: str
+
+
 def _cpu_decoder(
-    config: ModelConfig, weights: Mapping[str, NDArray], rows: int, capacity: int
+    config: ModelConfig, weights: Mapping[str, NDArray], tokens: int | None, named: _Named
 ) -> Decoder:
     """The native engine where it was built, else NumPy."""
     if native.available():
         from gpt2cli.decoders.native.decoder import EngineDecoder
 
-        return EngineDecoder(config, weights, rows, capacity)
+        return EngineDecoder(config, weights, tokens, **named)
 
     from gpt2cli.decoders.numpy_decoder import NumpyDecoder
 
-    return NumpyDecoder(config, weights, rows, capacity)
+    return NumpyDecoder(config, weights, tokens, **named)
 
 
 def _torch_decoder(
-    directory: Path, placement: Placement, rows: int, capacity: int, compiled: bool
+    directory: Path, placement: Placement, tokens: int | None, named: _Named, compiled: bool
 ) -> Decoder:
     import torch
 
@@ -125,11 +136,15 @@ def _torch_decoder(
 
     dtype = getattr(torch, torch_name(placement.precision))
     model = checkpoint.load(directory, device=placement.device, dtype=dtype)
-    return TorchDecoder(model, rows, capacity, compiled)
+    return TorchDecoder(model, tokens, compiled, **named)
 
 
 def _quantized_decoder(
-    directory: Path, rows: int, capacity: int, precision: str, progress: Progress | None
+    directory: Path,
+    tokens: int | None,
+    precision: str,
+    named: _Named,
+    progress: Progress | None,
 ) -> Decoder:
     from gpt2cli.decoders.native.decoder import EngineDecoder
     from gpt2cli.decoders.native.quantize import HEAD, identity, open_coded
@@ -138,4 +153,4 @@ def _quantized_decoder(
     config, tensors = checkpoint.read(directory)
     codes = open_coded(directory, known, config, tensors, precision, progress)
     weights = {n: t.to_numpy() for n, t in tensors.items() if n not in codes or n == HEAD}
-    return EngineDecoder(config, weights, rows, capacity, precision=precision, codes=codes)
+    return EngineDecoder(config, weights, tokens, precision=precision, codes=codes, **named)

@@ -1,42 +1,52 @@
-"""What a decoder is: B rows of token ids in, logits out, and a cache of what was read."""
+"""What a decoder is: chunks of sequences in, logits out, and a cache of what each has read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-Rows = Sequence[Sequence[int]]
+from gpt2cli.arrays import Array
+from gpt2cli.decoders.pages import Chunk
 
 
-class Reader(Protocol):
-    """What `generate` needs of a model with a KV cache: B rows of equal length.
+class Decoder(Protocol):
+    """A model with a KV cache of many sequences, each with tokens of its own.
 
-    Logits are (B, V) arrays of the array API standard, for the token that comes next.
+    What to read and where is the caller's to say, chunk by chunk: a prompt starts at 0, a token
+    that was chosen is a chunk of one id, going back is a smaller start.
     """
 
     @property
     def context_length(self) -> int:
-        """The most tokens that it can hold."""
+        """The most tokens that a sequence can hold."""
 
     @property
-    def length(self) -> int:
-        """The tokens that it holds now."""
+    def free_pages(self) -> int:
+        """The pages of the KV cache that can still be taken, each for `pages.PAGE` tokens."""
 
-    def prefill(self, rows: Rows) -> Any:
-        """Forget everything, then read B rows of T ids, or one row meant for all."""
+    @property
+    def pages(self) -> int:
+        """All pages of the KV cache."""
 
-    def step(self, ids: Sequence[int]) -> Any:
-        """Read one more id per row."""
+    def open(self) -> int:
+        """A new, empty sequence."""
 
+    def fork(self, sequence: int) -> int:
+        """A new sequence that holds the same tokens, without another copy of them."""
 
-class Decoder(Reader, Protocol):
-    """A reader that can also extend, truncate and reorder its rows."""
+    def close(self, sequence: int) -> None:
+        """Forget a sequence."""
 
-    def extend(self, rows: Rows) -> Any:
-        """Read T more ids of each of the first B rows, with logits after every one. → (B, T, V)"""
+    def share(self, sequence: int, ids: Sequence[int]) -> int:
+        """Hold what other sequences have read of `ids`, as far as it is known. → the tokens held
 
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
+        The sequence must hold the first of `ids`, or nothing; the last is always left to read.
+        """
 
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Continue with the caches of these B rows, in this order; repeats and gaps are allowed."""
+    def read(self, chunks: Sequence[Chunk]) -> Array:
+        """Read a chunk of each of several sequences. → (N, V), chunk after chunk
+
+        N counts one row per chunk, after its last id, and one per id where `every` is set. V are
+        the tokenizer's ids. Raises `OutOfPages`, having changed nothing, if the cache is too
+        small, and `WeightsError` if a logit is not finite.
+        """

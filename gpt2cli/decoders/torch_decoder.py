@@ -2,94 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpt2cli.decoders.graphs import CudaGraphs, GraphableStep
-from gpt2cli.decoders.protocol import Rows
+from gpt2cli.decoders import graphs
+from gpt2cli.decoders.graphs import CudaGraphs, Repeated
+from gpt2cli.decoders.paged import PagedDecoder
+from gpt2cli.decoders.pages import PAGE, Chunk, pages_for
 from gpt2cli.model.gpt2 import GPT2
-from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.model.kv_cache import CacheView, KVCache
+
+# Not cuDNN's, which makes a plan for every new length: that takes longer than reading a prompt.
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-class TorchDecoder:
-    """Decodes B rows at once over a KV cache of `capacity` tokens per row.
+class TorchDecoder(PagedDecoder):
+    """Decodes with PyTorch: chunks of one length side by side, above all those of one token.
 
-    A CUDA GPU replays its steps as graphs; elsewhere they are the model's own, unless
-    `compiled` asks for `torch.compile`.
+    A CUDA GPU replays steps of one token per sequence as graphs; elsewhere they are the model's
+    own, unless `compiled` asks for `torch.compile`. `tokens`, `size` and `name` are those of
+    `PagedDecoder`.
     """
 
     def __init__(
         self,
         model: GPT2,
-        batch_size: int = 1,
-        capacity: int | None = None,
+        tokens: int | None = None,
         compiled: bool = False,
+        *,
+        size: int | None = None,
+        name: str = "the model",
     ) -> None:
+        super().__init__(model.config, tokens, size, name)
         self.model = model
-        self.batch_size = batch_size
         weight = model.token_embedding.weight
         self.device = weight.device
-        self.context_length = model.config.context_length
-        capacity = min(capacity or self.context_length, self.context_length)
-        self._cache = KVCache(model.config, batch_size, capacity, self.device, weight.dtype)
-        self._static = None
+        self._cache = KVCache(model.config, self.pages * PAGE, self.device, weight.dtype)
+        # Compiling takes almost a minute per shape, so then all attend to a whole context.
+        self._stride = self.context_length if compiled else graphs.BUCKET
+        self._step: Repeated | None = None
         if weight.is_cuda or compiled:
+            function = graphs.compiled(self._logits_of_one) if compiled else self._logits_of_one
             record = CudaGraphs(self.device) if weight.is_cuda else None
-            self._static = GraphableStep(model, self._cache, record, compiled)
+            self._step = Repeated(function, self.device, record)
 
-    @property
-    def length(self) -> int:
-        """Tokens in the cache."""
-        return self._cache.length
+    @sdpa_kernel(_ATTENTION)
+    @torch.inference_mode()
+    def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> Any:
+        """Raises `GPT2CLIError` if a step cannot be compiled or recorded here. → (N, V)"""
+        groups: dict[int, list[int]] = {}  # which chunks have this length
+        for i, chunk in enumerate(chunks):
+            groups.setdefault(len(chunk.ids), []).append(i)
+        if len(groups) == 1:
+            return _export(self._logits(chunks, tables))
+        parts = [torch.empty(0)] * len(chunks)
+        for members in groups.values():
+            group = [chunks[i] for i in members]
+            logits = self._logits(group, [tables[i] for i in members])
+            counts = [len(chunk.ids) if chunk.every else 1 for chunk in group]
+            for i, part in zip(members, torch.split(logits, counts), strict=True):
+                parts[i] = part
+        return _export(torch.cat(parts))
 
     @torch.inference_mode()
-    def prefill(self, rows: Rows) -> Any:
-        """Read B rows, or one for all, from an empty cache. → (B, V)"""
-        self._cache.length = 0
-        ids = torch.tensor(rows, device=self.device)
-        if ids.shape[0] == self.batch_size:
-            return _export(self._logits(ids, self._cache))
-        # One prompt for the whole batch is read once and copied.
-        single = KVCache(self.model.config, 1, ids.shape[1], self.device, self._cache.keys.dtype)
-        logits = self._logits(ids, single)
-        self._cache.keys[:, :, :, : single.length] = single.keys
-        self._cache.values[:, :, :, : single.length] = single.values
-        self._cache.length = single.length
-        return _export(logits.repeat(self.batch_size, 1))
+    def _copy_page(self, source: int, target: int) -> None:
+        there, here = (slice(page * PAGE, (page + 1) * PAGE) for page in (target, source))
+        self._cache.kv[:, there] = self._cache.kv[:, here]
 
-    @torch.inference_mode()
-    def step(self, ids: Sequence[int]) -> Any:
-        """Read one more token per row. (B,) → (B, V)
+    def _logits(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> Tensor:
+        """Those that are wanted after chunks of one length. → (N, V), valid until the next call"""
+        T = len(chunks[0].ids)
+        longest = max(chunk.start for chunk in chunks) + T
+        if T == 1 and self._step is not None:
+            return self._step(self._bucket(chunks, tables, longest))[: len(chunks)]
+        inputs = self._pack(chunks, tables, pages_for(longest)).to(self.device)
+        x = self._hidden(inputs, T, longest)
+        if any(chunk.every for chunk in chunks):
+            wanted = zip(x, chunks, strict=True)
+            return self.model.head(torch.cat([y if c.every else y[-1:] for y, c in wanted]))
+        return self.model.head(x[:, -1])
 
-        Raises `GPT2CLIError` if the step cannot be compiled or recorded here.
+    def _bucket(
+        self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]], longest: int
+    ) -> Tensor:
+        """`_pack` chunks of one token in one of few shapes, as each of them is recorded."""
+        attended = -(-longest // self._stride) * self._stride
+        rows = 1 << (len(chunks) - 1).bit_length()
+        return self._pack(chunks, tables, pages_for(min(attended, self.context_length)), rows)
+
+    def _pack(
+        self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]], pages: int, rows: int = 0
+    ) -> Tensor:
+        """All that a forward pass over chunks of T ids depends on, in at least `rows` rows.
+
+        → (B, 3T + pages): ids, their positions, the slots to write them to, pages to attend to
         """
-        if self._static is None:
-            column = torch.tensor(ids, device=self.device)[:, None]
-            return _export(self._logits(column, self._cache))
-        return _export(self._static(ids))
 
-    @torch.inference_mode()
-    def extend(self, rows: Rows) -> Any:
-        """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
-        return _export(self.model(torch.tensor(rows, device=self.device), self._cache))
+        def row(chunk: Chunk, table: Sequence[int]) -> Iterator[int]:
+            positions = range(chunk.start, chunk.start + len(chunk.ids))
+            slots = [table[p // PAGE] * PAGE + p % PAGE for p in positions]
+            return chain(chunk.ids, positions, slots, table[:pages], [0] * (pages - len(table)))
 
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self._cache.length = min(length, self._cache.length)
+        width = 3 * len(chunks[0].ids) + pages
+        numbers = chain.from_iterable(map(row, chunks, tables))
+        packed = np.fromiter(numbers, np.int64, len(chunks) * width).reshape(-1, width)
+        padding = np.zeros((max(0, rows - len(chunks)), width), np.int64)
+        padding[:, 2] = self._cache.scrap  # of one token at position 0
+        return torch.from_numpy(np.concatenate([packed, padding]))
 
-    @torch.inference_mode()
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Continue with the caches of these B rows, in this order."""
-        index = torch.tensor(rows, device=self.device)
-        for cache in (self._cache.keys, self._cache.values):
-            cache[:, :, :, : self.length] = cache[:, index, :, : self.length]
+    def _hidden(self, inputs: Tensor, T: int, S: int) -> Tensor:
+        """The model's, for what `_pack` makes of chunks of T ids and up to S tokens. → (B, T, C)"""
+        widths = [T, T, T, inputs.shape[1] - 3 * T]
+        ids, positions, new, pages = torch.split(inputs, widths, dim=1)
+        slots = pages[..., None] * PAGE + torch.arange(PAGE, device=self.device)
+        view = CacheView(self._cache, positions, new, slots.flatten(1)[:, :S])
+        return self.model.hidden(ids, view)
 
-    def _logits(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """Logits after the last of T ids. (B, T) → (B, V)"""
-        return self.model.head(self.model.hidden(ids, cache)[:, -1])
+    def _logits_of_one(self, inputs: Tensor) -> Tensor:
+        """Those after one token per sequence, as packed. (B, 3 + pages) → (B, V)"""
+        return self.model.head(self._hidden(inputs, 1, (inputs.shape[1] - 3) * PAGE)[:, -1])
 
 
 def _export(logits: Tensor) -> Any:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from array_api_compat import device
 
 from gpt2cli.arrays import Array, are_numbers, array_namespace
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import not_numbers
-from gpt2cli.generation.loop import event_of
 from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.generation.sequence import event_of
 from gpt2cli.progress import Advance
 from gpt2cli.sampling.rules import keep_top_k, log_softmax
 from gpt2cli.text.stream import TextStream
@@ -59,17 +60,14 @@ def search(
 ) -> list[Beam]:
     """The best `config.beams` finished beams, by score."""
     width, penalty = config.beams or 1, config.length_penalty
-    # All rows are the same at first, so only one of them may win.
+    # There is only the prompt at first; other rows begin with a score that must not win.
     running = [Beam((), 0.0 if i == 0 else IMPOSSIBLE) for i in range(width)]
     finished: list[Beam] = []
-    check_prompt(prompt, decoder.context_length)
-    logits = decoder.prefill([list(prompt)])
+    rows = _Rows(decoder, prompt, width)
     for length in range(1, config.max_tokens + 1):
         advance(1)
-        if not are_numbers(logits):
-            raise not_numbers("the model", decoder.length)
         longer, parents = [], []
-        for rank, (row, token_id, score) in enumerate(_best(logits, running, 2 * width)):
+        for rank, (row, token_id, score) in enumerate(_best(rows.logits, running, 2 * width)):
             beam = Beam((*running[row].ids, token_id), score)
             if token_id != eos and length < config.max_tokens:
                 longer.append(beam)
@@ -83,13 +81,50 @@ def search(
         best_to_come = running[0].score / length**penalty
         if len(finished) == width and best_to_come <= finished[-1].score:
             break
-        if decoder.length == decoder.context_length:
-            texts = [slide([*prompt, *beam.ids], decoder.context_length) for beam in running]
-            logits = decoder.prefill(texts)
-        else:
-            decoder.reorder(parents)
-            logits = decoder.step([beam.ids[-1] for beam in running])
+        rows.read(parents, [beam.ids[-1] for beam in running])
+    rows.close()
     return finished
+
+
+class _Rows:
+    """The texts of the running beams: forks of one another, so that they share what is common."""
+
+    def __init__(self, decoder: Decoder, prompt: Sequence[int], width: int) -> None:
+        check_prompt(prompt, decoder.context_length)
+        self._decoder = decoder
+        self._texts = [list(prompt)] * width
+        first = decoder.open()
+        logits = decoder.read([Chunk(first, 0, self._texts[0])])
+        self._places = [first, *(decoder.fork(first) for _ in range(width - 1))]
+        self.logits = self._checked(array_namespace(logits).concat([logits] * width, axis=0))
+
+    def read(self, parents: Sequence[int], ids: Sequence[int]) -> None:
+        """Become these rows, in this order, each with one more token. → `logits` (B, V)"""
+        texts = [[*self._texts[row], i] for row, i in zip(parents, ids, strict=True)]
+        limit = self._decoder.context_length
+        if len(texts[0]) > limit:
+            texts = [slide(text, limit) for text in texts]
+            places, start = [self._decoder.open() for _ in texts], 0
+        else:
+            places, start = [self._decoder.fork(self._places[row]) for row in parents], -1
+        self.close()
+        self._texts, self._places = texts, places
+        chunks = [
+            Chunk(place, start % len(text), text[start:])
+            for place, text in zip(places, texts, strict=True)
+        ]
+        self.logits = self._checked(self._decoder.read(chunks))
+
+    def close(self) -> None:
+        """Leave the places in the decoder."""
+        for place in self._places:
+            self._decoder.close(place)
+        self._places = []
+
+    def _checked(self, logits: Array) -> Array:
+        if not are_numbers(logits):
+            raise not_numbers("the model", len(self._texts[0]))
+        return logits
 
 
 def _best(logits: Array, running: Sequence[Beam], count: int) -> list[tuple[int, int, float]]:

@@ -24,6 +24,56 @@ class Sample:
     logprobs: list[ChosenLogprob] = field(default_factory=list)
     matched: bool = False
 
+    def add(self, event: Event) -> None:
+        """One more token."""
+        self.text += event.text
+        self.finish_reason = event.finish_reason
+        self.matched = bool(event.matched)
+        if event.token_id is not None:
+            self.token_ids.append(event.token_id)
+            if event.logprob is not None:
+                self.logprobs.append(event.logprob)
+
+
+@dataclass(slots=True)
+class Completion:
+    """All samples of one prompt, or the `error` that kept them from being written.
+
+    `index` is the prompt's place among those given, `prompt_tokens` the length of what the model
+    read of it. The same `seed` gives the same texts again.
+    """
+
+    index: int
+    seed: int
+    prompt_tokens: int
+    samples: list[Sample] = field(default_factory=list)
+    error: GPT2CLIError | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the first sample."""
+        return self.samples[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens of the first sample, end-of-text left out."""
+        return self.samples[0].token_ids
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first sample ended: stop, length or eos."""
+        return self.samples[0].finish_reason
+
+    @property
+    def logprobs(self) -> list[ChosenLogprob]:
+        """The log-probabilities of the first sample's tokens, if they were asked for."""
+        return self.samples[0].logprobs
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more comes."""
+        return self.error is not None or all(s.finish_reason for s in self.samples)
+
 
 class Recorder:
     """Records events and their times: seconds to the first token, tokens per second after it.
@@ -45,14 +95,7 @@ class Recorder:
             self.last = time.perf_counter()
             if self.first is None:
                 self.first = self.last
-            sample = self.samples[event.sample]
-            sample.text += event.text
-            sample.finish_reason = event.finish_reason
-            sample.matched = bool(event.matched)
-            if event.token_id is not None:
-                sample.token_ids.append(event.token_id)
-                if event.logprob is not None:
-                    sample.logprobs.append(event.logprob)
+            self.samples[event.sample].add(event)
             yield event
 
     def check_matched(self, max_tokens: int) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from gpt2cli.decoders.prefix_cache import PrefixCache
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
-from gpt2cli.generation.loop import generate
 from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.generation.sequence import Sequence
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.text.window import fit_prompt
 
@@ -112,13 +112,16 @@ class Session:
         self._start = start
 
     def _go_on(self) -> Generator[Event]:
-        config, begin = self.config, len(self.ids)
+        config, begin, start = self.config, len(self.ids), self.dropped
         self.config = replace(config, seed=config.seed + 1)
         shown, reason = "", None
+        window = self.window
+        sequence = Sequence(self._tokenizer, self.context_length, window, config)
         try:
-            for event in generate(self._cache, self._tokenizer, self.window, config):
-                # All of the text has been read here, and the new token has not.
-                self._start = len(self.ids) - self._cache.length
+            while reason is None:
+                logits = self._cache.read(sequence.window)
+                self._start = start + sequence.start
+                event = sequence.choose(logits)
                 if event.token_id is not None:
                     self.ids.append(event.token_id)
                 shown, reason = shown + event.text, event.finish_reason

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+from gpt2cli.config.fields import coerce
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.errors import UsageError, did_you_mean
+from gpt2cli.errors import UsageError, did_you_mean, shown
 from gpt2cli.generation.request import GenerationConfig, new_seed
 
 OFF = "off"
@@ -21,16 +22,36 @@ def configure(base: SamplingConfig, **given: Any) -> GenerationConfig:
     Beam search samples nothing, so it ignores `base`. Raises `UsageError` for a wrong name or
     value.
     """
-    given = {name: value for name, value in given.items() if value is not None}
-    sampling, others = ({f.name for f in fields(k)} for k in (SamplingConfig, GenerationConfig))
+    sampling, others = (
+        {f.name: str(f.type) for f in fields(k)} for k in (SamplingConfig, GenerationConfig)
+    )
+    kinds = sampling | others
     for name in given:
-        if name not in sampling | others:
-            raise UsageError(f"unknown setting {name!r}{did_you_mean(name, sampling | others)}")
+        if name not in kinds:
+            raise UsageError(f"unknown setting {name!r}{did_you_mean(name, kinds)}")
+    given = {n: _of_kind(n, kinds[n], value) for n, value in given.items() if value is not None}
     if given.get("beams") is not None:
         base = SamplingConfig(temperature=0)
-    rules = base.updated(**{name: given.pop(name) for name in sampling & given.keys()})
+    rules = base.updated(**{name: given.pop(name) for name in sampling.keys() & given.keys()})
     values: dict[str, Any] = {"sampling": rules, "seed": new_seed()} | given
     return GenerationConfig(**values)
+
+
+def _of_kind(name: str, kind: str, value: Any) -> Any:
+    """A value as its setting's type has it; JSON has no tuples, and keys that are texts."""
+    if name in ("sampling", "constraint"):
+        return value
+    if kind.startswith("tuple"):
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
+            raise UsageError(f"{name} must be a text or a list of texts, not {shown(value)}", name)
+        return tuple(texts)
+    if kind.startswith("Mapping"):
+        try:
+            return {int(token): float(amount) for token, amount in value.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise UsageError(f"{name} must map token ids to numbers", name) from None
+    return coerce(value, kind, name)
 
 
 def show(config: GenerationConfig) -> dict[str, str]:

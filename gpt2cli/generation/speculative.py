@@ -7,17 +7,18 @@ arXiv:2302.01318. What is generated, and how often, is what the model alone woul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import abc
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from gpt2cli.arrays import Array
 from gpt2cli.config.sampling import DRAFT_TOKENS
 from gpt2cli.decoders.prefix_cache import PrefixCache
-from gpt2cli.decoders.protocol import Decoder, Rows
+from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
-from gpt2cli.generation import loop
 from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.generation.sequence import Ids, Sequence
 from gpt2cli.sampling.sampler import Proposal, Sampler
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.text.window import slide
@@ -29,7 +30,7 @@ NGRAM_SIZES = (3, 2)  # tokens that must match, the longest first
 class Draft(Protocol):
     """Guesses how a text continues."""
 
-    def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
+    def propose(self, text: Ids, count: int, sampler: Sampler) -> list[Proposal]:
         """At most `count` tokens; if drawn, by the rules of `sampler`."""
 
 
@@ -43,7 +44,7 @@ class ModelDraft:
         self._cache = PrefixCache(decoder)
         self._start = 0  # of the window within the text
 
-    def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
+    def propose(self, text: Ids, count: int, sampler: Sampler) -> list[Proposal]:
         """The draft model's continuation, each token drawn by the rules of `sampler`."""
         window, context_length = list(text[self._start :]), self._cache.context_length
         if len(window) + count > context_length:
@@ -53,7 +54,7 @@ class ModelDraft:
         longer = list(text)
         for _ in range(min(count, context_length - len(window))):
             # All but the newest token or two are in the KV cache.
-            logits = self._cache.prefill([longer[self._start :]])
+            logits = self._cache.read(longer[self._start :])
             if (proposal := sampler.propose(logits, longer)) is None:
                 break
             proposals.append(proposal)
@@ -71,7 +72,7 @@ class NgramDraft:
         self._ends: dict[tuple[int, ...], int] = {}  # where each n-gram ended last
         self._known = 1  # the tokens that have been looked at
 
-    def propose(self, text: Sequence[int], count: int, sampler: Sampler) -> list[Proposal]:
+    def propose(self, text: Ids, count: int, sampler: Sampler) -> list[Proposal]:
         """The tokens after the last place that reads like the end of the text."""
         for end in range(self._known, len(text)):
             for n in NGRAM_SIZES:
@@ -120,7 +121,7 @@ def check(config: GenerationConfig, max_draft_tokens: int) -> None:
         raise UsageError(f"a draft must propose at least 1 token, not {max_draft_tokens}")
 
 
-def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> None:
+def check_vocabulary(names: abc.Sequence[str], tokenizers: abc.Sequence[Tokenizer]) -> None:
     """Raise `UsageError` if a draft's tokens are not those of the model; the draft comes first."""
     draft, model = tokenizers
     if draft != model:
@@ -131,94 +132,60 @@ def check_vocabulary(names: Sequence[str], tokenizers: Sequence[Tokenizer]) -> N
         )
 
 
-class SpeculativeDecoder:
-    """A model that reads a draft's proposals ahead; to `generate`, a decoder and its sampler.
+class Reader:
+    """A model that reads a draft's proposals ahead.
 
-    A `step` returns logits already computed, as long as the tokens chosen are those proposed.
+    `read` returns logits already computed, as long as the tokens chosen are those proposed.
     Otherwise the model drops the remaining proposals and reads new ones after the token that was
     chosen: one more than were accepted last time, at most `max_draft_tokens`.
-    No text has more than `max_length` tokens.
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        draft: Draft,
-        sampler: Sampler,
-        stats: DraftStats,
-        max_draft_tokens: int,
-        max_length: int,
+        self, decoder: Decoder, draft: Draft, stats: DraftStats, max_draft_tokens: int
     ) -> None:
-        self._decoder, self._draft, self._sampler = decoder, draft, sampler
-        self._stats, self._max_length = stats, max_length
+        self._cache, self._draft, self._stats = PrefixCache(decoder), draft, stats
         self._max_draft_tokens = self._count = max_draft_tokens
-        self._text: list[int] = []
-        self._length = 0  # of what has been chosen and read; the decoder may be further
         self._proposals: list[Proposal] = []  # of the last pass
-        self._logits: Any = None  # (T, V), after the token before them and after each
+        self._logits: Array = None  # (T, V), after the token before them and after each
         self._true = 0  # how many of them were accepted
 
     @property
-    def context_length(self) -> int:
-        """The most tokens that the model can hold."""
-        return self._decoder.context_length
-
-    @property
-    def length(self) -> int:
-        """The tokens that it holds now, without proposals."""
-        return self._length
-
-    def prefill(self, rows: Rows) -> Any:
-        """Forget everything, proposals too, then read one row. → (1, V)"""
-        self._proposals = []
-        self._length = len(rows[0])
-        return self._decoder.prefill(rows)
-
-    def choose(self, logits: Array, texts: Rows) -> Array:
-        """The next token of the one text, given the proposal for it. → (1,)"""
-        ids = self._sampler.choose(logits, texts, self._proposal)
-        self._text = [*texts[0], *ids.tolist()]
-        return ids
-
-    def step(self, ids: Sequence[int]) -> Any:
-        """Logits after one more token. → (1, V)"""
-        (token,) = ids
-        if self._proposal and self._proposal.token == token:
-            self._true += 1
-            self._stats.accepted += 1
-        else:
-            self._read_ahead(token)
-        self._length += 1
-        return self._logits[self._true : self._true + 1]
-
-    @property
-    def _proposal(self) -> Proposal | None:
+    def proposal(self) -> Proposal | None:
         """The proposal for the token to be chosen now."""
         return self._proposals[self._true] if self._true < len(self._proposals) else None
 
-    def _read_ahead(self, token: int) -> None:
+    def read(self, sequence: Sequence) -> Array:
+        """Logits after the newest token of a text. → (1, V)"""
+        if self.proposal and self.proposal.token == sequence.ids[-1]:
+            self._true += 1
+            self._stats.accepted += 1
+        else:
+            self._read_ahead(sequence)
+        return self._logits[self._true : self._true + 1]
+
+    def _read_ahead(self, sequence: Sequence) -> None:
         """Read a token that was not proposed, and the draft's proposals after it."""
-        room = min(self.context_length - self._length, self._max_length - len(self._text)) - 1
+        window = sequence.window
         if self._proposals:
             self._count = min(self._max_draft_tokens, self._true + 1)
-        count = min(room, self._count)
-        self._decoder.truncate(self._length)
-        self._proposals = self._draft.propose(self._text, count, self._sampler) if count else []
+        room = min(self._cache.context_length - len(window), sequence.tokens_left - 1)
+        count = min(room, self._count) if sequence.started else 0
+        self._proposals = (
+            self._draft.propose(sequence.ids, count, sequence.sampler) if count > 0 else []
+        )
         self._true = 0
-        self._stats.passes += 1
-        self._stats.proposed += len(self._proposals)
-        if self._proposals:
-            proposed = [proposal.token for proposal in self._proposals]
-            self._logits = self._decoder.extend([[token, *proposed]])[0]
-        else:
-            self._logits = self._decoder.step([token])
+        if sequence.started:
+            self._stats.passes += 1
+            self._stats.proposed += len(self._proposals)
+        proposed = [proposal.token for proposal in self._proposals]
+        self._logits = self._cache.read([*window, *proposed], every=1 + len(proposed))
 
 
 def generate(
     decoder: Decoder,
     draft: Draft,
     tokenizer: Tokenizer,
-    prompt: Sequence[int],
+    prompt: Ids,
     config: GenerationConfig,
     stats: DraftStats,
     max_draft_tokens: int = DRAFT_TOKENS,
@@ -228,7 +195,8 @@ def generate(
     Greedy, the text is the same; otherwise each text is as probable as it is without a draft.
     """
     check(config, max_draft_tokens)
-    sampler = loop.new_sampler(tokenizer, len(prompt), config)
-    length = len(prompt) + config.max_tokens
-    speculative = SpeculativeDecoder(decoder, draft, sampler, stats, max_draft_tokens, length)
-    yield from loop.generate(speculative, tokenizer, prompt, config, speculative.choose)
+    sequence = Sequence(tokenizer, decoder.context_length, prompt, config)
+    reader = Reader(decoder, draft, stats, max_draft_tokens)
+    while sequence.finish_reason is None:
+        logits = reader.read(sequence)
+        yield sequence.choose(logits, reader.proposal)

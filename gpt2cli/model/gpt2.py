@@ -8,7 +8,7 @@ Shapes are written with these letters, here and in every other module:
 
     B  sequences in a batch        C  width of the model (emb_dim)
     T  new tokens in this call     H  attention heads
-    S  tokens in the KV cache      D  width of a head, C / H
+    S  tokens attended to          D  width of a head, C / H
     L  layers                      V  vocabulary
 """
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.model.kv_cache import CacheView
 
 
 class LayerNorm(nn.Module):
@@ -97,31 +97,23 @@ class CausalSelfAttention(nn.Module):
         self.out = Linear(config.emb_dim, config.emb_dim)
         self.dropout = nn.Dropout(config.drop_rate)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T, C) → (B, T, C); with a cache, attends to its S tokens as well."""
+    def forward(self, x: Tensor, cache: CacheView | None = None) -> Tensor:
+        """(B, T, C) → (B, T, C); with a cache, attends to all S tokens of each sequence."""
         B, T, C = x.shape
-        q, k, v = (
-            part.view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H, T, D)
-            for part in self.qkv(x).split(C, dim=-1)
-        )
+        qkv = self.qkv(x)
+        q, k, v = qkv.split(C, dim=-1)
         if cache is not None:
-            k, v = cache.write(self.layer, k, v)  # (B, H, S + T, D)
-        past = k.shape[2] - T
+            k, v = cache.write(self.layer, qkv[..., C:])  # (B, S, C)
+        q, k, v = (
+            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T or S, D)
+            for part in (q, k, v)
+        )
+        mask = cache.mask if cache is not None else None
         y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            # A single new token attends to everything; is_causal is right only without a past.
-            attn_mask=_causal_mask(T, past, x.device) if past and T > 1 else None,
-            is_causal=not past and T > 1,
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1
         )
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.dropout(self.out(y))  # type: ignore[no-any-return]
-
-
-def _causal_mask(T: int, past: int, device: torch.device) -> Tensor:
-    """True where new token t may attend: positions 0 … past + t. (T, past + T)"""
-    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
 
 
 class FeedForward(nn.Module):
@@ -152,7 +144,7 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(config.emb_dim, config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: CacheView | None = None) -> Tensor:
         """(B, T, C) → (B, T, C)"""
         x = x + self.attention(self.norm1(x), cache)
         return x + self.feed_forward(self.norm2(x))  # type: ignore[no-any-return]
@@ -173,29 +165,28 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
         self.final_norm = LayerNorm(config.emb_dim, config.layer_norm_eps)
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: CacheView | None = None) -> Tensor:
         """Run T tokens through the blocks and the final norm. (B, T) → (B, T, C)
 
-        With a cache the tokens follow the S it holds, and are added to it. Raises
-        `ValueError` when S + T exceeds the context length.
+        Without a cache they are whole sequences. With one they are read at its positions, after
+        the tokens that it holds, and added to it. Raises `ValueError` for more tokens than a
+        context holds.
         """
-        T, past = ids.shape[1], cache.length if cache is not None else 0
-        if past + T > self.config.context_length:
-            raise ValueError(f"{past + T} tokens exceed a context of {self.config.context_length}")
-        positions = torch.arange(past, past + T, device=ids.device)
+        tokens, context_length = ids.shape[1], self.config.context_length
+        if tokens > context_length:
+            raise ValueError(f"{tokens} tokens exceed a context of {context_length}")
+        positions = torch.arange(tokens, device=ids.device) if cache is None else cache.positions
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, cache)
-        if cache is not None:
-            cache.length += T
         return self.final_norm(x)  # type: ignore[no-any-return]
 
     def head(self, x: Tensor) -> Tensor:
         """Score every vocabulary entry. (…, C) → logits (…, V)"""
         return F.linear(x, self.token_embedding.weight)
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: CacheView | None = None) -> Tensor:
         """Logits for the token after each of the T given ones. (B, T) → (B, T, V)"""
         return self.head(self.hidden(ids, cache))
 

@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2cli.config.model import ModelConfig
 
 
 class KVCache:
-    """Keys and values of every layer, allocated once and written in place.
+    """Keys and values of `slots` tokens in every layer, allocated once and written in place.
 
-    Holds 2 · L · B · S · C numbers, S being `max_length`. `length` counts the tokens
-    already processed; lowering it forgets the newest ones.
+    Which token of which sequence lies in which slot is up to the caller. There are two more: slot
+    `null`, which stays zero, and slot `scrap`, for what nobody will ask for.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        batch_size: int,
-        max_length: int,
+        slots: int,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (config.n_layers, batch_size, config.n_heads, max_length, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)  # (L, B, H, S, D)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = 0
+        self.null, self.scrap = slots, slots + 1
+        shape = (config.n_layers, slots + 2, 2 * config.emb_dim)
+        self.kv = torch.zeros(shape, device=device, dtype=dtype)  # (L, slots, 2C): keys, values
 
-    def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store T new keys and values of one layer; return all that it now holds.
 
-        (B, H, T, D) → (B, H, S + T, D), for the first B sequences of the cache. Raises
-        `ValueError` past `max_length`.
+class CacheView:
+    """The slots of a cache that T new tokens of each of B sequences write and attend to.
+
+    `positions` (B, T) are those of the new tokens in their sequences, each one more than that
+    before it; `new` (B, T) the slots to write them to; `held` (B, S) the slots of each sequence's
+    tokens, the new ones included, in their order. What `held` says beyond the last new token is
+    ignored. All are integers on the cache's device.
+    """
+
+    def __init__(self, cache: KVCache, positions: Tensor, new: Tensor, held: Tensor) -> None:
+        self.positions, self.mask = positions, None
+        T, S = positions.shape[1], held.shape[1]
+        order = torch.arange(S, device=held.device)
+        # A mask does not hide what is not finite: zero times that is not zero.
+        self._held = held.masked_fill(order > positions[:, -1:], cache.null)
+        self._cache, self._new = cache, new
+        if S > T:  # else no sequence has a past
+            future = order > positions[:, None, :, None]
+            zeros = torch.zeros(future.shape, device=held.device, dtype=cache.kv.dtype)
+            self.mask = zeros.masked_fill(future, -torch.inf)  # (B, 1, T, S), to add to scores
+
+    def write(self, layer: int, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new tokens' keys and values of one layer; those of all tokens.
+
+        (B, T, 2C) → keys (B, S, C), values (B, S, C)
         """
-        end = self.length + k.shape[2]
-        if end > self.keys.shape[3]:
-            raise ValueError(f"{end} tokens do not fit a KV cache of {self.keys.shape[3]}")
-        B = len(k)
-        self.keys[layer, :B, :, self.length : end] = k
-        self.values[layer, :B, :, self.length : end] = v
-        return self.keys[layer, :B, :, :end], self.values[layer, :B, :, :end]
+        slots = self._cache.kv[layer]
+        slots[self._new] = kv
+        keys, values = F.embedding(self._held, slots).chunk(2, dim=-1)
+        return keys, values

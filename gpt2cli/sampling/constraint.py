@@ -6,19 +6,22 @@ masked before one is chosen. It is imported only where there is a constraint.
 
 from __future__ import annotations
 
+import copy
 import json
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from array_api_compat import device
 
-from gpt2cli.arrays import Array, NDArray, array_namespace
+from gpt2cli.arrays import Array, NDArray, array_namespace, to_device_of
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.files import read_file
 from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.threads import thread_count
 
 Kind = Literal["regex", "json-schema", "choice", "grammar"]
 # `_LIMITS[b]`: for mask byte b, +∞ where bit i is set, else −∞. A minimum with these takes a
@@ -29,6 +32,9 @@ _LIMITS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)  # (256, 8)
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
+_vocabularies: dict[int, Any] = {}  # by the id of the tokenizer, as long as that lives
+
+
 @dataclass(frozen=True, slots=True)
 class Constraint:
     """What the whole text must match: `source` as given, `grammar` as llguidance reads it."""
@@ -37,53 +43,119 @@ class Constraint:
     source: str | list[str]
     grammar: str
 
-    def matchers(self, tokenizer: Tokenizer, count: int) -> Matchers:
-        """One matcher per text, for `count` texts in the tokens of a model."""
-
-        def encode(text: str) -> list[int]:
-            return tokenizer.encode(text, special=False, follows=True)
-
-        vocabulary = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
-        return Matchers(vocabulary, self.grammar, count, tokenizer)
+    def matcher(self, tokenizer: Tokenizer) -> Matcher:
+        """The matcher of one text in the tokens of a model."""
+        vocabulary = _vocabulary_of(tokenizer)
+        state = _library().LLMatcher(vocabulary, self.grammar, log_level=0)
+        return Matcher(state, vocabulary.vocab_size, tokenizer.size, tokenizer.end_of_text)
 
 
-class Matchers:
-    """The grammar state of each of B texts, and the tokens that may come next there."""
+class Matcher:
+    """The grammar state of one text, and the tokens that may come next there.
 
-    def __init__(self, vocabulary: Any, grammar: str, count: int, tokenizer: Tokenizer) -> None:
-        first = _library().LLMatcher(vocabulary, grammar, log_level=0)
-        self._size, self._end = tokenizer.size, tokenizer.end_of_text
-        self._limits: NDArray = np.tile(self._limits_after(first), (count, 1))  # (B, V), ±inf
-        self._matchers = [first, *(first.deep_copy() for _ in range(count - 1))]
+    Made by `Constraint.matcher`. `size` is that of the tokenizer, whose end-of-text token is
+    `end`; the grammar's vocabulary has `words` tokens, one more if `end` is None.
+    """
 
-    def mask(self, logits: Array, _: Sequence[Sequence[int]] = ()) -> Array:
-        """Mask the tokens that may not come next: a rule of `sampler`. (B, V) → (B, V)"""
-        xp = array_namespace(logits)
-        limits = xp.asarray(self._limits, dtype=logits.dtype, device=device(logits))
-        return xp.minimum(logits, limits)
+    def __init__(self, state: Any, words: int, size: int, end: int | None) -> None:
+        self._state, self._size, self._end = state, size, end
+        self._bits = bytes(-(-words // 32) * 4)  # bit i: token i may come
+        self._stale = True  # the bits are those before the last token
+        self._allowed: NDArray | None = None  # made of them when asked for, as the limits
+        self._limits: NDArray | None = None
 
-    def push(self, row: int, token_id: int) -> None:
-        """Append one token to a text. Raises `GPT2CLIError` for one that was not allowed."""
-        matcher = self._matchers[row]
-        if token_id != self._end and not matcher.consume_token(token_id):
-            raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
-        self._limits[row] = self._limits_after(matcher)
+    def copy(self) -> Matcher:
+        """The same state, for another text."""
+        other = copy.copy(self)
+        other._state = self._state.deep_copy()
+        return other
 
-    def matches(self, row: int) -> bool:
+    def push(self, token_id: int) -> None:
+        """Append a token. Raises `GPT2CLIError` for one that was not allowed."""
+        if token_id == self._end:
+            return
+        if not self._state.consume_token(token_id):
+            raise _failed(self._state)
+        self._stale = True
+
+    def matches(self) -> bool:
         """Whether the text may end where it is."""
-        return bool(self._matchers[row].is_accepting())
+        return bool(self._state.is_accepting())
 
-    def must_end(self, row: int) -> bool:
+    def must_end(self) -> bool:
         """Whether the text matches and can only end."""
-        allowed = self._limits[row] > 0
-        ends = self._end is not None and bool(allowed[self._end])
-        return self.matches(row) and int(np.count_nonzero(allowed)) == ends
+        return self.matches() and self.allowed[:2].tolist() in ([], [self._end])
 
-    def _limits_after(self, matcher: Any) -> NDArray:
-        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-        if matcher.is_error():
-            raise GPT2CLIError(f"the constraint failed: {_first_line(matcher.get_error())}")
-        return _LIMITS.take(bits, axis=0).reshape(-1)[: self._size]
+    @property
+    def count(self) -> int:
+        """How many tokens may come next."""
+        look_ahead([self])
+        return int.from_bytes(self._bits, "little").bit_count()
+
+    @property
+    def allowed(self) -> NDArray:
+        """The ids of the tokens that may come next, in ascending order. (n,)"""
+        look_ahead([self])
+        if self._allowed is None:
+            bits = np.unpackbits(self.packed(), count=self._size, bitorder="little")
+            self._allowed = np.flatnonzero(bits.view(bool))
+        return self._allowed
+
+    @property
+    def limits(self) -> NDArray:
+        """+∞ for a token that may come next, else −∞. (V,), in float32"""
+        look_ahead([self])
+        if self._limits is None:
+            self._limits = _LIMITS.take(self.packed(), axis=0).reshape(-1)[: self._size]
+        return self._limits
+
+    def packed(self) -> NDArray:
+        """A bit for each token, the lowest first: whether it may come next. (⌈V / 8⌉ or more,)"""
+        look_ahead([self])
+        return np.frombuffer(self._bits, np.uint8)
+
+    def check(self) -> None:
+        """Raise `GPT2CLIError` if the grammar has failed; then no token may come next."""
+        if self._state.is_error():
+            raise _failed(self._state)
+
+    def _show(self, bits: bytes) -> None:
+        """Take what the grammar says of the next token."""
+        self._stale = False
+        bits = bits[: len(self._bits)]
+        if self._state.is_error():
+            bits = bytes(len(bits))
+        if bits != self._bits:
+            self._bits, self._allowed, self._limits = bits, None, None
+
+
+def look_ahead(matchers: Sequence[Matcher]) -> None:
+    """Find which tokens may come next in several texts, side by side.
+
+    A matcher that is asked alone does it by itself. Where a grammar has become too large none
+    may come, and `check` says why: the other texts go their way.
+    """
+    stale = [matcher for matcher in matchers if matcher._stale]
+    if len(stale) == 1:
+        (one,) = stale
+        one._show(one._state.compute_bitmask())
+    elif stale:
+        width = max(len(matcher._bits) for matcher in stale)
+        bits: NDArray = np.zeros((len(stale), width), np.uint8)
+        numbered = [(matcher._state, i) for i, matcher in enumerate(stale)]
+        _executor().unsafe_compute_mask_ptr(numbered, bits.ctypes.data, width, len(stale))
+        for matcher, row in zip(stale, bits, strict=True):
+            matcher._show(row.tobytes())
+
+
+def mask(logits: Array, matchers: Sequence[Matcher]) -> Array:
+    """Remove the tokens that may not come next: a rule of `sampler`. (B, V) → (B, V)"""
+    look_ahead(matchers)
+    xp = array_namespace(logits)
+    bits = to_device_of(logits, np.stack([matcher.packed() for matcher in matchers]))
+    table = xp.astype(to_device_of(logits, _LIMITS), logits.dtype)
+    limits = xp.reshape(xp.take(table, xp.reshape(bits, (-1,)), axis=0), (len(matchers), -1))
+    return xp.minimum(logits, limits[:, : logits.shape[1]])
 
 
 def resolve(
@@ -160,6 +232,20 @@ def _refused(kind: Kind, reason: str) -> UsageError:
     return UsageError(f"{setting}: {reason}", setting)
 
 
+def _vocabulary_of(tokenizer: Tokenizer) -> Any:
+    """The vocabulary of a tokenizer, made once: GPT-2's takes half a second."""
+    if (key := id(tokenizer)) not in _vocabularies:
+        alive = weakref.proxy(tokenizer)
+
+        def encode(text: str) -> Any:
+            return alive.encode(text, special=False, follows=True)
+
+        made = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
+        _vocabularies[key] = made
+        weakref.finalize(tokenizer, _vocabularies.pop, key)
+    return _vocabularies[key]
+
+
 def _vocabulary(
     tokens: Iterable[bytes], end: int | None, encode: Callable[[str], list[int]]
 ) -> Any:
@@ -190,6 +276,15 @@ def _library() -> Any:
             "constraints need llguidance: pip install 'gpt2cli[constrain]'"
         ) from None
     return llguidance
+
+
+@cache
+def _executor() -> Any:
+    return _library().LLExecutor(num_threads=thread_count())
+
+
+def _failed(state: Any) -> GPT2CLIError:
+    return GPT2CLIError(f"the constraint failed: {_first_line(state.get_error())}")
 
 
 def _first_line(message: str) -> str:

@@ -9,52 +9,37 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from array_api_compat import device
 
-from gpt2cli.arrays import Array, array_namespace
+from gpt2cli.arrays import Array, array_namespace, to_device_of
 
 Changes = Mapping[int, float]
 LONGEST_MATCH = 50  # where `dry` stops counting, as in the program that introduced it
 
 
-def penalise_repetition(logits: Array, seen: Array, penalty: float) -> Array:
-    """Divide the positive logits of tokens in `seen` (B, V) by `penalty`; multiply negative ones.
+def penalise_repetition(logits: Array, ids: Sequence[Sequence[int]], penalty: float) -> Array:
+    """Divide the positive logits of the tokens in each row's `ids` by `penalty`.
 
-    Keskar et al. 2019 (CTRL), arXiv:1909.05858, section 4.1, with the sign handled as in
-    transformers. 1 changes nothing.
+    Negative ones are multiplied. Keskar et al. 2019 (CTRL), arXiv:1909.05858, section 4.1, with
+    the sign handled as in transformers. 1 changes nothing.
     """
-    xp = array_namespace(logits)
-    penalised = xp.where(logits > 0, logits / penalty, logits * penalty)
-    return xp.where(seen, penalised, logits)
-
-
-def mark_seen(logits: Array, ids: Sequence[Sequence[int]]) -> Array:
-    """A (B, V) mask of the tokens in each row's `ids`."""
-    xp = array_namespace(logits)
-    mask = np.zeros(logits.shape, dtype=bool)
-    for row, row_ids in enumerate(ids):
-        mask[row, row_ids] = True
-    return xp.asarray(mask, device=device(logits))
-
-
-def mark_chosen(seen: Array, chosen: Array) -> Array:
-    """Add one new token per row, without leaving the device. (B, V), (B,) → (B, V)"""
-    xp = array_namespace(seen)
-    return seen | (xp.arange(seen.shape[1], device=device(seen)) == chosen[:, None])
+    xp, places = array_namespace(logits), _places(logits, ids)
+    seen = logits[places]
+    return _replace(logits, places, xp.where(seen > 0, seen / penalty, seen * penalty))
 
 
 def add(logits: Array, changes: Sequence[Changes]) -> Array:
     """Add to each row's logits its changes; −∞ bans a token."""
     if not any(changes):
         return logits
+    places = _places(logits, changes)
+    amounts = np.array([amount for row in changes for amount in row.values()])
     xp = array_namespace(logits)
-    amounts = np.zeros(logits.shape, dtype=np.float32)
-    for row, row_changes in enumerate(changes):
-        amounts[row, list(row_changes)] = list(row_changes.values())
-    return logits + xp.asarray(amounts, device=device(logits))
+    amounts = xp.astype(to_device_of(logits, amounts), logits.dtype)
+    return _replace(logits, places, logits[places] + amounts)
 
 
 def count_penalties(generated: Sequence[int], frequency: float, presence: float) -> Changes:
@@ -108,6 +93,20 @@ def dry_penalties(
         for token, n in longest.items()
         if n >= allowed_length and token not in breakers
     }
+
+
+def _places(logits: Array, ids: Sequence[Collection[int]]) -> tuple[Array, Array]:
+    """The index of the tokens `ids` of each row: their rows and columns. (N,), (N,)"""
+    rows = np.repeat(np.arange(len(ids)), [len(row) for row in ids])
+    columns = np.fromiter(chain.from_iterable(ids), np.int64, len(rows))
+    return to_device_of(logits, rows), to_device_of(logits, columns)
+
+
+def _replace(logits: Array, places: tuple[Array, Array], values: Array) -> Array:
+    changed = array_namespace(logits).asarray(logits, copy=True)
+    # Not of the standard, but NumPy and torch agree on it.
+    changed[places] = values
+    return changed
 
 
 def _power(base: float, exponent: int) -> float:

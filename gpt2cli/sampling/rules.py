@@ -6,23 +6,37 @@ a token sets its logit to −∞. Rules that depend on the text so far are in `p
 order in which all apply in `sampler`.
 
 Ties go to the lower token id, so that exactly k tokens stay.
+
+Probabilities are counted in whole numbers, `WHOLE` for the best token (see `weigh`). Their sums
+are exact, so the same in any order: a row becomes the same alone or among others, in pieces or
+at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from array_api_compat import device, is_numpy_array
 
 from gpt2cli.arrays import Array, array_namespace
 
+# Sums of up to 2^17 weights are exact in float64. What is less probable than 1 / (2 · WHOLE) of
+# the best token counts as impossible: one in 1.4e11.
+WHOLE = 2.0**36
+
+
+def weigh(logits: Array) -> Array:
+    """Weights as probabilities, whole numbers in the logits' own type. (B, V) → (B, V)"""
+    xp = array_namespace(logits)
+    return xp.round(xp.exp(logits - xp.max(logits, axis=-1, keepdims=True)) * WHOLE)
+
 
 def log_softmax(logits: Array) -> Array:
     """Log-probabilities, in the logits' own precision. (B, V) → (B, V)"""
     xp = array_namespace(logits)
-    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+    total = xp.astype(xp.log(_total(weigh(logits)) / WHOLE), logits.dtype)
+    return logits - xp.max(logits, axis=-1, keepdims=True) - total
 
 
 def log_probabilities(
@@ -54,7 +68,7 @@ def keep_top_k(logits: Array, k: int) -> Array:
     """Keep the k most probable tokens. Fan et al. 2018, arXiv:1805.04833."""
     xp = array_namespace(logits)
     count = xp.full((logits.shape[0], 1), min(k, logits.shape[1]), device=device(logits))
-    return _keep_largest(logits, _descending(logits), count)
+    return _only(logits, _largest(logits, _descending(logits), count))
 
 
 def keep_top_p(logits: Array, p: float) -> Array:
@@ -66,17 +80,13 @@ def keep_top_p(logits: Array, p: float) -> Array:
     if p == 1:
         return logits
     xp = array_namespace(logits)
-    ordered = _descending(logits)
-    probabilities = _softmax(ordered)
-    if is_numpy_array(logits):
-        # Tokens below (1 − p) / V lack the mass to be needed; summing them takes the longest.
-        # Elsewhere that would wait for the device, to learn how many there are.
-        needed = probabilities >= (1 - p) / (2 * logits.shape[1])
-        probabilities = probabilities[:, : int(needed.sum(axis=-1).max())]
-    mass = _cumulative_sum(probabilities)
+    weights = weigh(logits)
+    ordered = _descending(weights)
+    mass = _cumulative_sum(ordered)
     # A token stays as long as those before it have not reached p.
-    wanted = xp.astype(mass[:, : logits.shape[1] - 1] < p, xp.int64)
-    return _keep_largest(logits, ordered, xp.sum(wanted, axis=-1, keepdims=True) + 1)
+    wanted = xp.astype(mass[:, :-1] < p * mass[:, -1:], xp.int64)
+    count = xp.sum(wanted, axis=-1, keepdims=True) + 1
+    return _only(logits, _largest(weights, ordered, count))
 
 
 def keep_min_p(logits: Array, p: float) -> Array:
@@ -99,14 +109,14 @@ def keep_typical(logits: Array, p: float) -> Array:
     if p == 1:
         return logits
     xp = array_namespace(logits)
-    probabilities = _softmax(logits)
-    surprise = -log_softmax(logits)
-    finite = xp.where(probabilities > 0, surprise, 0.0)
-    entropy = xp.sum(probabilities * finite, axis=-1, keepdims=True)
-    distance = xp.abs(surprise - entropy)
+    weights, surprise = weigh(logits), xp.max(logits, axis=-1, keepdims=True) - logits
+    # Of the best token; whole numbers again, because their sum must not depend on its order.
+    excess = xp.round(weights * xp.where(weights > 0, surprise, 0.0))
+    mean = xp.astype(_total(excess) / _total(weights), logits.dtype)
+    distance = xp.abs(surprise - mean)
     order = xp.argsort(distance, axis=-1, stable=False)
-    mass = _cumulative_sum(xp.take_along_axis(probabilities, order, axis=-1))
-    reached = xp.sum(xp.astype(mass < p, xp.int64), axis=-1, keepdims=True)
+    mass = _cumulative_sum(xp.take_along_axis(weights, order, axis=-1))
+    reached = xp.sum(xp.astype(mass < p * mass[:, -1:], xp.int64), axis=-1, keepdims=True)
     last = xp.take_along_axis(order, xp.clip(reached, 0, logits.shape[1] - 1), axis=-1)
     return _only(logits, distance <= xp.take_along_axis(distance, last, axis=-1))
 
@@ -120,12 +130,12 @@ def exclude_top_choices(
     [0, 1) decide for each row; where fewer than two tokens reach the threshold none goes.
     """
     xp = array_namespace(logits)
-    probabilities = _softmax(logits)
-    above = probabilities >= threshold
-    least = xp.min(xp.where(above, probabilities, xp.inf), axis=-1, keepdims=True)
+    weights = weigh(logits)
+    above = weights >= threshold * _total(weights)
+    least = xp.min(xp.where(above, weights, xp.inf), axis=-1, keepdims=True)
     # Among equals the highest id counts as the least probable, as everywhere in this module.
     ids = xp.arange(logits.shape[1], device=device(logits))
-    survivor = xp.max(xp.where(probabilities == least, ids, -1), axis=-1, keepdims=True)
+    survivor = xp.max(xp.where(weights == least, ids, -1), axis=-1, keepdims=True)
     drawn = uniforms[:, None] < probability
     return _only(logits, ~(above & (ids != survivor) & drawn))
 
@@ -160,13 +170,12 @@ def draw(logits: Array, uniforms: Array) -> Array:
     for all backends. A row without any token gives V, no token's id.
     """
     xp = array_namespace(logits)
-    width = logits.shape[1]
-    some = np.any(logits > -np.inf, axis=0) if is_numpy_array(logits) else None
-    if some is None or not 0 < np.count_nonzero(some) < width // 4:
-        return _draw(logits, xp.asarray(uniforms, device=device(logits)))
-    # What was removed adds nothing to a sum but takes the time; see `keep_top_p`.
-    left = np.flatnonzero(some)
-    return np.append(left, width)[_draw(logits[:, left], uniforms)]
+    cumulative = _cumulative_sum(weigh(logits))
+    total = cumulative[:, -1:]
+    # Rounded, a uniform number next to 1 would give all of the total, and no token.
+    target = xp.minimum(xp.asarray(uniforms, device=device(logits))[:, None] * total, total - 1)
+    # NaN, which a row without tokens is, compares as False.
+    return xp.sum(xp.astype(~(cumulative > target), xp.int64), axis=-1)
 
 
 def draw_or_keep(logits: Array, proposed: Array, draft: Array, uniforms: Array) -> Array:
@@ -189,43 +198,29 @@ def draw_or_keep(logits: Array, proposed: Array, draft: Array, uniforms: Array) 
     return xp.where(kept, proposed, drawn)
 
 
-def generators(seed: int, samples: int) -> list[np.random.Generator]:
-    """One random generator per sample, derived from (seed, i) alone.
+def generator(seed: int, sample: int) -> np.random.Generator:
+    """The random generator of one sample, derived from (seed, sample) alone.
 
-    Sample i is therefore the same whatever the number of samples.
+    A sample is therefore the same whatever the number of samples.
     """
-    return [
-        np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(i,))) for i in range(samples)
-    ]
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(sample,)))
 
 
-def _draw(logits: Array, uniforms: Array) -> Array:
-    xp = array_namespace(logits)
-    cumulative = _cumulative_sum(_exp(logits))
-    target = uniforms[:, None] * cumulative[:, -1:]
-    # NaN, which a row without tokens is, compares as False.
-    return xp.sum(xp.astype(~(cumulative > target), xp.int64), axis=-1)
-
-
-def uniforms(random: Sequence[np.random.Generator], logits: Array, count: int) -> Iterator[Array]:
-    """Random numbers for one token after another, on the logits' device. (count, B)
-
-    They are copied there for 64 tokens at a time, because each copy waits for a GPU.
-    """
-    xp = array_namespace(logits)
-    while True:
-        block = np.stack([generator.random((64, count)) for generator in random], axis=2)
-        yield from xp.asarray(block, device=device(logits))
-
-
-def _exp(logits: Array) -> Array:
-    xp = array_namespace(logits)
-    return xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
+def uniforms(random: np.random.Generator, count: int) -> Iterator[list[float]]:
+    """`count` random numbers in [0, 1) for one token after another."""
+    while True:  # for 64 tokens at a time: a call takes longer than a number
+        yield from random.random((64, count)).tolist()
 
 
 def _softmax(logits: Array) -> Array:
-    weights = _exp(logits)
-    return weights / array_namespace(logits).sum(weights, axis=-1, keepdims=True)
+    weights = weigh(logits)
+    return weights / _total(weights)
+
+
+def _total(weights: Array) -> Array:
+    """(B, V) → (B, 1), in float64"""
+    xp = array_namespace(weights)
+    return xp.sum(weights, axis=-1, keepdims=True, dtype=xp.float64)
 
 
 def _cumulative_sum(weights: Array) -> Array:
@@ -245,18 +240,18 @@ def _only(logits: Array, keep: Array) -> Array:
     return xp.where(keep, logits, -xp.inf)
 
 
-def _keep_largest(logits: Array, ordered: Array, count: Array) -> Array:
-    """Keep `count` (B, 1) tokens of each row; among equals, those with lower ids.
+def _largest(values: Array, ordered: Array, count: Array) -> Array:
+    """Where the `count` (B, 1) largest values of each row are; among equals, those of lower ids.
 
     Sorting values and comparing is several times faster than sorting indices.
     """
-    xp = array_namespace(logits)
+    xp = array_namespace(values)
     smallest = xp.take_along_axis(ordered, count - 1, axis=-1)
-    if is_numpy_array(logits):
-        keep = logits >= smallest
+    if is_numpy_array(values):
+        keep = values >= smallest
         if (np.count_nonzero(keep, axis=-1)[:, None] == count).all():
-            return _only(logits, keep)  # the usual case: nothing to settle
-    above, equal = logits > smallest, logits == smallest
+            return keep  # the usual case: nothing to settle
+    above, equal = values > smallest, values == smallest
     room = count - xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
     place = xp.cumulative_sum(xp.astype(equal, xp.int64), axis=-1)
-    return _only(logits, above | (equal & (place <= room)))
+    return above | (equal & (place <= room))

@@ -7,7 +7,7 @@ from gpt2cli.errors import UsageError
 from gpt2cli.system import estimate, machine
 from gpt2cli.system.device import Placement
 
-PANEL = 32  # tokens: the engine's `engine_panel_length`, known without loading it
+PAGE = 32  # tokens: `decoders.pages.PAGE`, which is above this module
 
 
 def check_rows(config: ModelConfig, placement: Placement, samples: int, tokens: int) -> None:
@@ -19,6 +19,36 @@ def check_rows(config: ModelConfig, placement: Placement, samples: int, tokens: 
     needed += estimate.sampling_bytes(config, samples)
     if samples > 1 and needed > (free := available(placement.device)):
         raise _too_many(f"{samples} samples", "samples", tokens, needed, free)
+
+
+def check_room(config: ModelConfig, placement: Placement, tokens: int) -> None:
+    """Raise `UsageError` if a KV cache of `tokens` tokens, larger than one context, cannot fit."""
+    if tokens <= config.context_length:
+        return
+    needed = _needed(config, placement, 1, config.context_length)
+    needed += estimate.kv_cache_bytes(config, placement.precision, tokens - config.context_length)
+    if needed > (free := available(placement.device)):
+        raise UsageError(
+            f"{tokens:,} tokens at once need {needed / 1e9:,.1f} GB of memory and "
+            f"{free / 1e9:,.1f} GB are free; ask for fewer"
+        )
+
+
+SEQUENCES = 64  # that are written at once, by default
+
+
+def batch_room(
+    config: ModelConfig, placement: Placement, sequences: int | None = None
+) -> tuple[int, int]:
+    """How many texts to write at once, and the tokens of a KV cache for them.
+
+    There is room for every text to fill its context, if half of the free memory can hold that.
+    """
+    sequences = SEQUENCES if sequences is None else sequences
+    token = estimate.kv_cache_bytes(config, placement.precision, 1)
+    affordable = available(placement.device) // 2 // token // PAGE * PAGE
+    context = _cells(config.context_length)
+    return sequences, max(context, min(sequences * context, affordable))
 
 
 def check_beams(config: ModelConfig, placement: Placement, beams: int, tokens: int) -> None:
@@ -54,7 +84,7 @@ def _needed(config: ModelConfig, placement: Placement, rows: int, tokens: int) -
 
 
 def _cells(tokens: int) -> int:
-    return -(-tokens // PANEL) * PANEL
+    return -(-tokens // PAGE) * PAGE
 
 
 def _too_many(rows: str, kind: str, tokens: int, needed: int, free: int) -> UsageError:

@@ -12,7 +12,7 @@ from gpt2cli.analysis import bench
 from gpt2cli.analysis.bench import Measurement, Plan, Spread
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import shipped_specs
-from gpt2cli.decoders.protocol import Rows
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.errors import UsageError
 from gpt2cli.system.device import Placement
 from gpt2cli.system.machine import cpu_name
@@ -28,21 +28,30 @@ class TimedDecoder(ScriptedDecoder):
     The length of the text is the most probable id.
     """
 
-    def __init__(self, samples: int, prefill: Sequence[float], step: float) -> None:
-        super().__init__(lambda _, text: certain(len(text) % VOCABULARY, VOCABULARY), samples, 64)
+    def __init__(self, prefill: Sequence[float], step: float) -> None:
+        super().__init__(
+            lambda _, text: certain(len(text) % VOCABULARY, VOCABULARY), 64, size=VOCABULARY
+        )
         self.now = 0.0
         self._prefill, self._step = iter(prefill), step
 
     def clock(self) -> float:
         return self.now
 
-    def prefill(self, rows: Rows) -> Any:
-        self.now += next(self._prefill) * len(rows[0])
-        return super().prefill(rows)
+    @property
+    def prompts(self) -> list[Sequence[int]]:
+        """What was read from the beginning."""
+        return [chunk.ids for chunks in self.reads for chunk in chunks if chunk.start == 0]
 
-    def step(self, ids: Sequence[int]) -> Any:
-        self.now += self._step
-        return super().step(ids)
+    @property
+    def steps(self) -> list[list[int]]:
+        """What was read of all sequences, one token of each."""
+        return [[i for c in chunks for i in c.ids] for chunks in self.reads if chunks[0].start]
+
+    def read(self, chunks: Sequence[Chunk]) -> Any:
+        begins = chunks[0].start == 0
+        self.now += next(self._prefill) * len(chunks[0].ids) if begins else self._step
+        return super().read(chunks)
 
 
 # What is measured.
@@ -86,7 +95,7 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_times_are_those_of_the_decoder_without_the_first_round() -> None:
     # Rounds of two contexts each: the first is slow, as cold weights are.
-    decoder = TimedDecoder(2, prefill=[9, 9, 1, 1, 3, 3, 2, 2], step=0.5)
+    decoder = TimedDecoder(prefill=[9, 9, 1, 1, 3, 3, 2, 2], step=0.5)
     plan = Plan(contexts=(4, 8), tokens=3, repeats=3, samples=2)
     advanced: list[int] = []
     timings = bench.run(decoder, VOCABULARY, plan, lambda: advanced.append(1), decoder.clock)
@@ -99,9 +108,9 @@ def test_times_are_those_of_the_decoder_without_the_first_round() -> None:
 
 
 def test_contexts_take_turns_with_the_same_prompts_each_round() -> None:
-    decoder = TimedDecoder(1, prefill=[1] * 6, step=1)
+    decoder = TimedDecoder(prefill=[1] * 6, step=1)
     bench.run(decoder, VOCABULARY, Plan((4, 8), 1, 2, 1), clock=decoder.clock)
-    prompts = [prompt for (prompt,) in decoder.prefills]
+    prompts = decoder.prompts
     assert [len(prompt) for prompt in prompts] == [4, 8] * 3
     assert prompts[:2] == prompts[2:4] == prompts[4:]
     assert all(0 <= i < VOCABULARY for prompt in prompts for i in prompt)
@@ -109,9 +118,11 @@ def test_contexts_take_turns_with_the_same_prompts_each_round() -> None:
 
 
 def test_decoding_is_greedy_and_feeds_back_what_was_chosen() -> None:
-    decoder = TimedDecoder(2, prefill=[1] * 2, step=1)
+    decoder = TimedDecoder(prefill=[1] * 2, step=1)
     bench.run(decoder, VOCABULARY, Plan((4,), 3, 1, 2), clock=decoder.clock)
     assert decoder.steps == [[4, 4], [5, 5], [6, 6]] * 2
+    assert [len(prompt) for prompt in decoder.prompts] == [4] * 2  # once for both
+    assert decoder.free_pages == decoder.pages
 
 
 # What it comes to.
@@ -149,17 +160,17 @@ def test_a_share_is_only_one_of_memory(
     assert (result.limit_tokens_per_second, result.share_of_limit) == (2.0, share)
 
 
-def test_a_batch_shares_the_weights_but_not_the_cache() -> None:
+def test_a_batch_shares_the_weights_and_full_pages_of_the_prompt() -> None:
     measurement = Measurement(99, 1, (1.0,), (0.5,))
     one, ten = (bench.judge(measurement, SMALL, "fp32", n, speed=40e9) for n in (1, 10))
-    assert ten.bytes_per_step - one.bytes_per_step == 9 * 100 * 73_728
+    assert ten.bytes_per_step - one.bytes_per_step == 9 * (100 - 3 * 32) * 73_728
     assert ten.decode_tokens_per_second.median == 20
     assert ten.limit_tokens_per_second == pytest.approx(10 * 40e9 / ten.bytes_per_step)
     assert one.limit_tokens_per_second == pytest.approx(79.7, abs=0.1)  # 40 GB/s ÷ 502 MB
 
 
 def test_a_model_is_measured_from_its_decoder_to_its_share(tiny_config: ModelConfig) -> None:
-    decoder = TimedDecoder(1, prefill=[1] * 4, step=1)
+    decoder = TimedDecoder(prefill=[1] * 4, step=1)
     plan = Plan((4, 8), 2, 1, 1)
     report = bench.measure(decoder, tiny_config, CPU, plan)
     assert [result.context for result in report.contexts] == [4, 8]

@@ -6,16 +6,16 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import random_model
+from helpers import ScriptedDecoder, modelled, random_model
 
 from gpt2cli.analysis import comparison
 from gpt2cli.analysis.comparison import Difference
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
-from gpt2cli.decoders.checked import CheckedDecoder
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.decoders.torch_decoder import TorchDecoder
@@ -28,12 +28,16 @@ SIZE = 290  # of a vocabulary smaller than the model's
 
 
 def decoders(model: GPT2) -> list[Decoder]:
+    """Of all kinds, with a vocabulary of `SIZE`."""
     weights = {name: p.numpy() for name, p in model.named_parameters()}
-    made: list[Decoder] = [TorchDecoder(model), NumpyDecoder(model.config, weights)]
+    made: list[Decoder] = [
+        TorchDecoder(model, size=SIZE),
+        NumpyDecoder(model.config, weights, size=SIZE),
+    ]
     if native.available():
         from gpt2cli.decoders.native.decoder import EngineDecoder
 
-        made.append(EngineDecoder(model.config, weights))
+        made.append(EngineDecoder(model.config, weights, size=SIZE))
     return made
 
 
@@ -58,7 +62,7 @@ def test_surprisal_kl_and_ranks_are_those_of_pytorch_on_every_decoder(
         )
     kl = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1) / math.log(2)
     for a, b in zip(*map(decoders, models), strict=True):
-        found = list(comparison.compare(CheckedDecoder(a, SIZE), CheckedDecoder(b, SIZE), ids))
+        found = list(comparison.compare(a, b, ids))
         assert [d.token for d in found] == [*ids[1:], None]
         assert [d.kl for d in found] == pytest.approx(kl.tolist(), abs=1e-4)
         assert found[-1].surprisals is None
@@ -77,8 +81,23 @@ def test_surprisal_kl_and_ranks_are_those_of_pytorch_on_every_decoder(
 
 
 def test_a_model_does_not_differ_from_itself(models: tuple[GPT2, GPT2]) -> None:
-    found = list(comparison.compare(TorchDecoder(models[0]), TorchDecoder(models[0]), IDS))
+    found = list(comparison.compare(modelled(models[0]), modelled(models[0]), IDS))
     assert all(d.kl == 0 and d.ranks == (1, 1) for d in found)
+
+
+def test_a_long_text_is_read_in_blocks_and_leaves_nothing_behind() -> None:
+    """Logits of all tokens at once may be gigabytes."""
+    a, b = (
+        ScriptedDecoder(lambda _, text, i=i: np.eye(257)[(len(text) * i) % 257]) for i in (1, 2)
+    )
+    ids = [i % 257 for i in range(200)]
+    found = list(comparison.compare(a, b, ids))
+    assert [d.choices for d in found] == [(t % 257, 2 * t % 257) for t in range(1, 201)]
+    for decoder in (a, b):
+        chunks = [chunk for chunks in decoder.reads for chunk in chunks]
+        assert [token for chunk in chunks for token in chunk.ids] == ids
+        assert max(len(chunk.ids) for chunk in chunks) <= comparison.BLOCK
+        assert decoder.free_pages == decoder.pages
 
 
 def test_a_summary_by_hand() -> None:
@@ -108,6 +127,6 @@ def test_vocabularies_must_be_equal_token_by_token(
 def test_models_of_different_shapes_can_be_compared(tiny_config: ModelConfig) -> None:
     a = random_model(tiny_config)
     b = random_model(replace(tiny_config, n_layers=1, context_length=16, qkv_bias=False))
-    found = list(comparison.compare(TorchDecoder(a), TorchDecoder(b), IDS[:16]))
+    found = list(comparison.compare(modelled(a), modelled(b), IDS[:16]))
     assert len(found) == 16
     assert all(d.kl > 0 for d in found)

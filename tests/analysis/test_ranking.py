@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import BYTES, MakeDecoder
+from helpers import BYTES, MakeDecoder, ScriptedDecoder, by_text
 
 from gpt2cli.analysis import ranking
 from gpt2cli.errors import UsageError
@@ -24,7 +24,7 @@ def test_a_choice_weighs_what_the_text_gains(
     context, choices = "ROMEO: But so", ["ft, what light", " the sun", "!"]
     rows, shared = ranking.encode(tiny_tokenizer, context, choices, CONTEXT)
     assert [tiny_tokenizer.decode(row) for row in rows] == [context + c for c in choices]
-    found = ranking.rank_choices(make(batch_size=2), rows, shared, choices, batch_size=2)
+    found = ranking.rank_choices(make(tokens=128), rows, shared, choices)
     model = checkpoint.load(tiny_directory)
     rows_of = dict(zip(choices, rows, strict=True))
     for choice in found:
@@ -54,3 +54,17 @@ def test_a_long_context_loses_its_beginning_and_a_long_choice_is_refused() -> No
         ranking.encode(BYTES, "x", ["a" * 8, "b"], 8)
     with pytest.raises(UsageError, match="must not be empty"):
         ranking.encode(BYTES, "x", ["a", ""], 8)
+
+
+def test_a_context_is_read_once_and_the_room_for_one_row_is_enough() -> None:
+    context, choices = "x" * 75, ["a", "bcd" * 10, "b", "xyz" * 11, "c"]
+    rows, shared = ranking.encode(BYTES, context, choices, 200)
+    roomy = ScriptedDecoder(by_text, 200)
+    expected = ranking.rank_choices(roomy, rows, shared, choices, block=20)
+    assert roomy.tokens_read == 75 - 1 + sum(map(len, choices))
+    assert max(sum(len(chunk.ids) for chunk in chunks) for chunks in roomy.reads) == 20
+    assert len(roomy.reads) == 4 + 4  # of the context, and of all choices side by side
+    for tokens in (108, 128, 160):
+        decoder = ScriptedDecoder(by_text, 200, tokens)
+        assert ranking.rank_choices(decoder, rows, shared, choices, block=20) == expected
+        assert decoder.free_pages == decoder.pages

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import MakeDecoder
-from hypothesis import given
+from helpers import BYTES, MakeDecoder, ScriptedDecoder, by_text, decoders, needs_engine
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2LMHeadModel
 
-from gpt2cli.analysis import scoring
+from gpt2cli.analysis import packing, scoring
 from gpt2cli.errors import UsageError
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
@@ -87,20 +87,86 @@ def test_bits_and_ranks_are_those_of_the_model(make: MakeDecoder, tiny_directory
     assert score.ranks.tolist() == [0, *ranks.tolist()]
 
 
-def test_texts_side_by_side_score_as_each_alone(
-    make: MakeDecoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scoring, "GROUP", 4)
+def test_texts_side_by_side_score_as_each_alone(make: MakeDecoder) -> None:
     texts = [some_ids(length, seed=length) for length in (5, 70, 1, 32, 2, 9, 33, 0, 12)]
     advanced: list[int] = []
     together = scoring.score_texts(
-        make(batch_size=3), BYTES_300, texts, stride=16, batch_size=3, advance=advanced.append
+        make(tokens=320), BYTES_300, texts, stride=16, advance=advanced.append
     )
     for ids, score in zip(texts, scoring.join(together), strict=True):
         alone = score_alone(make(), ids, 16)
         assert np.allclose(score.bits, alone.bits, atol=1e-4, equal_nan=True)
         assert score.ranks.tolist() == alone.ranks.tolist()
     assert sum(advanced) == sum(max(0, len(ids) - 1) for ids in texts)
+
+
+@needs_engine
+def test_the_engine_gives_a_text_the_same_bits_in_any_company(tiny_directory: Path) -> None:
+    make = decoders("native", tiny_directory)
+    texts = [some_ids(length, seed=length) for length in (40, 3, 70, 9, 33, 12, 2)]
+    for tokens, block in ((32, 256), (320, 40), (3200, 1000)):
+        together = scoring.score_texts(
+            make(tokens=tokens), BYTES_300, texts, stride=10, block=block
+        )
+        for ids, score in zip(texts, scoring.join(together), strict=True):
+            alone = score_alone(make(), ids, 10)
+            assert score.bits.tobytes() == alone.bits.tobytes()
+            assert score.ranks.tolist() == alone.ranks.tolist()
+
+
+LENGTHS = st.lists(st.integers(0, 90), max_size=8)
+
+
+@settings(deadline=None)
+@given(lengths=LENGTHS, context=st.integers(2, 50), data=st.data())
+def test_no_company_stride_block_or_room_changes_a_text(
+    lengths: list[int], context: int, data: st.DataObject
+) -> None:
+    """Bitwise, with the least room and with plenty; and no sequence stays open."""
+    stride = data.draw(st.integers(1, context - 1))
+    texts = [some_ids(length, seed=i) for i, length in enumerate(lengths)]
+    texts = [[token % BYTES.size for token in ids] for ids in texts]
+    decoder = ScriptedDecoder(by_text, context, data.draw(st.integers(context, 10 * context)))
+    block = data.draw(st.integers(1, 120))
+    found = scoring.score_texts(decoder, BYTES, texts, stride=stride, block=block)
+    for ids, score in zip(texts, scoring.join(found), strict=True):
+        (alone,) = scoring.join(
+            scoring.score_texts(ScriptedDecoder(by_text, context), BYTES, [ids], stride=stride)
+        )
+        assert score.ids == ids
+        assert score.bits.tobytes() == alone.bits.tobytes()
+        assert score.ranks.tolist() == alone.ranks.tolist()
+    assert decoder.free_pages == decoder.pages
+    assert all(sum(len(chunk.ids) for chunk in chunks) <= block for chunks in decoder.reads)
+
+
+def test_texts_of_different_lengths_fill_every_block_but_the_last() -> None:
+    lengths = (5, 90, 3, 33, 64, 2, 11)
+    decoder = ScriptedDecoder(by_text, 100)
+    texts = [[i % 256 for i in some_ids(length)] for length in lengths]
+    list(scoring.score_texts(decoder, BYTES, texts, stride=50, block=16))
+    sizes = [sum(len(chunk.ids) for chunk in chunks) for chunks in decoder.reads]
+    assert sum(sizes) == sum(lengths) - len(lengths)  # no padding, and not the last token
+    assert set(sizes[:-1]) == {16}
+
+
+def test_what_only_precedes_is_read_without_its_logits() -> None:
+    decoder = ScriptedDecoder(by_text, 40, 200)
+    list(scoring.score_texts(decoder, BYTES, [list(range(100))], stride=10, block=25))
+    asked = [chunk for chunks in decoder.reads for chunk in chunks if chunk.every]
+    assert sum(len(chunk.ids) for chunk in asked) == 99
+    silent = [chunk for chunks in decoder.reads for chunk in chunks if not chunk.every]
+    assert sum(len(chunk.ids) for chunk in silent) == 6 * 29  # six windows after the first
+
+
+def test_a_reader_that_leaves_early_leaves_nothing_open() -> None:
+    decoder = ScriptedDecoder(by_text, 40, 400)
+    texts = [list(range(length)) for length in (30, 100, 20, 60)]
+    found = scoring.score_texts(decoder, BYTES, texts, stride=10, block=35)
+    next(found)
+    assert decoder.free_pages < decoder.pages
+    found.close()  # type: ignore[attr-defined]
+    assert decoder.free_pages == decoder.pages
 
 
 def test_stretches_come_in_order_and_none_is_longer_than_the_context(make: MakeDecoder) -> None:
@@ -117,15 +183,13 @@ def test_stretches_come_in_order_and_none_is_longer_than_the_context(make: MakeD
     assert total.size == sum(len(BYTES_300.decode_bytes(ids[1:])) for ids in texts)
 
 
-@pytest.mark.parametrize(("batch_size", "block"), [(1, 3), (2, 64), (3, 1), (4, 1000)])
+@pytest.mark.parametrize(("tokens", "block"), [(32, 3), (64, 64), (96, 1), (320, 1000)])
 def test_blocks_and_windows_side_by_side_change_nothing(
-    make: MakeDecoder, batch_size: int, block: int
+    make: MakeDecoder, tokens: int, block: int
 ) -> None:
-    ids = some_ids(100)  # 8 windows, so that batches are full or not
+    ids = some_ids(100)  # 8 windows, so that blocks are full or not
     expected = score_alone(make(), ids, 10)
-    found = scoring.score_texts(
-        make(batch_size=batch_size), BYTES_300, [ids], stride=10, batch_size=batch_size, block=block
-    )
+    found = scoring.score_texts(make(tokens=tokens), BYTES_300, [ids], stride=10, block=block)
     (score,) = scoring.join(found)
     assert np.allclose(score.bits, expected.bits, atol=1e-4, equal_nan=True)
     assert score.ranks.tolist() == expected.ranks.tolist()
@@ -165,15 +229,15 @@ def test_figures_by_hand() -> None:
 
 
 def test_logits_on_another_device_score_the_same() -> None:
-    logits = np.random.default_rng(0).standard_normal((2, 700, 30)).astype(np.float32)
-    targets = np.random.default_rng(1).integers(0, 30, (2, 700))
-    expected = scoring._surprisal(logits, targets)
-    found = scoring._surprisal(torch.from_numpy(logits), targets)
+    logits = np.random.default_rng(0).standard_normal((1400, 30)).astype(np.float32)
+    targets = np.random.default_rng(1).integers(0, 30, 1400)
+    expected = packing._surprisal(logits, targets)
+    found = packing._surprisal(torch.from_numpy(logits), targets)
     for ours, theirs in zip(found, expected, strict=True):
         assert np.allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_uniform_model_is_as_perplexed_as_it_has_tokens() -> None:
-    bits, ranks = scoring.surprisal(np.zeros((2, 64), dtype=np.float32), np.array([0, 63]))
+    bits, ranks = packing.surprisal(np.zeros((2, 64), dtype=np.float32), np.array([0, 63]))
     assert bits.tolist() == pytest.approx([6, 6])
     assert ranks.tolist() == [1, 1]

@@ -1,6 +1,6 @@
 """What every decoder promises, held to the model without a cache.
 
-A row is a text of its own; what one decoder says after it, all say.
+A sequence is a text of its own; what one decoder says after it, all say.
 """
 
 from __future__ import annotations
@@ -11,42 +11,49 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import MakeDecoder, decoders, modelled
+from helpers import MakeDecoder, decoders, modelled, random_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from gpt2cli.decoders.checked import CheckedDecoder
-from gpt2cli.decoders.prefix_cache import PrefixCache
+from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders.pages import PAGE, Chunk, OutOfPages
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.weights import checkpoint
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
-OF_MANY_ROWS = ["torch", "numpy", "native", "scripted", "checked", CUDA]
+CONTEXT = 100
+
+
+@pytest.fixture(scope="module")
+def paged_model() -> GPT2:
+    """A model with a context of several pages, the last of them not full."""
+    return random_model(ModelConfig(300, CONTEXT, emb_dim=48, n_heads=3, n_layers=2))
+
+
+@pytest.fixture(scope="module")
+def paged_directory(paged_model: GPT2, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its checkpoint."""
+    directory = tmp_path_factory.mktemp("paged")
+    checkpoint.save(paged_model, directory, 0, torch.float32)
+    return directory
 
 
 def maker(kind: str, directory: Path, model: GPT2) -> MakeDecoder:
-    """What makes a decoder of the tiny model, of a kind."""
+    """What makes a decoder of the model, of a kind, with room for `tokens` tokens."""
     if kind == "scripted":
-        return lambda batch_size=1: modelled(model, batch_size)
-    if kind == "checked":
-        return lambda batch_size=1: CheckedDecoder(decoders("numpy", directory)(batch_size), 300)
-    if kind == "prefix cache":
-        return lambda: PrefixCache(decoders("numpy", directory)())
+        return lambda tokens=None: modelled(model, tokens)
     if kind == "cuda":
         on_gpu = checkpoint.load(directory, device="cuda")
-        return lambda batch_size=1: TorchDecoder(on_gpu, batch_size)
+        return lambda tokens=None: TorchDecoder(on_gpu, tokens)
     return decoders(kind, directory)
 
 
-@pytest.fixture(scope="module", params=OF_MANY_ROWS)
-def make(request: pytest.FixtureRequest, tiny_directory: Path, tiny_model: GPT2) -> MakeDecoder:
-    return maker(request.param, tiny_directory, tiny_model)
-
-
-@pytest.fixture(scope="module", params=[*OF_MANY_ROWS, "prefix cache"])
-def make_one(request: pytest.FixtureRequest, tiny_directory: Path, tiny_model: GPT2) -> MakeDecoder:
-    """Where one row is enough."""
-    return maker(request.param, tiny_directory, tiny_model)
+@pytest.fixture(scope="module", params=["torch", "numpy", "native", "scripted", CUDA])
+def make(request: pytest.FixtureRequest, paged_directory: Path, paged_model: GPT2) -> MakeDecoder:
+    """What makes a decoder of each kind."""
+    return maker(request.param, paged_directory, paged_model)
 
 
 def assert_near(logits: Any, expected: Any, atol: float = 1e-4) -> None:
@@ -58,95 +65,179 @@ def assert_near(logits: Any, expected: Any, atol: float = 1e-4) -> None:
 
 @pytest.fixture(scope="module")
 def texts() -> torch.Tensor:
-    """Three texts that fill the context of 32."""
-    return torch.randint(0, 300, (3, 32), generator=torch.Generator().manual_seed(0))
+    """Three texts that fill the context."""
+    return torch.randint(0, 300, (3, CONTEXT), generator=torch.Generator().manual_seed(0))
 
 
 def test_a_prompt_and_steps_say_what_the_model_says(
-    make: MakeDecoder, tiny_model: GPT2, texts: torch.Tensor
+    make: MakeDecoder, paged_model: GPT2, texts: torch.Tensor
 ) -> None:
-    expected = tiny_model(texts)
-    decoder = make(batch_size=3)
-    assert_near(decoder.prefill(texts[:, :10].tolist()), expected[:, 9])
-    for t in range(10, 32):
-        assert_near(decoder.step(texts[:, t].tolist()), expected[:, t])
-    assert decoder.length == decoder.context_length == 32
+    """Texts of different lengths side by side, token by token to the end of the context."""
+    expected = [paged_model(text[None])[0] for text in texts]
+    decoder: Decoder = make(tokens=12 * PAGE)
+    held = {decoder.open(): (i, n) for i, n in enumerate((10, 1, 40))}
+    ids = {s: texts[i].tolist() for s, (i, _) in held.items()}
+    logits = decoder.read([Chunk(s, 0, ids[s][:n]) for s, (_, n) in held.items()])
+    while True:
+        for row, (i, n) in zip(logits, held.values(), strict=True):
+            assert_near(row, expected[i][n - 1])
+        held = {s: (i, n + 1) for s, (i, n) in held.items() if n < CONTEXT}
+        if not held:
+            break
+        logits = decoder.read([Chunk(s, n - 1, ids[s][n - 1 : n]) for s, (_, n) in held.items()])
+    assert decoder.context_length == CONTEXT
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3])
-def test_extending_gives_the_logits_after_every_token(
-    make: MakeDecoder, tiny_model: GPT2, texts: torch.Tensor, rows: int
+def test_every_asks_for_the_logits_after_each_token(
+    make: MakeDecoder, paged_model: GPT2, texts: torch.Tensor
 ) -> None:
-    """In pieces of any length, after a prompt or from nothing, for all rows or the first few."""
-    ids = texts[:rows]
-    expected = tiny_model(ids)
-    decoder = make(batch_size=3)
-    decoder.prefill([[5, 6, 7]])
-    decoder.truncate(0)
+    """In pieces of any length, beside chunks that do not ask."""
+    expected = paged_model(texts)
+    decoder = make(tokens=12 * PAGE)
+    a, b = decoder.open(), decoder.open()
     begin = 0
-    for T in (7, 1, 20, 4):
-        assert_near(
-            decoder.extend(ids[:, begin : begin + T].tolist()), expected[:, begin : begin + T]
-        )
-        begin += T
-    assert decoder.length == 32
-    decoder.truncate(10)
-    assert_near(decoder.extend(ids[:, 10:20].tolist()), expected[:, 10:20])
+    for T in (7, 1, 60, 32):
+        end = begin + T
+        chunks = [
+            Chunk(a, begin, texts[0, begin:end].tolist(), every=True),
+            Chunk(b, begin, texts[1, begin:end].tolist()),
+        ]
+        logits = decoder.read(chunks)
+        assert_near(logits[:T], expected[0, begin:end])
+        assert_near(logits[T:], expected[1, end - 1 : end])
+        begin = end
 
 
-def test_one_row_is_read_in_any_way(
-    make_one: MakeDecoder, tiny_model: GPT2, texts: torch.Tensor
-) -> None:
-    ids = texts[:1]
-    expected = tiny_model(ids)
-    decoder: Decoder = make_one()
-    assert (decoder.length, decoder.context_length) == (0, 32)
-    assert_near(decoder.prefill(ids[:, :3].tolist()), expected[:, 2])
-    assert_near(decoder.step(ids[:, 3].tolist()), expected[:, 3])
-    assert_near(decoder.extend(ids[:, 4:9].tolist()), expected[:, 4:9])
-    assert decoder.length == 9
-    assert_near(decoder.prefill(ids[:, :12].tolist()), expected[:, 11])
-    assert decoder.length == 12
+def test_a_smaller_start_forgets_what_lies_behind(make: MakeDecoder, paged_model: GPT2) -> None:
+    decoder = make()
+    s = decoder.open()
+    decoder.read([Chunk(s, 0, list(range(70)))])
+    for start in (50, 64, 3, 0):
+        ids = [*range(start), 9, 8]
+        expected = paged_model(torch.tensor([ids]))[:, -1]
+        assert_near(decoder.read([Chunk(s, start, [9, 8])]), expected)
+        decoder.read([Chunk(s, 0, list(range(70)))])
 
 
-def test_a_prefill_forgets_all_that_was_read(
-    make_one: MakeDecoder, tiny_model: GPT2, texts: torch.Tensor
-) -> None:
-    decoder = make_one()
-    for text in texts[:, :6]:
-        assert_near(decoder.prefill([text.tolist()]), tiny_model(text[None])[:, -1])
-        assert decoder.length == 6
-
-
-def test_what_is_truncated_is_forgotten(make_one: MakeDecoder, tiny_model: GPT2) -> None:
-    decoder = make_one()
-    decoder.prefill([[1, 2, 3, 4, 5]])
-    decoder.truncate(7)  # more than there is
-    assert decoder.length == 5
-    decoder.truncate(3)
-    assert decoder.length == 3
-    assert_near(decoder.step([9]), tiny_model(torch.tensor([[1, 2, 3, 9]]))[:, -1], 1e-5)
-
-
-def test_logits_do_not_change_when_the_next_step_is_computed(make_one: MakeDecoder) -> None:
-    decoder = make_one()
-    decoder.prefill([[1, 2, 3]])
-    first = decoder.step([4])
+def test_logits_do_not_change_when_the_next_step_is_computed(make: MakeDecoder) -> None:
+    decoder = make()
+    s = decoder.open()
+    decoder.read([Chunk(s, 0, [1, 2, 3])])
+    first = decoder.read([Chunk(s, 3, [4])])
     kept = torch.as_tensor(first).clone()
-    decoder.step([5])
+    decoder.read([Chunk(s, 4, [5])])
     assert torch.equal(torch.as_tensor(first), kept)
 
 
-def test_a_prompt_for_the_whole_batch_is_read_as_if_repeated(make: MakeDecoder) -> None:
-    one, three = make(batch_size=3), make(batch_size=3)
-    assert_near(one.prefill([[7, 8, 9]]), three.prefill([[7, 8, 9]] * 3), 1e-5)
-    assert_near(one.step([1, 2, 3]), three.step([1, 2, 3]), 1e-5)
+def test_forks_share_pages_and_part_where_they_differ(make: MakeDecoder, paged_model: GPT2) -> None:
+    prompt = list(range(40))
+    decoder = make(tokens=10 * PAGE)
+    parent = decoder.open()
+    decoder.read([Chunk(parent, 0, prompt)])
+    before = decoder.free_pages
+    a, b = decoder.fork(parent), decoder.fork(parent)
+    assert decoder.free_pages == before
+    for t in range(3):
+        logits = decoder.read([Chunk(s, 40 + t, [s + t]) for s in (parent, a, b)])
+        for row, s in zip(logits, (parent, a, b), strict=True):
+            text = prompt + [s + i for i in range(t + 1)]
+            assert_near(row, paged_model(torch.tensor([text]))[0, -1])
+    assert decoder.free_pages == before - 2  # the page that is not full, once more for each fork
+    for s in (parent, a, b):
+        decoder.close(s)
+    assert decoder.free_pages == decoder.pages
 
 
-def test_reordered_rows_are_continued(make: MakeDecoder) -> None:
-    rows = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-    decoder, expected = make(batch_size=3), make(batch_size=3)
-    decoder.prefill(rows)
-    decoder.reorder([2, 0, 0])
-    expected.prefill([rows[2], rows[0], rows[0]])
-    assert_near(decoder.step([10, 11, 12]), expected.step([10, 11, 12]), 1e-5)
+def test_a_common_beginning_is_read_once(make: MakeDecoder, paged_model: GPT2) -> None:
+    prompt = list(range(2, 80))
+    decoder = make(tokens=10 * PAGE)
+    first, second = decoder.open(), decoder.open()
+    assert decoder.share(first, prompt) == 0
+    decoder.read([Chunk(first, 0, prompt)])
+    other = [*prompt[:70], 1, 1, 1]
+    assert decoder.share(second, other) == 64
+    logits = decoder.read([Chunk(second, 64, other[64:])])
+    assert_near(logits, paged_model(torch.tensor([other]))[:, -1])
+    decoder.close(first)
+    decoder.close(second)
+    third = decoder.open()  # after all have gone, too
+    assert decoder.share(third, prompt) == 64
+    assert_near(
+        decoder.read([Chunk(third, 64, prompt[64:])]), paged_model(torch.tensor([prompt]))[:, -1]
+    )
+
+
+def test_too_few_pages_change_nothing(make: MakeDecoder, paged_model: GPT2) -> None:
+    decoder = make(tokens=3 * PAGE)
+    a, b = decoder.open(), decoder.open()
+    decoder.read([Chunk(a, 0, list(range(40)))])
+    with pytest.raises(OutOfPages):
+        decoder.read([Chunk(a, 40, [7]), Chunk(b, 0, list(range(40)))])
+    logits = decoder.read([Chunk(a, 40, [7]), Chunk(b, 0, list(range(30)))])
+    for row, text in zip(logits, ([*range(40), 7], [*range(30)]), strict=True):
+        assert_near(row, paged_model(torch.tensor([text]))[0, -1])
+
+
+@pytest.mark.parametrize(
+    "chunk", [Chunk(0, 1, [1]), Chunk(0, 0, []), Chunk(0, 0, [1] * (CONTEXT + 1))]
+)
+def test_a_wrong_chunk_is_refused(make: MakeDecoder, chunk: Chunk) -> None:
+    decoder = make(tokens=12 * PAGE)
+    assert decoder.open() == 0
+    with pytest.raises(ValueError, match=r"start|continue|empty|exceed"):
+        decoder.read([chunk])
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_sequence_of_calls_says_what_the_model_says(
+    make: MakeDecoder, paged_model: GPT2, data: st.DataObject
+) -> None:
+    """Chunks of any size for any sequences, forks, truncations, closings and shared beginnings."""
+    decoder = make(tokens=12 * PAGE)
+    held: dict[int, list[int]] = {}
+    stem = list(range(100, 100 + CONTEXT))
+    for _ in range(data.draw(st.integers(1, 6))):
+        action = data.draw(st.sampled_from(["open", "fork", "close", "read", "read"]))
+        if action == "open":
+            s = decoder.open()
+            held[s] = stem[: decoder.share(s, stem)]
+        elif action == "fork" and held:
+            parent = data.draw(st.sampled_from(sorted(held)))
+            held[decoder.fork(parent)] = [*held[parent]]
+        elif action == "close" and held:
+            s = data.draw(st.sampled_from(sorted(held)))
+            decoder.close(s)
+            del held[s]
+        elif action == "read" and held:
+            read_some(decoder, held, stem, paged_model, data)
+    for s in held:
+        decoder.close(s)
+    assert decoder.free_pages == decoder.pages
+
+
+def read_some(
+    decoder: Decoder,
+    held: dict[int, list[int]],
+    stem: list[int],
+    model: GPT2,
+    data: st.DataObject,
+) -> None:
+    """One call with a chunk for each of some sequences, compared with the model."""
+    chunks = []
+    for s in data.draw(st.lists(st.sampled_from(sorted(held)), min_size=1, unique=True)):
+        start = data.draw(st.integers(0, min(len(held[s]), CONTEXT - 1)))
+        count = data.draw(st.integers(1, CONTEXT - start))
+        own = data.draw(st.booleans())
+        ids = [s + 1] * count if own else stem[start : start + count]
+        chunks.append(Chunk(s, start, ids, data.draw(st.booleans())))
+    try:
+        logits = decoder.read(chunks)
+    except OutOfPages:
+        return
+    expected = []
+    for chunk in chunks:
+        held[chunk.sequence] = [*held[chunk.sequence][: chunk.start], *chunk.ids]
+        every = model(torch.tensor([held[chunk.sequence]]))[0]
+        expected.append(every[chunk.start if chunk.every else -1 :])
+    assert_near(logits, torch.cat(expected))

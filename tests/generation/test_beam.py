@@ -21,7 +21,7 @@ def texts(
     kind: str, directory: Path, tokenizer: Tokenizer, prompt: list[int], **settings: Any
 ) -> list[list[int]]:
     config = GenerationConfig(GREEDY, **settings)
-    decoder = decoders(kind, directory)(batch_size=config.beams)
+    decoder = decoders(kind, directory)(tokens=2048)
     found: list[list[int]] = [[] for _ in range(config.samples)]
     for event in beam.generate(decoder, tokenizer, prompt, config):
         if event.token_id is not None:
@@ -56,7 +56,7 @@ def test_the_beams_are_those_of_transformers(
             config = GenerationConfig(
                 GREEDY, max_tokens=12, beams=beams, samples=count, length_penalty=length_penalty
             )
-            decoder = decoders(kind, tiny_directory)(batch_size=beams)
+            decoder = decoders(kind, tiny_directory)(tokens=2048)
             found = beam.search(decoder, prompt, config, eos)
             assert [_until(list(b.ids), eos) for b in found[:count]] == want
 
@@ -70,7 +70,7 @@ def test_more_beams_find_a_text_at_least_as_probable(
 ) -> None:
     def best(beams: int) -> float:
         config = GenerationConfig(GREEDY, max_tokens=6, beams=beams)
-        decoder = decoders("numpy", tiny_directory)(batch_size=beams)
+        decoder = decoders("numpy", tiny_directory)(tokens=2048)
         return beam.search(decoder, [1, 2], config, None)[0].score
 
     assert best(1) <= best(20)

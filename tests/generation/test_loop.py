@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import BYTES, MakeDecoder, ScriptedDecoder, decoders, random_model, script
+from helpers import (
+    BYTES,
+    MakeDecoder,
+    ScriptedDecoder,
+    certain,
+    decoders,
+    random_model,
+    script,
+)
 from transformers import GPT2LMHeadModel
 
 from gpt2cli.config.model import ModelConfig
@@ -48,7 +56,7 @@ def test_end_of_text_ends_without_being_shown() -> None:
     events = list(generate(decoder, BYTES, [65], GenerationConfig(GREEDY)))
     assert text_of(events) == "ab"
     assert (events[-1].token_id, events[-1].finish_reason) == (None, "eos")
-    assert len(decoder.steps) == 2  # nothing is computed after the end
+    assert len(decoder.reads) == 3  # nothing is computed after the end
 
 
 def test_end_of_text_can_be_ignored() -> None:
@@ -60,7 +68,7 @@ def test_end_of_text_can_be_ignored() -> None:
 def test_no_step_is_computed_for_a_token_that_is_not_wanted() -> None:
     decoder = ScriptedDecoder(script(b"abc"))
     list(generate(decoder, BYTES, [65], GenerationConfig(GREEDY, max_tokens=3)))
-    assert (decoder.prefills, decoder.steps) == ([[[65]]], [[ord("a")], [ord("b")]])
+    assert [[chunk.ids for chunk in chunks] for chunks in decoder.reads] == [[[65]], [[97]], [[98]]]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,7 @@ def test_half_a_character_is_held_back_and_flushed_as_a_replacement() -> None:
 
 
 def test_samples_end_on_their_own() -> None:
-    decoder = ScriptedDecoder(script([*b"ab", 256], b"abcd"), rows=2)
+    decoder = ScriptedDecoder(script([*b"ab", 256], b"abcd"))
     config = GenerationConfig(GREEDY, max_tokens=4, samples=2)
     events = list(generate(decoder, BYTES, [65], config))
     assert [text_of(events, i) for i in (0, 1)] == ["ab", "abcd"]
@@ -103,14 +111,14 @@ def test_samples_end_on_their_own() -> None:
 
 
 def test_a_full_context_slides_in_blocks() -> None:
-    decoder = ScriptedDecoder(script(b"x" * 40), context_length=16)
+    decoder = ScriptedDecoder(lambda _, text: certain(ord("x")), context_length=16)
     config = GenerationConfig(GREEDY, max_tokens=40)
     list(generate(decoder, BYTES, list(b"prompt"), config))
-    prefills = [rows[0] for rows in decoder.prefills]
-    assert [len(ids) for ids in prefills] == [6, 12, 12, 12, 12, 12, 12]
-    assert bytes(prefills[1]) == b"t" + b"x" * 11  # the newest of what was there
+    prompts = [chunk.ids for [chunk] in decoder.reads if chunk.start == 0]
+    assert [len(ids) for ids in prompts] == [6, 12, 12, 12, 12, 12, 12]
+    assert bytes(prompts[1]) == b"t" + b"x" * 11  # the newest of what was there
     # 40 tokens: the cost stays flat, three prefilled tokens for each generated one.
-    assert sum(map(len, prefills[1:])) <= 3 * 40
+    assert sum(map(len, prompts[1:])) <= 3 * 40
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,7 @@ def sample_ids(
     make: MakeDecoder, tokenizer: Tokenizer, prompt: Sequence[int], config: GenerationConfig
 ) -> list[list[int]]:
     rows: list[list[int]] = [[] for _ in range(config.samples)]
-    for event in generate(make(batch_size=config.samples), tokenizer, prompt, config):
+    for event in generate(make(tokens=2048), tokenizer, prompt, config):
         if event.token_id is not None:
             rows[event.sample].append(event.token_id)
     return rows
@@ -230,7 +238,7 @@ def test_logprobs_are_those_of_the_model_before_any_rule(
     config = GenerationConfig(sampling, max_tokens=6, samples=2, logprobs=3, ignore_eos=True)
     prompt = [5, 6, 7]
     texts: list[list[int]] = [list(prompt), list(prompt)]
-    for event in generate(make(batch_size=2), tiny_tokenizer, prompt, config):
+    for event in generate(make(tokens=256), tiny_tokenizer, prompt, config):
         assert event.logprob is not None
         text = texts[event.sample]
         expected = torch.log_softmax(tiny_model(torch.tensor([text]))[0, -1], dim=-1)

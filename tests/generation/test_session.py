@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gpt2cli.arrays import NDArray
 from gpt2cli.config import spec
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.decoders.protocol import Rows
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.errors import UsageError
 from gpt2cli.generation.loop import generate
 from gpt2cli.generation.request import Event, GenerationConfig
@@ -43,11 +43,11 @@ class InterruptedDecoder(ScriptedDecoder):
     countdown = -1
     late = False
 
-    def _read(self, rows: Rows, every: bool = False) -> Any:
+    def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> Any:
         self.countdown -= 1
         if self.countdown == -1 and not self.late:
             raise KeyboardInterrupt
-        logits = super()._read(rows, every)
+        logits = super()._compute(chunks, tables)
         if self.countdown == -1:
             raise KeyboardInterrupt
         return logits
@@ -66,26 +66,26 @@ def test_a_turn_reads_its_own_tokens_and_the_one_that_nobody_has_read() -> None:
     decoder = ScriptedDecoder(arithmetic())
     session = Session(decoder, BYTES, GREEDY)
     list(session.complete("hello"))
-    assert decoder.read == 5 + 4  # the last of five new tokens is not needed
+    assert decoder.tokens_read == 5 + 4  # the last of five new tokens is not needed
     list(session.complete(" you"))
-    assert decoder.read == 9 + 1 + 4 + 4
+    assert decoder.tokens_read == 9 + 1 + 4 + 4
     list(session.complete(""))
-    assert decoder.read == 18 + 1 + 4
+    assert decoder.tokens_read == 18 + 1 + 4
 
 
 def test_trying_again_reads_one_token_and_undoing_none() -> None:
     decoder = ScriptedDecoder(arithmetic())
     session = Session(decoder, BYTES, GREEDY)
     first = text_of(session.complete("hello"))
-    read = decoder.read
+    read = decoder.tokens_read
     assert text_of(session.retry()) == first  # greedy: the seed changes nothing
-    assert decoder.read == read + 1 + 4
+    assert decoder.tokens_read == read + 1 + 4
     assert session.text == "hello" + first
     list(session.complete("more"))
-    read = decoder.read
+    read = decoder.tokens_read
     assert session.undo() == 4 + 5
     assert session.text == "hello" + first
-    assert decoder.read == read
+    assert decoder.tokens_read == read
 
 
 @given(
@@ -256,4 +256,3 @@ def test_bard_goes_on_as_from_a_fresh_prompt_of_the_same_tokens(kind: str) -> No
     session.undo()
     assert session.ids == before
     check(session.complete(" and so"), " and so", before)
-    assert other.length == len(session.ids) - 1

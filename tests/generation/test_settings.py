@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.errors import UsageError
+from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.generation.request import GenerationConfig
-from gpt2cli.generation.settings import change, show
+from gpt2cli.generation.settings import change, configure, show
 
 PLAIN = GenerationConfig()
+
+
+def test_settings_are_as_json_has_them() -> None:
+    given = '{"temperature": 1, "stop": ["a", "b"], "bias": {"5": -1, "7": "-inf"}, "seed": 2}'
+    config = configure(SamplingConfig(), **json.loads(given))
+    assert (config.sampling.temperature, config.stop, config.seed) == (1.0, ("a", "b"), 2)
+    assert config.bias == {5: -1.0, 7: -math.inf}
+    assert configure(SamplingConfig(), stop="one").stop == ("one",)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_tokens": "ten"}, "max_tokens must be a whole number, not 'ten'"),
+        ({"max_tokens": 1.5}, "max_tokens must be a whole number"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"stop": 3}, "stop must be a text or a list of texts, not 3"),
+        ({"stop": ["a", 3]}, "stop must be a text or a list of texts"),
+        ({"bias": [1]}, "bias must map token ids to numbers"),
+        ({"bias": {"x": 1}}, "bias must map token ids to numbers"),
+        ({"ignore_eos": 1}, "ignore_eos must be true or false, not 1"),
+        ({"seed": True}, "seed must be a whole number"),
+        ({"temprature": 1}, "unknown setting 'temprature'; did you mean 'temperature'"),
+    ],
+)
+def test_a_setting_of_the_wrong_type_is_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(GPT2CLIError, match=message):
+        configure(SamplingConfig(), **given)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.generation import loop, speculative
-from gpt2cli.generation.loop import new_sampler
 from gpt2cli.generation.request import Event, GenerationConfig
 from gpt2cli.generation.speculative import Draft, DraftStats, ModelDraft, NgramDraft
 from gpt2cli.sampling import rules
@@ -98,13 +98,15 @@ def test_a_draft_that_is_the_model_itself_is_always_right(
     assert tally.tokens_per_pass == 8
 
 
-def test_a_draft_may_look_back_on_less(tiny_directory: Path, tiny_tokenizer: Tokenizer) -> None:
-    short = decoders("numpy", tiny_directory)()
-    short.context_length = 9
+def test_a_draft_may_look_back_on_less(
+    tiny_directory: Path, tiny_tokenizer: Tokenizer, tiny_config: ModelConfig, tmp_path: Path
+) -> None:
+    short = random_model(replace(tiny_config, context_length=9))
+    checkpoint.save(short, tmp_path, 299, torch.float32)
     make = decoders("numpy", tiny_directory)
     config = GenerationConfig(GREEDY, max_tokens=60, ignore_eos=True)
     alone = everything(loop.generate(make(), tiny_tokenizer, [1, 2], config))
-    draft = ModelDraft(short)
+    draft = ModelDraft(decoders("numpy", tmp_path)())
     assert alone == everything(
         speculative.generate(make(), draft, tiny_tokenizer, [1, 2], config, DraftStats())
     )
@@ -129,7 +131,7 @@ def random_logits(ids: Sequence[int], size: int = 257, salt: int = 0) -> NDArray
 
 def oracle(size: int = 257, context_length: int = 1000, salt: int = 0) -> ScriptedDecoder:
     return ScriptedDecoder(
-        lambda _, text: random_logits(text, size, salt), context_length=context_length
+        lambda _, text: random_logits(text, size, salt), context_length=context_length, size=size
     )
 
 
@@ -278,7 +280,7 @@ def test_equal_distributions_keep_every_proposal_and_none_left_is_none() -> None
 )
 def test_ngrams_propose_what_followed_the_last_time(text: str, count: int, expected: str) -> None:
     ids = list(text.encode())
-    sampler = new_sampler(BYTES, 1, GenerationConfig())
+    sampler = Sampler(SamplingConfig(), rules.generator(0, 0))
     proposals = NgramDraft().propose(ids, count, sampler)
     assert bytes(proposal.token for proposal in proposals).decode() == expected
     # Fed token by token, as it is while a text grows.

@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.model.gpt2 import GELU, GPT2, LayerNorm
-from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.model.kv_cache import CacheView, KVCache
 from gpt2cli.weights import checkpoint
 
 
@@ -111,34 +111,65 @@ def test_no_token_sees_a_later_one(model: GPT2) -> None:
     assert not torch.allclose(a[:, 12:], b[:, 12:])
 
 
+def view(
+    cache: KVCache, slots: torch.Tensor, starts: list[int], count: int, attended: int = 32
+) -> CacheView:
+    """`count` new tokens per sequence, after `starts[i]` of sequence i, whose `slots` are row i."""
+    positions = torch.tensor(starts)[:, None] + torch.arange(count)
+    return CacheView(cache, positions, slots.gather(1, positions), slots[:, :attended])
+
+
+@pytest.fixture
+def cache(tiny_config: ModelConfig) -> KVCache:
+    """Full of what others left there."""
+    cache = KVCache(tiny_config, slots=70)
+    cache.kv[:, :70] = torch.nan
+    return cache
+
+
+SLOTS = torch.randperm(70, generator=torch.Generator().manual_seed(3))[:64].view(2, 32)
+
+
 @pytest.mark.parametrize("chunks", [[32], [1] * 32, [20, 1, 1, 10], [5, 9, 17, 1]])
 @torch.inference_mode()
-def test_cached_logits_equal_a_full_pass_for_any_chunking(model: GPT2, chunks: list[int]) -> None:
+def test_cached_logits_equal_a_full_pass_for_any_chunking(
+    model: GPT2, cache: KVCache, chunks: list[int]
+) -> None:
     x = ids(2, 32)
-    cache = KVCache(model.config, batch_size=2, max_length=32)
-    pieces = [model(part, cache) for part in x.split(chunks, dim=1)]
-    assert cache.length == 32
-    assert torch.allclose(torch.cat(pieces, dim=1), model(x), atol=1e-5)
+    starts = [sum(chunks[:i]) for i in range(len(chunks))]
+    for attended in ([start + T for start, T in zip(starts, chunks, strict=True)], [32] * 32):
+        cache.kv[:, :70] = torch.nan
+        pieces = [
+            model(x[:, start : start + T], view(cache, SLOTS, [start, start], T, S))
+            for start, T, S in zip(starts, chunks, attended, strict=False)
+        ]
+        assert torch.allclose(torch.cat(pieces, dim=1), model(x), atol=1e-5)
 
 
 @torch.inference_mode()
-def test_cache_is_written_in_place_and_can_be_truncated(model: GPT2) -> None:
-    cache = KVCache(model.config, batch_size=1, max_length=32)
-    storage = cache.keys.data_ptr(), cache.values.data_ptr()
-    x = ids(1, 16)
-    model(x, cache)
-    cache.length = 10
-    again = model(x[:, 10:], cache)
-    assert (cache.keys.data_ptr(), cache.values.data_ptr()) == storage
-    assert torch.allclose(again, model(x)[:, 10:], atol=1e-5)
+def test_sequences_of_different_lengths_are_read_side_by_side(model: GPT2, cache: KVCache) -> None:
+    x = ids(2, 32)
+    model(x[:1, :20], view(cache, SLOTS[:1], [0], 20))
+    model(x[1:, :7], view(cache, SLOTS[1:], [0], 7))
+    new = torch.stack([x[0, 20:24], x[1, 7:11]])
+    logits = model(new, view(cache, SLOTS, [20, 7], 4, 24))
+    assert torch.allclose(logits[0], model(x[:1])[0, 20:24], atol=1e-5)
+    assert torch.allclose(logits[1], model(x[1:])[0, 7:11], atol=1e-5)
+
+
+@torch.inference_mode()
+def test_nothing_but_the_slots_of_the_new_tokens_is_written(model: GPT2, cache: KVCache) -> None:
+    cache.kv[:, :70] = 7.0
+    x = ids(2, 3)
+    model(x, view(cache, SLOTS, [0, 0], 3))
+    changed = (cache.kv != 7).any(dim=-1).all(dim=0).nonzero()[:, 0].tolist()
+    assert changed == sorted([*SLOTS[:, :3].flatten().tolist(), cache.null, cache.scrap])
+    assert not cache.kv[:, cache.null].any()
 
 
 def test_too_many_tokens_are_refused(model: GPT2) -> None:
     with pytest.raises(ValueError, match="33 tokens exceed a context of 32"):
         model(ids(1, 33))
-    cache = KVCache(model.config, batch_size=1, max_length=4)
-    with pytest.raises(ValueError, match="do not fit a KV cache of 4"):
-        model(ids(1, 5), cache)
 
 
 def test_dropout_acts_in_training_only(tiny_config: ModelConfig) -> None:

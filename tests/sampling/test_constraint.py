@@ -21,6 +21,8 @@ from gpt2cli.generation.loop import generate
 from gpt2cli.generation.record import Recorder, Sample
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.sampling.constraint import Constraint, resolve
+from gpt2cli.sampling.rules import generator
+from gpt2cli.sampling.sampler import Sampler, choose
 from gpt2cli.text.tokenizer import Tokenizer
 
 pytest.importorskip("llguidance", reason="constraints need llguidance")
@@ -62,7 +64,7 @@ def write(
     random = np.random.default_rng(seed)
     decoder = ScriptedDecoder(
         lambda *_: random.normal(size=tokenizer.size),  # as of a model that has read nothing
-        samples,
+        size=tokenizer.size,
         to_array=from_numpy if torch else np.asarray,
     )
     recorder = Recorder(samples)
@@ -160,6 +162,36 @@ def test_end_of_text_written_as_text_is_no_token_that_ends() -> None:
     (sample,) = write(resolve(choice=["<|endoftext|>"]))
     assert sample.text == "<|endoftext|>"
     assert BARD.end_of_text not in sample.token_ids
+
+
+def test_a_grammar_that_has_failed_does_not_stop_other_texts() -> None:
+    constraint = resolve(regex="ab")
+    assert constraint is not None
+    failed, fine = (constraint.matcher(BARD) for _ in range(2))
+    with pytest.raises(GPT2CLIError, match="the constraint failed"):
+        failed.push(BARD.one("x"))
+    samplers = [Sampler(FLAT, generator(0, i), matcher=m) for i, m in enumerate((failed, fine))]
+    none, a = choose(np.zeros((2, BARD.size), np.float32), samplers, [[], []])
+    assert none == BARD.size
+    assert BARD.decode([a]) in ("a", "ab")
+    with pytest.raises(GPT2CLIError, match="the constraint failed"):
+        failed.check()
+    fine.check()
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    constraint = resolve(choice=["ab", "xy"])
+    assert constraint is not None
+    one = constraint.matcher(BARD)
+    two = one.copy()
+    one.push(BARD.one("a"))
+    assert [BARD.decode([i]) for i in one.allowed] == ["b"]
+    two.push(BARD.one("x"))
+    assert [BARD.decode([i]) for i in two.allowed] == ["y"]
+    for matcher, token in ((one, "b"), (two, "y")):
+        assert not matcher.matches()
+        matcher.push(BARD.one(token))
+        assert matcher.must_end()
 
 
 @pytest.mark.parametrize(

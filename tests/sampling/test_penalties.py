@@ -20,12 +20,10 @@ from gpt2cli.sampling.penalties import (
     add,
     count_penalties,
     dry_penalties,
-    mark_chosen,
-    mark_seen,
     ngram_bans,
     penalise_repetition,
 )
-from gpt2cli.sampling.rules import generators
+from gpt2cli.sampling.rules import generator
 from gpt2cli.sampling.sampler import Sampler
 
 INF = math.inf
@@ -49,10 +47,10 @@ def test_the_prompt_is_free_of_frequency_and_presence_penalties() -> None:
     config = SamplingConfig(temperature=0, presence_penalty=2.0)
     logits = np.array([[3.0, 2.0, 0.5]])
     chosen = [
-        Sampler(config, generators(0, 1), prompt_length=2).choose(logits, [text]).tolist()
+        Sampler(config, generator(0, 0), prompt_length=2).choose(logits, text)
         for text in ([0, 0], [0, 0, 0], [0, 0, 0, 1])
     ]
-    assert chosen == [[0], [1], [0]]  # 3; 3 − 2 < 2; 3 − 2 > 2 − 2
+    assert chosen == [0, 1, 0]  # 3; 3 − 2 < 2; 3 − 2 > 2 − 2
 
 
 @settings(deadline=None, max_examples=200)
@@ -103,7 +101,7 @@ def test_dry_by_hand() -> None:
 
 def test_the_penalty_divides_positive_logits_and_multiplies_negative_ones() -> None:
     logits = np.array([[2.0, -2.0, 0.0, 3.0, -3.0]], np.float32)
-    seen = np.array([[True, True, True, False, False]])
+    seen = [[0, 1, 2, 1]]  # how often does not matter
     assert penalise_repetition(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0, -3.0]]
     assert penalise_repetition(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0, -3.0]]
     assert penalise_repetition(logits, seen, 1.0).tolist() == logits.tolist()
@@ -121,22 +119,14 @@ def test_the_penalty_is_that_of_transformers(
     expected = theirs(RepetitionPenaltyLogitsProcessor(penalty), logits, ids)
 
     def rule(array: Any) -> Any:
-        return penalise_repetition(array, mark_seen(array, ids), penalty)
+        return penalise_repetition(array, ids, penalty)
 
     np.testing.assert_allclose(apply(rule, logits), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
-def test_seen_tokens_add_up_row_by_row(make: Callable[..., Any]) -> None:
-    seen = mark_seen(make((2, 4)), [[1, 1], []])
-    assert seen.tolist() == [[False, True, False, False], [False] * 4]
-    more = mark_chosen(seen, make(2, dtype=int) + 3)
-    assert more.tolist() == [[False, True, False, True], [False, False, False, True]]
-    assert seen.tolist() == [[False, True, False, False], [False] * 4]
-
-
-def test_marking_what_was_chosen_equals_marking_the_text() -> None:
-    logits = torch.zeros(2, 6)
-    seen = mark_seen(logits, [[1, 4], [5]])
-    expected = mark_seen(logits, [[1, 4, 0], [5, 5]])
-    assert torch.equal(mark_chosen(seen, torch.tensor([0, 5])), expected)
+def test_each_row_is_penalised_for_its_own_text(make: Callable[..., Any]) -> None:
+    logits = make((3, 4)) + 1
+    penalised = penalise_repetition(logits, [[1, 1], [], [3, 0]], 2.0)
+    assert penalised.tolist() == [[1, 0.5, 1, 1], [1] * 4, [0.5, 1, 1, 0.5]]
+    assert logits.tolist() == [[1.0] * 4] * 3

@@ -1,6 +1,8 @@
 """The rules of sampling together: their order, and what a sampler remembers."""
 
 import itertools
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +29,14 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+import gpt2cli
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.sampling.rules import draw, generators
+from gpt2cli.sampling import sampler
+from gpt2cli.sampling.constraint import Constraint, Matcher, resolve
+from gpt2cli.sampling.rules import draw, generator
 from gpt2cli.sampling.sampler import Sampler
+
+BARD = gpt2cli.load("bard").tokenizer
 
 
 def both_choose(
@@ -137,19 +144,19 @@ def test_rules_that_are_off_change_nothing() -> None:
 def test_a_row_that_has_lost_all_its_tokens_gives_none() -> None:
     for temperature in (0, 1):
         for logits in (np.zeros((2, 2)), torch.zeros((2, 2))):
-            sampler = Sampler(
-                SamplingConfig(temperature=temperature), generators(0, 2), bias={0: -INF, 1: -INF}
-            )
-            assert sampler.choose(logits, [[], []]).tolist() == [2, 2]
+            config, bans = SamplingConfig(temperature=temperature), {0: -INF, 1: -INF}
+            samplers = [Sampler(config, generator(0, i), bias=bans) for i in range(2)]
+            assert sampler.choose(logits, samplers, [[], []]) == [2, 2]
+            assert sampler.enqueue(logits, samplers, [[], []])[0][:, 0].tolist() == [2, 2]
 
 
 def test_old_seeds_draw_the_same_numbers_whatever_rule_is_off() -> None:
     logits = np.random.default_rng(0).normal(size=(1, 50)).astype(np.float32)
-    random, expected = generators(5, 1), []
+    random, expected = generator(5, 0), []
     for _ in range(20):
-        expected += draw(logits, np.array([random[0].random()])).tolist()
-    sampler = Sampler(SamplingConfig(xtc_probability=0.0, dry_multiplier=0.0), generators(5, 1))
-    assert [sampler.choose(logits, [[]])[0] for _ in range(20)] == expected
+        expected += draw(logits, np.array([random.random()])).tolist()
+    one = Sampler(SamplingConfig(xtc_probability=0.0, dry_multiplier=0.0), generator(5, 0))
+    assert [one.choose(logits, []) for _ in range(20)] == expected
 
 
 def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
@@ -162,8 +169,8 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
         no_repeat_ngram=1,
         xtc_probability=1.0,
     )
-    sampler = Sampler(config, generators(0, 1), bias={3: -INF}, end=4, min_tokens=2)
-    stages = sampler.explain(log(0.4, 0.3, 0.15, 0.1, 0.05), [[2]], top=2)
+    one = Sampler(config, generator(0, 0), bias={3: -INF}, end=4, min_tokens=2)
+    stages = one.explain(log(0.4, 0.3, 0.15, 0.1, 0.05), [2], top=2)
     names = [stage.rule.split()[0] for stage in stages]
     assert names == [
         "the",
@@ -187,6 +194,93 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
     ]
 
 
+def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+CONFIGS = st.builds(
+    SamplingConfig,
+    temperature=st.sampled_from([0.0, 0.8, 1.0, 3.0]),
+    top_k=optional(st.sampled_from([1, 7, 200])),
+    top_p=optional(st.sampled_from([0.3, 0.95, 1.0])),
+    min_p=optional(st.sampled_from([0.0, 0.05])),
+    typical_p=optional(st.sampled_from([0.4, 1.0])),
+    xtc_probability=optional(st.sampled_from([0.0, 0.7])),
+) | st.builds(SamplingConfig, mirostat_tau=st.sampled_from([2.0, 6.0]))
+PAST = st.fixed_dictionaries(
+    {},
+    optional={
+        "repetition_penalty": st.sampled_from([0.7, 1.5]),
+        "frequency_penalty": st.just(0.5),
+        "presence_penalty": st.just(-1.0),
+        "dry_multiplier": st.just(0.8),
+        "no_repeat_ngram": st.integers(1, 3),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Text:
+    """All that a text brings to a step; two samplers of it are in the same state."""
+
+    config: SamplingConfig
+    seed: int
+    ids: list[int]
+    bias: dict[int, float]
+    min_tokens: int
+    constraint: Constraint | None
+
+    def start(self) -> tuple[Sampler, Matcher | None]:
+        matcher = None if self.constraint is None else self.constraint.matcher(BARD)
+        one = Sampler(
+            self.config,
+            generator(self.seed, 0),
+            prompt_length=1,
+            bias=self.bias,
+            end=BARD.end_of_text,
+            min_tokens=self.min_tokens,
+            breakers=(4,),
+            matcher=matcher,
+        )
+        return one, matcher
+
+
+LETTERS = resolve(regex="[a-z ]+")
+FEW_WORDS = resolve(choice=["yes", "no"])
+TEXTS = st.builds(
+    Text,
+    st.builds(lambda config, past: replace(config, **past), CONFIGS, PAST),
+    st.integers(0, 99),
+    st.lists(st.integers(0, 9), min_size=1, max_size=8),
+    st.sampled_from([{}, {3: 4.0}, {5: -INF, 6: 1.0}]),
+    st.sampled_from([0, 5]),
+    st.sampled_from([None, None, LETTERS, FEW_WORDS]),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(texts=st.lists(TEXTS, min_size=1, max_size=20), seed=st.integers(0, 999))
+def test_a_text_becomes_the_same_in_any_company(texts: list[Text], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    texts = [replace(text, ids=list(text.ids)) for text in texts]
+    ids = [text.ids for text in texts]
+    starts = [[text.start() for text in texts] for _ in range(3)]
+    alone, rows, on_device = ([one for one, _ in start] for start in starts)
+    for _ in range(4):
+        logits = random.normal(size=(len(texts), BARD.size)).astype(np.float32) * 3
+        expected = [one.choose(logits[i : i + 1], ids[i]) for i, one in enumerate(alone)]
+        assert sampler.choose(logits, rows, ids) == expected
+        # What a GPU does, though NumPy computes it.
+        picked, order = sampler.enqueue(logits, on_device, ids)
+        assert sampler.take(picked.tolist(), order, on_device) == expected
+        for i, token in enumerate(expected):
+            if token < BARD.size:
+                ids[i].append(token)
+                for start in starts:
+                    if (matcher := start[i][1]) is not None:
+                        matcher.push(token)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
     # Tensors on "meta" have no values: an operation whose shape, branch or result the host
@@ -201,8 +295,34 @@ def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
         xtc_probability=0.5,
     )
     for sampling in (config, SamplingConfig(temperature, mirostat_tau=3.0)):
-        sampler = Sampler(sampling, generators(0, 2))
+        samplers = [Sampler(sampling, generator(0, 0)), Sampler(config, generator(0, 1))]
         logits = torch.zeros(2, 50, device="meta")
         for _ in range(2):
-            chosen = sampler.choose(logits, [[1, 2], [3]])
-            assert (chosen.device.type, chosen.shape) == ("meta", (2,))
+            picked, order = sampler.enqueue(logits, samplers, [[1, 2], [3]])
+            assert (picked.device.type, picked.shape, order) == ("meta", (2, 2), [0, 1])
+
+
+@pytest.mark.gpu
+def test_a_step_waits_for_a_gpu_once_and_a_text_is_the_same_in_any_company() -> None:
+    configs = [
+        SamplingConfig(0.8, top_p=0.95),
+        SamplingConfig(0),
+        SamplingConfig(1.0, top_k=50, typical_p=0.9, repetition_penalty=1.3),
+        SamplingConfig(mirostat_tau=4.0),
+    ]
+    count = 40
+    logits = 3 * torch.randn(count, 50_257, device="cuda")
+    texts = [[1, 2, i] for i in range(count)]
+
+    def start() -> list[Sampler]:
+        return [Sampler(configs[i % 4], generator(0, i), bias={i: 1.0}) for i in range(count)]
+
+    sampler.choose(logits, start(), texts)  # the first call sets the GPU up
+    together = start()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        picked, order = sampler.enqueue(logits, together, texts)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    alone = [one.choose(logits[i : i + 1], texts[i]) for i, one in enumerate(start())]
+    assert sampler.take(picked.tolist(), order, together) == alone

@@ -13,7 +13,7 @@ from gpt2cli.config.spec import find_spec, shipped_specs
 from gpt2cli.decoders.native import quantize
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.model.gpt2 import GPT2
-from gpt2cli.model.kv_cache import KVCache
+from gpt2cli.model.kv_cache import CacheView, KVCache
 from gpt2cli.system import estimate
 from gpt2cli.weights import checkpoint
 
@@ -54,9 +54,10 @@ def test_weight_and_cache_bytes_are_what_torch_allocates(dtype: torch.dtype) -> 
     model = GPT2(config).to(dtype)
     allocated = sum(p.nbytes for p in model.parameters())
     assert estimate.weight_bytes(config, precision) == allocated
-    cache = KVCache(config, batch_size=3, max_length=20, dtype=dtype)
-    allocated = cache.keys.nbytes + cache.values.nbytes
+    cache = KVCache(config, slots=60, dtype=dtype)
+    allocated = cache.kv[:, :60].nbytes
     assert estimate.kv_cache_bytes(config, precision, tokens=20, samples=3) == allocated
+    assert cache.kv.nbytes - allocated == estimate.kv_cache_bytes(config, precision, tokens=2)
 
 
 @needs_engine
@@ -73,9 +74,8 @@ def test_coded_weights_and_cache_are_what_the_engine_reads(precision: str) -> No
     read = quantized + vectors + rows
     assert estimate.step_weight_bytes(config, precision) == read
 
-    decoder = EngineDecoder(config, weights, 2, 64, precision=precision, codes=codes)
-    decoder.prefill([[1] * 64])
-    held = sum(part.nbytes for part in decoder._cache.held(64))
+    decoder = EngineDecoder(config, weights, 2 * 64, precision=precision, codes=codes)
+    held = sum(part.nbytes for part in vars(decoder._cache).values())
     assert estimate.kv_cache_bytes(config, precision, 64, samples=2) == held
 
 
@@ -134,12 +134,13 @@ def test_flops_are_two_for_each_weight_used_and_what_attention_adds() -> None:
 
     config = ModelConfig(vocab_size=300, context_length=64, emb_dim=48, n_heads=4, n_layers=3)
     model = GPT2(config).init_weights().eval()
-    cache = KVCache(config, batch_size=1, max_length=64)
+    cache, slots = KVCache(config, slots=64), torch.arange(64)[None]
     # The counter sees the products of attention only where they are not fused.
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH):
-        model(torch.zeros(1, 20, dtype=torch.long), cache)
+        past, new, all_of_them = slots[:, :20], slots[:, 20:21], slots[:, :21]
+        model(torch.zeros_like(past), CacheView(cache, past, past, past))
         with FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, 1, dtype=torch.long), cache)
+            model(torch.zeros_like(new), CacheView(cache, new, new, all_of_them))
     assert estimate.flops_per_token(config, context=20) == counter.get_total_flops()
 
 

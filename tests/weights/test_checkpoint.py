@@ -163,6 +163,7 @@ from pathlib import Path
 import numpy, torch
 from gpt2cli.weights import checkpoint
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.torch_decoder import TorchDecoder
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 torch.ones(64, 64) @ torch.ones(64, 64)
@@ -174,7 +175,7 @@ if {decoder!r} == "torch":
 else:
     config, tensors = checkpoint.read(directory)
     decoder = NumpyDecoder(config, {{name: t.to_numpy() for name, t in tensors.items()}})
-decoder.prefill([[1, 2, 3, 4]])
+decoder.read([Chunk(decoder.open(), 0, [1, 2, 3, 4])])
 print((peak() - before) / {size})
 """
     done = subprocess.run(

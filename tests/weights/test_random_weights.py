@@ -8,6 +8,7 @@ from helpers import random_model
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native, opening
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.system.device import Placement
 from gpt2cli.weights.random_weights import RandomWeights
 
@@ -44,6 +45,8 @@ def test_progress_ends_with_all_bytes_even_if_some_are_made_twice(tiny_config: M
 def test_whatever_decodes_gets_them(tiny_config: ModelConfig, precision: str, samples: int) -> None:
     if precision == "int8" and not native.available():
         pytest.skip(native.why_not())
-    decoder = opening.open_random(tiny_config, Placement("cpu", precision), samples, 8)
-    assert np.isfinite(np.asarray(decoder.prefill([[1, 2, 3]]))).all()
-    assert decoder.step([4] * samples).shape == (samples, tiny_config.vocab_size)
+    decoder = opening.open_random(tiny_config, Placement("cpu", precision), samples * 32)
+    chunks = [Chunk(decoder.open(), 0, [1, 2, 3 + i]) for i in range(samples)]
+    logits = decoder.read(chunks)
+    assert logits.shape == (samples, tiny_config.vocab_size)
+    assert np.isfinite(np.asarray(logits)).all()

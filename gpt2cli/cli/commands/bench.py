@@ -120,21 +120,25 @@ def bench(
 def _open(model: LoadedModel, plan: Plan, is_random: bool, *, compiled: bool) -> Decoder:
     """The decoder alone: its speed needs no vocabulary."""
     from gpt2cli.decoders.opening import open_decoder, open_random
+    from gpt2cli.decoders.pages import room_for
     from gpt2cli.system.memory import check_random, check_rows
 
     config, placement = model.config, model.placement
-    rows, capacity = plan.samples, plan.contexts[-1] + plan.tokens
+    longest = plan.contexts[-1] + plan.tokens
+    tokens = room_for(plan.samples, longest)
     if compiled:
         model.check_compile()
     if is_random:
-        check_random(config, placement, rows, capacity, model.name)
+        check_random(config, placement, plan.samples, longest, model.name)
         notice(_why_random(model.source), asked=True)
     else:
-        check_rows(config, placement, rows, capacity)
+        check_rows(config, placement, plan.samples, longest)
     with download_progress() as progress:
         if is_random:
-            return open_random(config, placement, rows, capacity, progress)
-        return open_decoder(model.directory, placement, rows, capacity, progress, compiled)
+            return open_random(config, placement, tokens, progress)
+        return open_decoder(
+            model.directory, placement, tokens, compiled=compiled, progress=progress
+        )
 
 
 def _measure(decoder: Decoder, model: LoadedModel, plan: Plan) -> Report:

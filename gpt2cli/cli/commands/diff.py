@@ -78,7 +78,7 @@ def diff(
     complain_of_dropped(len(ids) - len(window))
     for model in (a, b):
         opening.fetch(model)
-    read_a, read_b = (opening.open_decoder(model, 1, len(window)) for model in (a, b))
+    read_a, read_b = (opening.open_decoder(model, len(window)) for model in (a, b))
     with token_progress(len(window)) as advance:
         differences = list(comparison.compare(read_a, read_b, window, advance))
     summary = comparison.summarise(differences)

@@ -252,8 +252,9 @@ class _Run:
 
     @property
     def _capacity(self) -> int:
-        """The tokens that each row of the KV cache needs room for."""
-        return max(len(self.window) + self.config.max_tokens, self.choices.longest)
+        """The tokens that the KV cache needs room for per text."""
+        longest = max(len(self.window) + self.config.max_tokens, self.choices.longest)
+        return min(longest, self.model.config.context_length)
 
     def _fetch(self) -> None:
         """Fetch the weights, unless what is asked for could not fit the memory."""
@@ -267,15 +268,16 @@ class _Run:
 
     def _open(self) -> Decoder:
         """The model's decoder, and the draft's."""
+        from gpt2cli.decoders.pages import room_for
+
         config, where = self.config, self.given.where
         decoder = opening.open_decoder(
             self.model,
-            config.beams or config.samples,
-            self._capacity,
+            room_for(config.beams or config.samples, self._capacity),
             compiled=where.compile_,
             verbose=self.given.messages.verbose,
         )
-        self.drafting.open(len(self.window) + config.max_tokens)
+        self.drafting.open()
         return decoder
 
     def _events(self, decoder: Decoder) -> Iterator[Event]:

@@ -59,8 +59,6 @@ def repl(
     config = replace(config, bias=choosing.resolve_biases(biases, model))
     decoder = opening.open_decoder(
         model,
-        1,
-        model.config.context_length,
         compiled=where.compile_,
         verbose=messages.verbose,
     )

@@ -81,17 +81,18 @@ class Shown(Group):
     def check(self, texts: Texts, lines: Lines) -> None:
         """Raise `UsageError` if more than one kind of answer is asked for."""
         coloured, listed = self.heatmap or self.ranks, self.top is not None and not self.as_json
-        shapes = (bool(texts.choice), lines.lines, self.as_csv, coloured, listed)
-        if sum(shapes) > 1 or (self.as_json and (lines.lines or self.as_csv or coloured)):
+        shapes = (bool(texts.choice), bool(lines.name), self.as_csv, coloured, listed)
+        if sum(shapes) > 1 or (self.as_json and (lines.name or self.as_csv or coloured)):
             raise UsageError(
-                "--choice, --lines, --csv, --heatmap, --top and --json are different answers"
+                f"--choice, {lines.name or '--lines'}, --csv, --heatmap, --top and --json are "
+                "different answers"
             )
         if texts.choice and self.top is not None:
             raise UsageError("--top lists tokens of whole texts; leave out --choice")
-        if (lines.lines or texts.choice) and self.html:
-            raise UsageError("--html shows whole texts; leave out --lines and --choice")
-        if lines.lines and texts.text is not None:
-            raise UsageError("--lines reads files or stdin; leave out --text")
+        if (lines.name or texts.choice) and self.html:
+            raise UsageError("--html shows whole texts; leave out --lines, --jsonl and --choice")
+        if lines.name and texts.text is not None:
+            raise UsageError(f"{lines.name} reads files or stdin; leave out --text")
 
 
 Files = Annotated[
@@ -123,6 +124,7 @@ def score(
       gpt2 score essay.txt --top 10
       gpt2 score --text "The capital of France is" --choice " Paris" --choice " Rome"
       gpt2 score --lines --max-perplexity 200 < crawl.txt > clean.txt
+      gpt2 score --jsonl rows.jsonl --field body > scored.jsonl
     """
     shown.check(texts, lines)
     lines.check()
@@ -141,7 +143,7 @@ def score(
         check_stride(texts.stride, model.config.context_length)
     opening.fetch(model, vocabulary_only=True)
     scorer = model.scorer(texts.stride, bos=texts.bos, special=not texts.no_special)
-    if lines.lines:
+    if lines.name:
         score_lines(model, scorer, names, lines, verbose=messages.verbose)
     elif texts.choice:
         context = "".join(read[0][1]) if read else ""
@@ -186,15 +188,13 @@ def _score(
     ids = [scorer.encode(pieces) for _, pieces in texts]
     for (name, _), row in zip(texts, ids, strict=True):
         scorer.check(row, name)
-    tokens = scorer.capacity(ids)
-    batch_size = scorer.batch_size(tokens, scorer.windows(ids))
     opening.fetch(model)
-    decoder = opening.open_decoder(model, batch_size, tokens, verbose=verbose)
+    decoder = opening.open_decoder(model, scorer.cache_tokens(ids), verbose=verbose)
 
     def read() -> Segments:
         total, begun = sum(map(len, ids)) - len(ids), time.perf_counter()
         with token_progress(total, written=written) as advance:
-            yield from scorer.score_texts(decoder, ids, batch_size, advance)
+            yield from scorer.score_texts(decoder, ids, advance)
         if verbose:
             complain(
                 f"{model.describe()}, {total:,} tokens, windows of "
@@ -217,11 +217,10 @@ def _rank(
     from gpt2cli.analysis import ranking
 
     rows, shared = scorer.encode_choices(context, choices)
-    tokens = scorer.capacity(rows)
-    batch_size = scorer.batch_size(tokens, len(rows))
     opening.fetch(model)
-    decoder = opening.open_decoder(model, batch_size, tokens, verbose=messages.verbose)
-    found = ranking.rank_choices(decoder, rows, shared, choices, batch_size)
+    tokens = scorer.cache_tokens(rows)
+    decoder = opening.open_decoder(model, tokens, verbose=messages.verbose)
+    found = ranking.rank_choices(decoder, rows, shared, choices, scorer.block)
     if shown.as_json:
         score_views.print_choices_json(context, found, _facts(model, scorer))
     else:

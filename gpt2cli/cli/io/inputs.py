@@ -16,7 +16,7 @@ from gpt2cli.errors import UsageError
 from gpt2cli.files import decode_utf8, read_file
 
 PIECE = 1 << 20  # bytes of a text read at once
-ARRIVED = 1 << 16  # bytes at most, of lines read as they arrive
+ARRIVED = 1 << 18  # bytes at most, of lines read as they arrive
 
 
 def read_argument(argument: str) -> str:

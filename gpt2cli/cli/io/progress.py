@@ -50,6 +50,33 @@ def line_progress() -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def row_progress(
+    total: int | None, *, written: bool = False
+) -> Iterator[Callable[[int, str], None]]:
+    """A transient bar on stderr of rows done and time left, if stderr is a terminal.
+
+    It is told how many rows are done, and a few words to show beside. There is no bar if stdout
+    is `written` to meanwhile, and is a terminal.
+    """
+    if not is_watched() or (written and is_terminal(sys.stdout)):
+        yield lambda _, __: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows, {task.fields[words]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("rows", total=total, words="")
+        yield lambda rows, words: bars.update(task, completed=rows, words=words)
+
+
+@contextmanager
 def download_progress() -> Iterator[Progress | None]:
     """A progress bar per file on stderr while files are fetched, if stderr is a terminal.
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import platform
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from gpt2cli.decoders.native import abi
 from gpt2cli.errors import DeviceError
+from gpt2cli.threads import thread_count as thread_count
 
 # Levels of instructions, as engine.cpp numbers them.
 ARM64 = platform.machine() in ("aarch64", "arm64")
@@ -39,16 +39,6 @@ def library() -> ctypes.CDLL:
     if isinstance(found, str):
         raise DeviceError(f"the native engine is not available: {found}")
     return found
-
-
-def thread_count() -> int:
-    """As many as `device.limit_threads` or the user allows, but one per core: more only wait."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(int(asked), cores) if asked.isdecimal() and int(asked) > 0 else cores
 
 
 @functools.cache

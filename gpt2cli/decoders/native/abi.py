@@ -7,7 +7,7 @@ Structs are those of `types.h` and `quantize.h`, field by field; the functions a
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_bool, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
 
 
 class Config(ctypes.Structure):
@@ -24,11 +24,10 @@ class Config(ctypes.Structure):
 
 
 class KVCache(ctypes.Structure):
-    """Addresses of the KV cache, for `rows` sequences of `capacity` tokens."""
+    """Addresses of the KV cache."""
 
     _fields_ = (
-        ("rows", c_int),
-        ("capacity", c_int),
+        ("pages", c_int),
         ("keys", c_void_p),
         ("values", c_void_p),
         ("key_scales", c_void_p),
@@ -37,14 +36,16 @@ class KVCache(ctypes.Structure):
 
 
 class Job(ctypes.Structure):
-    """Ids (B, T) to read after `start` tokens, and where to write logits: every one if `all`."""
+    """`count` chunks (start, number of ids, every, first entry in the tables), and where to write.
+
+    All arrays but the logits are of 32-bit integers.
+    """
 
     _fields_ = (
+        ("chunks", c_void_p),
         ("ids", c_void_p),
-        ("B", c_int),
-        ("T", c_int),
-        ("start", c_int),
-        ("all", c_bool),
+        ("tables", c_void_p),
+        ("count", c_int),
         ("logits", c_void_p),
     )
 
@@ -66,7 +67,7 @@ class EncodeJob(ctypes.Structure):
 def declare(library: ctypes.CDLL) -> None:
     """Set the types of all functions. Raises `AttributeError` if the library lacks one."""
     library.engine_best_level.restype = c_int
-    library.engine_panel_length.restype = c_int
+    library.engine_page_length.restype = c_int
     library.engine_code_bytes.restype = c_int64
     library.engine_code_bytes.argtypes = (c_int, c_int, c_int)
     library.engine_encode.restype = None

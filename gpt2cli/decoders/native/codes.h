@@ -4,9 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "quantize.h"
-#include "simd.h"
-#include "types.h"
+#include "inputs.h"
 
 namespace LEVEL {
 
@@ -40,7 +38,7 @@ static inline IntVec dot4(IntVec total, IntVec w, IntVec x) {
 }
 
 // The same for 8 bits. All levels but AVX-512 first subtract 128 from each weight, by flipping its
-// highest bit; BYTE_OFFSET is what remains to be subtracted.
+// highest bit; BYTE_OFFSET (inputs.h) is what remains to be subtracted.
 static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
 #if FLOATS == 16
     return dot4(total, w, x);
@@ -54,139 +52,124 @@ static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
 #endif
 }
 
-constexpr int BYTE_OFFSET = FLOATS == 16 ? 128 : 0;
+// Where a product's results go: y (N, out) = product + bias, or y += product + bias.
+struct Target {
+    float* y;
+    bool add;
+};
 
-// Numbers must fit 8 bits.
-static inline void store(int8_t* p, IntVec v) {
-#if FLOATS == 16
-    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
-#elif FLOATS == 8
-    const __m256i all = (__m256i)v;
-    const __m128i pairs =
-        _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-    _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(pairs, pairs));
-#else
-    for (int i = 0; i < FLOATS; i++) p[i] = (int8_t)v[i];
-#endif
+// Memory that is soon needed: `step` bytes of it are fetched with each group of a block.
+struct Ahead {
+    const char* memory;
+    int step;
+};
+
+// Add a group's totals, which are integers, to the sums of its block.
+static inline Vec add_group(Vec sums, IntVec totals, Vec scales, float input_scale) {
+    return sums + __builtin_convertvector(totals, Vec) * (scales * input_scale);
 }
 
-// Rows that are multiplied with codes at once: a power of two, limited by the registers.
+// Finish a register of outputs of row n, from `output` on; those beyond the matrix are left out.
+static inline void put(const Matrix& m, int n, int output, Vec sums, Target target) {
+    const int count = m.out - output;
+    float* y = target.y + (int64_t)n * m.out + output;
+    if (count >= FLOATS) {
+        const Vec bias = m.bias ? load(m.bias + output) : Vec{};
+        store(y, (target.add ? load(y) + bias : bias) + sums);
+    } else if (count > 0) {
+        const Vec bias = m.bias ? load_some(m.bias + output, count) : Vec{};
+        store_some(y, (target.add ? load_some(y, count) + bias : bias) + sums, count);
+    }
+}
+
+// 16 outputs of R rows, from row n on: inputs (R, in) · one block of codes.
+template <int R, int BITS>
+static void multiply_block(const Matrix& m, int block, const CodedInputs& coded, int n,
+                           Target target, Ahead ahead) {
+    constexpr int PARTS = BLOCK / FLOATS;
+    const int groups = m.groups();
+    const Codes<BITS>* codes = m.block_codes<BITS>(block);
+    const Scales* scales = m.block_scales<BITS>(block);
+    const IntVec halves = IntVec{} + 0x0f0f0f0f;
+    Vec sums[R][PARTS] = {};
+    int64_t at = coded.place(n, 0, groups);
+    for (int g = 0; g < groups; g++, at += ROW_TILE, ahead.memory += ahead.step) {
+        const int8_t* x = coded.codes + at * GROUP;
+        const auto four = [&](int r, int i) {
+            int32_t bytes;
+            __builtin_memcpy(&bytes, x + r * GROUP + 4 * i, 4);
+            return bytes - IntVec{};
+        };
+        IntVec totals[R][PARTS];
+        for (int r = 0; r < R; r++)
+            for (int p = 0; p < PARTS; p++) totals[r][p] = coded.offsets[at + r] - IntVec{};
+        for (int i = 0; i < BITS; i++) {
+            if (64 * i < ahead.step) __builtin_prefetch(ahead.memory + 64 * i);
+            for (int p = 0; p < PARTS; p++) {
+                const IntVec w = load_int(codes[g].bytes[i][p * FLOATS]);
+                for (int r = 0; r < R; r++) {
+                    IntVec& total = totals[r][p];
+                    if (BITS == 8) {
+                        total = dot4_bytes(total, w, four(r, i));
+                    } else {
+                        total = dot4(total, w & halves, four(r, 2 * i));
+                        total = dot4(total, w >> 4 & halves, four(r, 2 * i + 1));
+                    }
+                }
+            }
+        }
+        for (int p = 0; p < PARTS; p++) {
+            const Vec scale = load(scales[g].bf16 + p * FLOATS);
+            for (int r = 0; r < R; r++)
+                sums[r][p] = add_group(sums[r][p], totals[r][p], scale, coded.scales[at + r]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int p = 0; p < PARTS; p++)
+            put(m, n + r, block * BLOCK + p * FLOATS, sums[r][p], target);
+}
+
+// Rows that are multiplied with a block at once: a power of two, limited by the registers.
 static constexpr int tile_of(int rows) {
     if (FLOATS == 16 && rows >= 8) return 8;
     return rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
 }
 
-// Quantize N rows of inputs. Each group of 32 has its own scale, as some channels are far larger.
+// What to fetch while a block is multiplied with some tiles of rows: the next block, a part of it
+// with each tile. A single tile is over so soon that it fetches from not so far ahead.
 template <int BITS>
-static void encode_inputs(const float* x, int N, int in, const Scratch& scratch) {
-    const int groups = (in + GROUP - 1) / GROUP;
-    for (int n = 0, r = 0, rows = tile_of(N); n < N;) {
-        for (int g = 0; g < groups; g++) {
-            float values[GROUP] = {};
-            const float* from = x + (int64_t)(n + r) * in + g * GROUP;
-            __builtin_memcpy(values, from, 4 * std::min(GROUP, in - g * GROUP));
-            Vec most = {};
-            for (int i = 0; i < GROUP; i += FLOATS) {
-                const Vec v = load(values + i), size = v < 0 ? -v : v;
-                most = size > most ? size : most;
-            }
-            float largest = 0;
-            for (int i = 0; i < FLOATS; i++) largest = most[i] > largest ? most[i] : largest;
-            const float inverse = largest > 0 ? 127 / largest : 0;
-            const Vec magic = broadcast(12582912.0f);  // rounds, as in exp
-            int8_t codes[GROUP];
-            IntVec total = {};
-            for (int i = 0; i < GROUP; i += FLOATS) {
-                const IntVec code = (IntVec)(load(values + i) * inverse + magic) - (IntVec)magic;
-                store(codes + i, code);
-                total += code;
-            }
-            int32_t sum = 0;
-            for (int i = 0; i < FLOATS; i++) sum += total[i];
-            const int64_t at = (int64_t)n * groups + g * rows;
-            for (int i = 0; i < GROUP; i += 4)
-                __builtin_memcpy(scratch.inputs + at * GROUP + i * rows + r * 4, codes + i, 4);
-            scratch.input_scales[at + r] = largest / 127;
-            scratch.input_offsets[at + r] = -(BITS == 4 ? 8 : BYTE_OFFSET) * sum;
-        }
-        if (++r < rows) continue;
-        n += rows;
-        r = 0;
-        rows = tile_of(N - n);
+static Ahead ahead_of(const Matrix& m, int block, int tiles) {
+    constexpr int SIZE = sizeof(Codes<BITS>), LINES = SIZE / 64;
+    const int64_t distance = tiles == 1 ? 4096 : (int64_t)m.groups() * SIZE;
+    const char* codes = (const char*)m.block_codes<BITS>(block);
+    return {codes + distance, (LINES + tiles - 1) / tiles * 64};
+}
+
+// A block's outputs of some rows.
+template <int BITS>
+static void multiply_rows(const Matrix& m, int block, const CodedInputs& coded, Range rows,
+                          Target target) {
+    constexpr int MOST = tile_of(CODED_ROWS);
+    Ahead ahead = ahead_of<BITS>(m, block, (rows.end - rows.begin + MOST - 1) / MOST);
+    for (int n = rows.begin, tile; n < rows.end; n += tile) {
+        tile = tile_of(rows.end - n);
+        const auto multiply = tile == 1   ? multiply_block<1, BITS>
+                              : tile == 2 ? multiply_block<2, BITS>
+                              : tile == 4 ? multiply_block<4, BITS>
+                                          : multiply_block<MOST, BITS>;
+        multiply(m, block, coded, n, target, ahead);
+        ahead.memory += (int64_t)ahead.step * m.groups();
     }
 }
 
-// 16 outputs of R rows: y (R, 16) += inputs (R, in) · one block of codes.
-template <int R, int BITS>
-static void add_block(const Scratch& scratch, int row, const Matrix& m, int block, float* y) {
-    constexpr int PARTS = BLOCK / FLOATS;
-    const int groups = m.groups();
-    const int64_t first = (int64_t)block * groups;
-    const Codes<BITS>* all = (const Codes<BITS>*)m.codes;
-    const Codes<BITS>* codes = all + first;
-    const Scales* scales = (const Scales*)(all + m.pairs()) + first;
-    const int8_t* x = scratch.inputs + (int64_t)row * groups * GROUP;
-    const float* input_scales = scratch.input_scales + (int64_t)row * groups;
-    const int32_t* offsets = scratch.input_offsets + (int64_t)row * groups;
-    const IntVec halves = IntVec{} + 0x0f0f0f0f;
-    const auto four = [&](int r) {
-        int32_t bytes;
-        __builtin_memcpy(&bytes, x + 4 * r, 4);
-        return bytes - IntVec{};
-    };
-    Vec sums[R][PARTS] = {};
-    for (int g = 0; g < groups; g++, input_scales += R, offsets += R) {
-        IntVec totals[R][PARTS];
-        for (int r = 0; r < R; r++)
-            for (int p = 0; p < PARTS; p++) totals[r][p] = offsets[r] - IntVec{};
-        for (const auto& bytes : codes[g].bytes) {
-            __builtin_prefetch((const char*)bytes + 4096);
-            for (int p = 0; p < PARTS; p++) {
-                const IntVec w = load_int(bytes[p * FLOATS]);
-                for (int r = 0; r < R; r++) {
-                    IntVec& total = totals[r][p];
-                    if (BITS == 8) {
-                        total = dot4_bytes(total, w, four(r));
-                    } else {
-                        total = dot4(total, w & halves, four(r));
-                        total = dot4(total, w >> 4 & halves, four(R + r));
-                    }
-                }
-            }
-            x += R * 32 / BITS;
-        }
-        for (int p = 0; p < PARTS; p++) {
-            const Vec scale = load(scales[g].bf16 + p * FLOATS);
-            for (int r = 0; r < R; r++) {
-                const Vec total = __builtin_convertvector(totals[r][p], Vec);
-                sums[r][p] += total * (scale * input_scales[r]);
-            }
-        }
-    }
-    const int outputs = std::min(BLOCK, m.out - block * BLOCK);
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < outputs; j++)
-            y[(int64_t)r * m.out + block * BLOCK + j] += sums[r][j / FLOATS][j % FLOATS];
-}
-
-// y (N, out) += x (N, in) · W for the outputs `mine`, with W in 8 or 4 bits.
+// x W + b for the outputs `mine`, with W in 8 or 4 bits.
 template <int BITS>
-static void coded_product(const Matrix& m, const float* x, float* y, int N, Range mine,
-                          const Scratch& scratch) {
-    for (int done = 0, rows; done < N; done += rows) {
-        rows = std::min(CODED_ROWS, N - done);
-        encode_inputs<BITS>(x + (int64_t)done * m.in, rows, m.in, scratch);
+static void coded_product(Engine& e, const Matrix& m, const float* x, int N, Target target,
+                          Range mine, int thread) {
+    const CodedInputs coded = encode_inputs<BITS>(e, x, N, m.in, thread);
+    for (int n = 0; n < N; n += CODED_ROWS)
         for (int block = mine.begin / BLOCK; block * BLOCK < mine.end; block++)
-            for (int n = 0, tile; n < rows; n += tile) {
-                tile = tile_of(rows - n);
-                float* to = y + (int64_t)(done + n) * m.out;
-                const auto add = tile == 1   ? add_block<1, BITS>
-                                 : tile == 2 ? add_block<2, BITS>
-                                 : tile == 4 ? add_block<4, BITS>
-                                             : add_block<tile_of(CODED_ROWS), BITS>;
-                add(scratch, n, m, block, to);
-            }
-    }
+            multiply_rows<BITS>(m, block, coded, {n, std::min(n + CODED_ROWS, N)}, target);
 }
 
 }  // namespace LEVEL

@@ -1,4 +1,4 @@
-"""The `Decoder` protocol on top of `engine.cpp`; the letters for shapes are those of `model`."""
+"""The `Decoder` protocol on top of `engine.cpp`."""
 
 from __future__ import annotations
 
@@ -12,52 +12,53 @@ from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
 from gpt2cli.decoders.native import abi, quantize
-from gpt2cli.decoders.protocol import Rows
+from gpt2cli.decoders.paged import PagedDecoder
+from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.errors import DeviceError
 
 _ERRORS = {
     1: "a token id is outside the vocabulary",
-    2: "the tokens or rows do not fit the KV cache",
-    3: "a decoder cannot be used in a forked process; make a new one there",
+    2: "the tokens do not fit the context or the KV cache",
 }
+_FORKED = 3
 
 
-class EngineDecoder:
-    """Decodes B rows at once over a KV cache of `capacity` tokens per row.
+class EngineDecoder(PagedDecoder):
+    """Decodes with the native engine, over a KV cache with room for `tokens` tokens.
 
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
     be memory-mapped. With `precision` int8 or int4 the matrices have 8 or 4 bits per weight, in
     groups of 32 that share a scale; the inputs of each layer have 8 bits, grouped in the same way,
     and so has the KV cache, with a scale per token and head. `codes` are those matrices if
     `quantize` has made them already. `threads` defaults to OMP_NUM_THREADS or all cores. `level`
-    limits the engine to one of `native.LEVELS`, for tests. Raises `DeviceError` if the engine is
-    not available, or memory is not.
+    limits the engine to one of `native.LEVELS`, for tests. `size` and `name` are those of
+    `PagedDecoder`.
+
+    The logits of a sequence are the same to the last bit, whatever is read beside it, in chunks
+    of any length, on any number of threads. Raises `DeviceError` if the engine is not available,
+    or memory is not.
     """
 
     def __init__(
         self,
         config: ModelConfig,
         weights: Mapping[str, NDArray],
-        batch_size: int = 1,
-        capacity: int | None = None,
+        tokens: int | None = None,
         *,
         precision: str = "fp32",
         codes: Mapping[str, NDArray] | None = None,
         threads: int | None = None,
         level: str = native.LEVELS[-1],
+        size: int | None = None,
+        name: str = "the model",
     ) -> None:
+        super().__init__(config, tokens, size, name)
         self._library = native.library()
         if precision != "fp32" and codes is None:
             codes = quantize.encode(config, weights, precision)
-        self.config = config
-        self.context_length = config.context_length
-        self.length = 0
-        self._batch_size = batch_size
-        self._capacity = min(capacity or config.context_length, config.context_length)
-        number = np.dtype(np.float32 if precision == "fp32" else np.int8)
-        panel = self._library.engine_panel_length()
+        assert self._library.engine_page_length() == PAGE
         # The engine has the addresses of the cache and the weights, which are kept alive here.
-        self._cache = _Cache(config, batch_size, self._capacity, panel, number)
+        self._cache = _Cache(config, self.pages, np.float32 if precision == "fp32" else np.int8)
         self._weights = _in_order(config, weights, codes or {})
         addresses = np.array([0 if w is None else w.ctypes.data for w in self._weights], np.uintp)
         self._engine = self._library.engine_new(
@@ -72,77 +73,50 @@ class EngineDecoder:
             raise DeviceError("there is not enough memory for the native engine")
         weakref.finalize(self, self._library.engine_free, self._engine)
 
-    def prefill(self, rows: Rows) -> NDArray:
-        """Read B rows, or one for all, from an empty cache. → (B, V)"""
-        self.length = 0
-        logits = self._read(np.array(rows, dtype=np.int32))
-        if len(logits) < self._batch_size:  # one prompt for the whole batch is read once
-            for part in self._cache.held(self.length):
-                part[:, 1:] = part[:, :1].copy()  # else NumPy copies all, lest they overlap
-            logits = np.repeat(logits, self._batch_size, axis=0)
-        return logits
-
-    def step(self, ids: Sequence[int]) -> NDArray:
-        """Read one more token per row. (B,) → (B, V)"""
-        return self._read(np.array(ids, dtype=np.int32)[:, None])
-
-    def extend(self, rows: Rows) -> NDArray:
-        """Read T more tokens of B rows, with logits after each. → (B, T, V)"""
-        return self._read(np.array(rows, dtype=np.int32), every=True)
-
-    def truncate(self, length: int) -> None:
-        """Forget all but the first `length` tokens."""
-        self.length = min(length, self.length)
-
-    def reorder(self, rows: Sequence[int]) -> None:
-        """Continue with the tokens of these B rows, in this order."""
-        for part in self._cache.held(self.length):
-            part[...] = part[:, list(rows)]
-
-    def _read(self, ids: NDArray, *, every: bool = False) -> NDArray:
-        """Logits after the last of T ids, or every one. (B, T) → (B, V) or (B, T, V)"""
-        B, T = ids.shape
-        if self.length + T > self._capacity:
-            raise ValueError(f"{self.length + T} tokens do not fit the KV cache")
-        shape = (B, T) if every else (B,)
-        logits = np.empty((*shape, self.config.vocab_size), dtype=np.float32)
-        job = abi.Job(ids.ctypes.data, B, T, self.length, every, logits.ctypes.data)
+    def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> NDArray:
+        headers: list[tuple[int, int, bool, int]] = []
+        ids: list[int] = []
+        pages: list[int] = []
+        rows = 0
+        for chunk, table in zip(chunks, tables, strict=True):
+            headers.append((chunk.start, len(chunk.ids), chunk.every, len(pages)))
+            ids += chunk.ids
+            pages += table
+            rows += len(chunk.ids) if chunk.every else 1
+        arrays = [np.array(numbers, dtype=np.int32) for numbers in (headers, ids, pages)]
+        logits = np.empty((rows, self.config.vocab_size), dtype=np.float32)
+        addresses = [array.ctypes.data for array in arrays]
+        job = abi.Job(*addresses, len(chunks), logits.ctypes.data)
         code = self._library.engine_read(self._engine, job)
+        if code == _FORKED:
+            raise DeviceError("a decoder cannot be used in a forked process; make a new one there")
         if code:
             raise ValueError(_ERRORS[code])
-        self.length += T
         return logits
+
+    def _copy_page(self, source: int, target: int) -> None:
+        self._cache.copy_page(source, target)
 
 
 class _Cache:
-    """Keys and values of `rows` sequences, for `capacity` tokens in whole panels."""
+    """Keys and values of all pages. Memory that is never written is never taken from the system."""
 
-    def __init__(
-        self, config: ModelConfig, rows: int, capacity: int, panel: int, number: np.dtype[Any]
-    ) -> None:
-        self._panel = panel
-        panels = -(-capacity // panel)
-        heads = (config.n_layers, rows, config.n_heads)
-        self._keys = np.zeros((*heads, panels, panel * config.head_dim), dtype=number)
+    def __init__(self, config: ModelConfig, pages: int, number: type[Any]) -> None:
+        heads = (config.n_layers, config.n_heads, pages)
+        self._keys = np.zeros((*heads, PAGE * config.head_dim), dtype=number)
         self._values = np.zeros_like(self._keys)
-        self._key_scales = np.zeros((*heads, panels * panel), dtype=np.float32)
+        self._key_scales = np.zeros((*heads, PAGE), dtype=np.float32)
         self._value_scales = np.zeros_like(self._key_scales)
 
-    def held(self, length: int) -> list[NDArray]:
-        """The parts that hold the first `length` tokens: views (L, B, H, …)."""
-        panels = -(-length // self._panel)
-        return [
-            self._keys[:, :, :, :panels],
-            self._values[:, :, :, :panels],
-            self._key_scales[..., :length],
-            self._value_scales[..., :length],
-        ]
+    def copy_page(self, source: int, target: int) -> None:
+        """Copy all numbers of one page to another."""
+        for part in (self._keys, self._values, self._key_scales, self._value_scales):
+            part[:, :, target] = part[:, :, source]
 
     def addresses(self) -> abi.KVCache:
         """The same for the engine."""
         return abi.KVCache(
-            rows=self._key_scales.shape[1],
-            capacity=self._key_scales.shape[-1],
+            pages=self._keys.shape[2],
             keys=self._keys.ctypes.data,
             values=self._values.ctypes.data,
             key_scales=self._key_scales.ctypes.data,

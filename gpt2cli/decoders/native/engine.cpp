@@ -1,4 +1,4 @@
-// The native CPU decoder: one call per prompt, one call per token.
+// The native CPU decoder: one call per step, for the tokens of many sequences.
 //
 // Generating a token reads every weight once, so memory limits its speed. The engine's design keeps
 // memory busy: threads wait at barriers without sleeping, data is read in long runs of addresses,
@@ -6,7 +6,7 @@
 //
 // Python calls the functions at the end (plain C, through ctypes; abi.py declares them) and owns
 // weights, KV cache and logits; nothing is copied. Layers are in layers.h, products in products.h
-// and codes.h, quantization in quantize.h, types in types.h, threads in pool.h.
+// and codes.h, quantization in quantize.h and inputs.h, types in types.h, threads in pool.h.
 
 #include <algorithm>
 #include <cstdint>
@@ -110,27 +110,30 @@ struct Arena {
     }
 };
 
+CodedInputs coded_inputs(Arena& arena, int64_t places) {
+    int8_t* codes = (int8_t*)arena.take(places * GROUP / 4);
+    float* scales = arena.take(places);
+    return {codes, scales, (int32_t*)arena.take(places)};
+}
+
 void allocate(Engine& e) {
     const Config& c = e.config;
-    const int64_t N = e.max_rows = std::max(ROWS, e.cache.rows);
-    Arena shared(e.memory, N * c.C * 10);
+    const int64_t N = ROWS, groups = (4 * c.C + GROUP - 1) / GROUP;
+    const int64_t coded = N * groups, few = ROW_TILE * groups, per_place = GROUP / 4 + 2;
+    Arena shared(e.memory, N * c.C * 10 + coded * per_place);
     for (float** buffer : {&e.x, &e.normed, &e.mixed}) *buffer = shared.take(N * c.C);
     e.qkv = shared.take(N * 3 * c.C);
     e.hidden = shared.take(N * 4 * c.C);
+    e.coded = coded_inputs(shared, coded);
     for (Scratch& scratch : e.scratch) {
         const int64_t panels = PACK_COLUMNS * PACK_DEPTH;
-        const int64_t scores = (int64_t)QUERIES * (e.cache.capacity + 16);
-        const int64_t normed = (int64_t)FEW_ROWS * c.C, last = (int64_t)e.cache.rows * c.C;
-        const int64_t groups = CODED_ROWS * ((4 * c.C + GROUP - 1) / GROUP);
-        const int64_t inputs = groups * (GROUP / 4 + 2) + 48;
-        Arena arena(scratch.memory, panels + scores + normed + last + inputs);
+        const int64_t scores = (int64_t)QUERIES * (c.context + CACHE_PANEL + 16);
+        const int64_t normed = (int64_t)FEW_ROWS * c.C;
+        Arena arena(scratch.memory, panels + scores + normed + few * per_place);
         scratch.panels = arena.take(panels);
         scratch.scores = arena.take(scores);
         scratch.normed = arena.take(normed);
-        scratch.last = arena.take(last);
-        scratch.inputs = (int8_t*)arena.take(groups * GROUP / 4);
-        scratch.input_scales = arena.take(groups);
-        scratch.input_offsets = (int32_t*)arena.take(groups);
+        scratch.coded = coded_inputs(arena, few);
     }
 }
 
@@ -167,18 +170,60 @@ void set_weights(Engine& e, const float* const* weights) {
     }
 }
 
+enum { OK, NO_SUCH_TOKEN, NO_ROOM, FORKED };
+
+int check(const Engine& e, const Job& job) {
+    const int32_t* ids = job.ids;
+    for (int i = 0; i < job.count; i++) {
+        const Chunk& chunk = job.chunks[i];
+        const int end = chunk.start + chunk.count;
+        if (chunk.start < 0 || chunk.count < 1 || end > e.config.context) return NO_ROOM;
+        const int32_t* pages = job.tables + chunk.table;
+        for (int page = 0; page * CACHE_PANEL < end; page++)
+            if (pages[page] < 0 || pages[page] >= e.cache.pages) return NO_ROOM;
+        for (int t = 0; t < chunk.count; t++)
+            if (ids[t] < 0 || ids[t] >= e.config.V) return NO_SUCH_TOKEN;
+        ids += chunk.count;
+    }
+    return OK;
+}
+
+// Divide the tokens of a job, chunk after chunk, into batches of ROWS.
+void set_batches(Engine& e, const Job& job) {
+    e.batches.clear();
+    const int32_t* ids = job.ids;
+    float* logits = job.logits;
+    for (int i = 0; i < job.count; i++) {
+        const Chunk& chunk = job.chunks[i];
+        for (int done = 0, count; done < chunk.count; done += count) {
+            if (e.batches.empty() || e.batches.back().rows() == ROWS)
+                e.batches.push_back({{}, {}, {}, ids, logits});
+            Batch& batch = e.batches.back();
+            const int row = batch.rows();
+            count = std::min(chunk.count - done, ROWS - row);
+            batch.pieces.push_back({&chunk, job.tables + chunk.table, done, count, row});
+            for (int t = done; t < done + count; t++) {
+                if (chunk.every || t == chunk.count - 1) {
+                    batch.wanted.push_back(batch.rows());
+                    logits += e.config.V;
+                }
+                batch.positions.push_back(chunk.start + t);
+            }
+            ids += count;
+        }
+    }
+}
+
 }  // namespace
 
 extern "C" {
-
-enum { OK, NO_SUCH_TOKEN, NO_ROOM, FORKED };
 
 // The highest level of instructions that this CPU has: 0 baseline; on x86 1 AVX2, 2 AVX-512 with
 // VNNI; on arm64, whose baseline is NEON, 1 its dot products of bytes.
 int engine_best_level() { return best_level(); }
 
-// The capacity of a KV cache, in tokens, must be a multiple of this.
-int engine_panel_length() { return CACHE_PANEL; }
+// The tokens of a page of the KV cache.
+int engine_page_length() { return CACHE_PANEL; }
 
 // Bytes of a matrix in 8 or 4 bits.
 int64_t engine_code_bytes(int in, int out, int bits) { return Shape{in, out, bits}.bytes(); }
@@ -217,14 +262,11 @@ void engine_free(Engine* e) {
     if (e->process == getpid()) delete e;  // in a forked process the threads do not exist
 }
 
-// Append tokens to the cache and compute their logits. Returns OK, or why nothing was done.
+// Append tokens to their sequences and compute logits. Returns OK, or why nothing was done.
 int engine_read(Engine* e, const Job* job) {
     if (e->process != getpid()) return FORKED;
-    if (job->start + job->T > e->cache.capacity || job->T < 1 || job->B > e->cache.rows)
-        return NO_ROOM;
-    for (int64_t i = 0; i < (int64_t)job->B * job->T; i++)
-        if (job->ids[i] < 0 || job->ids[i] >= e->config.V) return NO_SUCH_TOKEN;
-    e->job = *job;
+    if (const int error = check(*e, *job)) return error;
+    set_batches(*e, *job);
     e->pool.run([](void* it, int thread) { ((Engine*)it)->forward(*(Engine*)it, thread); }, e);
     return OK;
 }

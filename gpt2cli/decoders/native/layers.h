@@ -42,22 +42,27 @@ static void layer_norm(const Norm& norm, const float* x, float* y, int C, float 
     for (i = 0; i < C; i++) y[i] = (x[i] - mean) * inverse * norm.scale[i] + norm.shift[i];
 }
 
-// y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
-static Range linear(const Engine& e, const Matrix& m, const float* x, float* y, int N, bool add,
-                    int thread) {
-    const Range mine = range_of(m.out, 16, e.pool.threads, thread);
+// x W + b for the outputs `mine`, with W in floats.
+static void float_product(Engine& e, const Matrix& m, const float* x, int N, Target target,
+                          Range mine, int thread) {
     const int columns = mine.end - mine.begin;
-    for (int n = 0; n < N && columns > 0; n++) {
-        float* row = y + (int64_t)n * m.out + mine.begin;
-        for (int j = 0; j < columns; j++)
-            row[j] = (add ? row[j] : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
-    }
-    if (columns <= 0) return mine;
-    if (m.bits == 8) coded_product<8>(m, x, y, N, mine, e.scratch[thread]);
-    if (m.bits == 4) coded_product<4>(m, x, y, N, mine, e.scratch[thread]);
-    if (m.bits == 32)
-        product<float>({x, m.in}, {m.weight + mine.begin, m.out}, {y + mine.begin, m.out}, N, m.in,
-                       columns, e.scratch[thread].panels);
+    float* y = target.y + mine.begin;
+    for (int n = 0; n < N && columns > 0; n++)
+        for (int j = 0; j < columns; j++) {
+            float& to = y[(int64_t)n * m.out + j];
+            to = (target.add ? to : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
+        }
+    product<float>({x, m.in}, {m.weight + mine.begin, m.out}, {y, m.out}, N, m.in, columns,
+                   e.scratch[thread].panels);
+}
+
+// y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
+static Range linear(Engine& e, const Matrix& m, const float* x, int N, Target target, int thread) {
+    const Range mine = range_of(m.out, 16, e.pool.threads, thread);
+    const auto multiply = m.bits == 8   ? coded_product<8>
+                          : m.bits == 4 ? coded_product<4>
+                                        : float_product;
+    multiply(e, m, x, N, target, mine, thread);
     return mine;
 }
 
@@ -86,12 +91,29 @@ static void softmax(float* x, int seen, int total) {
     for (; i < total; i++) x[i] = 0;
 }
 
-// One head's keys and values in the KV cache: keys are packed in panels, as `pack` does it with
-// (D, S), and values are (S, D). Bytes have a scale per token.
+// One head's keys and values in the KV cache, of all pages: keys of a page are packed in panels, as
+// `pack` does it with (D, S), and values are (S, D). Bytes have a scale per token.
 template <class Number>
 struct HeadCache {
     Number *keys, *values;
     float *key_scales, *value_scales;  // (S)
+    const int32_t* pages;              // of the sequence
+    int D;
+
+    // The number of a token among all that the cache has room for.
+    int64_t place(int s) const {
+        return (int64_t)pages[s / CACHE_PANEL] * CACHE_PANEL + s % CACHE_PANEL;
+    }
+
+    // Call f(s, count) for tokens s … of the first S that lie together in memory.
+    template <class F>
+    void for_runs(int S, F f) const {
+        for (int s = 0, end; s < S; s = end) {
+            for (end = s + CACHE_PANEL; end < S; end += CACHE_PANEL)
+                if (pages[end / CACHE_PANEL] != pages[end / CACHE_PANEL - 1] + 1) break;
+            f(s, std::min(end, S) - s);
+        }
+    }
 };
 
 // Store D numbers, `stride` apart. As bytes, the largest magnitude becomes 127.
@@ -111,65 +133,92 @@ static void store(const float* x, int D, int8_t* to, int64_t stride, float& scal
 }
 
 template <class Number>
-static HeadCache<Number> head_cache(const Engine& e, int layer, int b, int h) {
+static HeadCache<Number> head_cache(const Engine& e, int layer, int h, const int32_t* pages) {
     const KVCache& all = e.cache;
-    const int64_t tokens = (((int64_t)layer * all.rows + b) * e.config.H + h) * all.capacity;
-    const int64_t numbers = tokens * (e.config.C / e.config.H);
-    return {(Number*)all.keys + numbers, (Number*)all.values + numbers, all.key_scales + tokens,
-            all.value_scales + tokens};
+    const int D = e.config.C / e.config.H;
+    const int64_t tokens = ((int64_t)layer * e.config.H + h) * all.pages * CACHE_PANEL;
+    return {(Number*)all.keys + tokens * D,
+            (Number*)all.values + tokens * D,
+            all.key_scales + tokens,
+            all.value_scales + tokens,
+            pages,
+            D};
 }
 
 // Append T keys and values to those of `start` tokens. qkv (T, 3 C) begins at this head.
 template <class Number>
 static void append_kv(const Config& c, const float* qkv, const HeadCache<Number>& cache, int start,
                       int T) {
-    const int D = c.C / c.H;
+    const int D = cache.D;
     for (int t = 0, s = start; t < T; t++, s++) {
         const float *k = qkv + (int64_t)t * 3 * c.C + c.C, *v = k + c.C;
-        Number* key = cache.keys + (int64_t)(s / PANEL) * PANEL * D + s % PANEL;
-        store(k, D, key, PANEL, cache.key_scales[s]);
-        store(v, D, cache.values + (int64_t)s * D, 1, cache.value_scales[s]);
+        const int64_t place = cache.place(s);
+        Number* key = cache.keys + place / PANEL * PANEL * D + place % PANEL;
+        store(k, D, key, PANEL, cache.key_scales[place]);
+        store(v, D, cache.values + place * D, 1, cache.value_scales[place]);
     }
 }
 
 // softmax(q kᵀ / √D) v for one head and n queries, which follow `past` tokens. → y (n, C)
+//
+// Every number is summed up token by token, wherever the pages lie and however many queries there
+// are: what a sequence attends to is the same to the last bit.
 template <class Number>
 static void attend(const Config& c, const float* qkv, const HeadCache<Number>& cache, int past,
                    int n, float* y, const Scratch& scratch) {
-    const int D = c.C / c.H, S = past + n;  // no query attends to more
+    const int D = cache.D, S = past + n;  // no query attends to more
     const int ld = (S + PANEL - 1) / PANEL * PANEL + 16;  // powers of two would collide in caches
     const Rows<float> scores{scratch.scores, ld};
     for (int i = 0; i < n * ld; i++) scores.data[i] = 0;
-    add_tiles<Number>({qkv, 3 * c.C}, cache.keys, scores, n, D, ld - 16);
     const float scale = 1 / __builtin_sqrtf(D);
     constexpr bool scaled = sizeof(Number) == 1;
+    cache.for_runs(S, [&](int s, int count) {
+        const int64_t place = cache.place(s);
+        add_tiles<Number>({qkv, 3 * c.C}, cache.keys + place * D, scores.from(0, s), n, D,
+                          (count + PANEL - 1) / PANEL * PANEL);
+        const float* scales = cache.key_scales + place;
+        for (int t = 0; t < n; t++)
+            for (int i = 0; i < count; i++) scores[t][s + i] *= scaled ? scale * scales[i] : scale;
+    });
     for (int t = 0; t < n; t++) {
-        float* row = scores[t];
-        for (int s = 0; s < S; s++) row[s] *= scaled ? scale * cache.key_scales[s] : scale;
-        softmax(row, past + t + 1, S);
-        for (int s = 0; scaled && s < S; s++) row[s] *= cache.value_scales[s];
+        softmax(scores[t], past + t + 1, S);
         for (int d = 0; d < D; d++) y[(int64_t)t * c.C + d] = 0;
     }
-    product<Number>({scores.data, ld}, {cache.values, D}, {y, c.C}, n, S, D, scratch.panels);
+    cache.for_runs(S, [&](int s, int count) {
+        const int64_t place = cache.place(s);
+        const float* scales = cache.value_scales + place;
+        for (int t = 0; scaled && t < n; t++)
+            for (int i = 0; i < count; i++) scores[t][s + i] *= scales[i];
+        product<Number>({scores.data + s, ld}, {cache.values + place * D, D}, {y, c.C}, n, count, D,
+                        scratch.panels);
+    });
 }
 
-// All heads; a token attends to itself and all before it. (B, T, 3 C) → (B, T, C)
+// All heads; a token attends to itself and all before it in its sequence. e.qkv → e.mixed (N, C)
 template <class Number>
-static void attention(const Engine& e, int layer, int start, int T, int thread) {
+static void attention(const Engine& e, const Batch& batch, int layer, int thread) {
     const Config& c = e.config;
-    const int D = c.C / c.H;
-    const Range pairs = range_of(e.job.B * c.H, 1, e.pool.threads, thread);
-    for (int pair = pairs.begin; pair < pairs.end; pair++) {
-        const int b = pair / c.H, h = pair % c.H;
-        const HeadCache<Number> cache = head_cache<Number>(e, layer, b, h);
-        // The processor does not foresee that the next head's keys and values are read soon.
-        const int64_t numbers = (int64_t)e.cache.capacity * D;
-        for (int i = 0; i < 4096; i += 64) {
-            __builtin_prefetch((const char*)(cache.keys + numbers) + i);
-            __builtin_prefetch((const char*)(cache.values + numbers) + i);
+    const int D = c.C / c.H, pieces = batch.pieces.size();
+    // Head after head, so that long sequences are shared between the threads.
+    const Range items = range_of(c.H * pieces, 1, e.pool.threads, thread);
+    const auto cache_of = [&](int item) {
+        const Piece& piece = batch.pieces[item % pieces];
+        return head_cache<Number>(e, layer, item / pieces, piece.pages);
+    };
+    for (int item = items.begin; item < items.end; item++) {
+        const HeadCache<Number> cache = cache_of(item);
+        if (item + 1 < items.end) {  // the processor does not foresee that this is read soon
+            const HeadCache<Number> next = cache_of(item + 1);
+            const int64_t first = next.place(0) * D;
+            for (int i = 0; i < 4096; i += 64) {
+                __builtin_prefetch((const char*)(next.keys + first) + i);
+                __builtin_prefetch((const char*)(next.values + first) + i);
+            }
         }
-        const float* qkv = e.qkv + (int64_t)b * T * 3 * c.C + h * D;
-        float* y = e.mixed + (int64_t)b * T * c.C + h * D;
+        const Piece& piece = batch.pieces[item % pieces];
+        const int h = item / pieces, T = piece.count, start = piece.chunk->start + piece.first;
+        const float* qkv = e.qkv + (int64_t)piece.row * 3 * c.C + h * D;
+        float* y = e.mixed + (int64_t)piece.row * c.C + h * D;
         append_kv(c, qkv, cache, start, T);
         for (int t = 0; t < T; t += QUERIES)
             attend(c, qkv + (int64_t)t * 3 * c.C, cache, start + t, std::min(QUERIES, T - t),
@@ -177,26 +226,27 @@ static void attention(const Engine& e, int layer, int start, int T, int thread) 
     }
 }
 
-// Norms of N rows. If they are few, every thread computes all of them, which saves a barrier.
-static const float* normalise(Engine& e, const Norm& norm, const float* x, int N, int thread) {
+// Norms of N rows of e.x, all or those named. If they are few, every thread computes all of them,
+// which saves a barrier. → (N, C)
+static const float* normalise(Engine& e, const Norm& norm, const int* named, int N, int thread) {
     const Config& c = e.config;
     const bool alone = N <= FEW_ROWS;
     float* y = alone ? e.scratch[thread].normed : e.normed;
     const Range rows = alone ? Range{0, N} : range_of(N, 1, e.pool.threads, thread);
     for (int64_t n = rows.begin; n < rows.end; n++)
-        layer_norm(norm, x + n * c.C, y + n * c.C, c.C, c.eps);
+        layer_norm(norm, e.x + (named ? named[n] : n) * c.C, y + n * c.C, c.C, c.eps);
     if (!alone) e.pool.barrier();
     return y;
 }
 
 // (N, C) → (N, 4 C) → GELU → added to x (N, C)
 static void feed_forward(Engine& e, const Block& block, int N, int thread) {
-    const float* y = normalise(e, block.norm2, e.x, N, thread);
-    const Range mine = linear(e, block.up, y, e.hidden, N, false, thread);
+    const float* y = normalise(e, block.norm2, nullptr, N, thread);
+    const Range mine = linear(e, block.up, y, N, {e.hidden, false}, thread);
     for (int64_t n = 0; n < N; n++)
         gelu(e.hidden + n * block.up.out + mine.begin, mine.end - mine.begin);
     e.pool.barrier();
-    linear(e, block.down, e.hidden, e.x, N, true, thread);
+    linear(e, block.down, e.hidden, N, {e.x, true}, thread);
     e.pool.barrier();
 }
 
@@ -243,63 +293,50 @@ static void tied_head(const Engine& e, const float* x, float* logits, int N, int
         }
 }
 
-// Logits of any number of rows. (N, C) → (N, V)
-static void head(const Engine& e, const float* x, float* logits, int N, int thread) {
-    if (e.head.codes) linear(e, e.head, x, logits, N, false, thread);
-    else tied_head(e, x, logits, N, thread);
+// Logits of the rows that they are wanted of.
+static void head(Engine& e, const Batch& batch, int thread) {
+    const int N = batch.wanted.size();
+    if (!N) return;
+    const float* y = normalise(e, e.final_norm, batch.wanted.data(), N, thread);
+    if (e.head.codes) linear(e, e.head, y, N, {batch.logits, false}, thread);
+    else tied_head(e, y, batch.logits, N, thread);
 }
 
-// Logits after each of T tokens. e.x (B, T, C) → job.logits (B, job.T, V), from column `done`
-static void head_of_all(Engine& e, int done, int T, int thread) {
-    const Job& job = e.job;
-    const float* y = normalise(e, e.final_norm, e.x, job.B * T, thread);
-    const int parts = T == job.T ? 1 : job.B, N = job.B * T / parts;  // consecutive rows
-    for (int64_t b = 0; b < parts; b++)
-        head(e, y + b * N * e.config.C, job.logits + (b * job.T + done) * e.config.V, N, thread);
-    e.pool.barrier();
-}
-
-// Token and position embeddings of T tokens, from column `done` of the ids. (B, T) → (B, T, C)
-static void embed(Engine& e, int done, int T, int thread) {
-    const Job& job = e.job;
+// The sum of token and position embeddings of each row. → e.x (N, C)
+static void embed(Engine& e, const Batch& batch, int thread) {
     const int C = e.config.C;
-    const Range rows = range_of(job.B * T, 1, e.pool.threads, thread);
+    const Range rows = range_of(batch.rows(), 1, e.pool.threads, thread);
     for (int n = rows.begin; n < rows.end; n++) {
-        const int b = n / T, t = n % T;
-        const float* token = e.wte + (int64_t)job.ids[b * job.T + done + t] * C;
-        const float* position = e.wpe + (int64_t)(job.start + done + t) * C;
+        const float* token = e.wte + (int64_t)batch.ids[n] * C;
+        const float* position = e.wpe + (int64_t)batch.positions[n] * C;
         for (int i = 0; i < C; i++) e.x[(int64_t)n * C + i] = token[i] + position[i];
     }
     e.pool.barrier();
 }
 
-// All T tokens of B sequences, `most` at a time: weights are read once for these.
+static void forward(Engine& e, const Batch& batch, int thread) {
+    const int N = batch.rows();
+    embed(e, batch, thread);
+    for (int layer = 0; layer < e.config.L; layer++) {
+        const Block& block = e.blocks[layer];
+        const float* y = normalise(e, block.norm1, nullptr, N, thread);
+        linear(e, block.qkv, y, N, {e.qkv, false}, thread);
+        e.pool.barrier();
+        const auto attend_all = e.bits == 32 ? attention<float> : attention<int8_t>;
+        attend_all(e, batch, layer, thread);
+        e.pool.barrier();
+        linear(e, block.out, e.mixed, N, {e.x, true}, thread);
+        e.pool.barrier();
+        feed_forward(e, block, N, thread);
+    }
+    head(e, batch, thread);
+}
+
+// All batches of a call, one after another: a sequence's tokens may be in several.
 static void forward(Engine& e, int thread) {
-    const Config& c = e.config;
-    const Job& job = e.job;
-    const int most = std::max(1, e.max_rows / job.B);  // of each sequence
-    for (int done = 0, T; done < job.T; done += T) {
-        T = std::min(most, job.T - done);
-        const int N = job.B * T;
-        embed(e, done, T, thread);
-        for (int layer = 0; layer < c.L; layer++) {
-            const Block& block = e.blocks[layer];
-            const float* y = normalise(e, block.norm1, e.x, N, thread);
-            linear(e, block.qkv, y, e.qkv, N, false, thread);
-            e.pool.barrier();
-            const auto attend_all = e.bits == 32 ? attention<float> : attention<int8_t>;
-            attend_all(e, layer, job.start + done, T, thread);
-            e.pool.barrier();
-            linear(e, block.out, e.mixed, e.x, N, true, thread);
-            e.pool.barrier();
-            feed_forward(e, block, N, thread);
-        }
-        if (job.all) head_of_all(e, done, T, thread);
-        if (job.all || done + T < job.T) continue;
-        float* last = e.scratch[thread].last;  // (B, C)
-        for (int64_t b = 0; b < job.B; b++)
-            layer_norm(e.final_norm, e.x + (b * T + T - 1) * c.C, last + b * c.C, c.C, c.eps);
-        head(e, last, job.logits, job.B, thread);
+    for (const Batch& batch : e.batches) {
+        if (&batch != &e.batches.front()) e.pool.barrier();  // the head still reads e.x
+        forward(e, batch, thread);
     }
 }
 

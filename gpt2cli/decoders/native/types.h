@@ -1,8 +1,8 @@
 // The engine's types and constants: the model, the KV cache, and the memory that layers work in.
 //
-// Letters for shapes are those of model/gpt2.py: B sequences, T new tokens, S tokens attended to,
-// C width, H heads, D width of a head, V vocabulary. L are layers; N = B · T rows are computed at
-// once. Config, KVCache and Job are filled in by Python: abi.py mirrors their fields.
+// Letters for shapes are those of model/gpt2.py: T new tokens, S tokens attended to, C width,
+// H heads, D width of a head, V vocabulary. L are layers; N rows, tokens of any sequences, are
+// computed at once. Config, KVCache, Chunk and Job are filled in by Python: abi.py mirrors them.
 
 #pragma once
 
@@ -21,9 +21,10 @@ namespace {
 constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half an L2 cache
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
-constexpr int ROWS = 256;        // of a prompt that are computed at once
-constexpr int CODED_ROWS = 64;   // of these, that a thread quantizes at once
-constexpr int CACHE_PANEL = 32;  // tokens: the KV cache's capacity is a multiple at every level
+constexpr int ROWS = 256;        // that are computed at once
+constexpr int CODED_ROWS = 64;   // of these, whose quantized inputs stay in an L2 cache
+constexpr int ROW_TILE = 16;     // of these, whose quantized inputs lie together
+constexpr int CACHE_PANEL = 32;  // tokens of a page: whole panels at every level of instructions
 
 struct Range {
     int begin, end;
@@ -59,6 +60,17 @@ struct Matrix : Shape {
     const float* weight;   // (in, out); null if quantized
     const uint8_t* codes;  // as quantize.h describes; null with 32 bits
     const float* bias;     // (out); null if there is none
+
+    template <int BITS>
+    const Codes<BITS>* block_codes(int block) const {
+        return (const Codes<BITS>*)codes + (int64_t)block * groups();
+    }
+
+    template <int BITS>
+    const Scales* block_scales(int block) const {
+        const Codes<BITS>* end = (const Codes<BITS>*)codes + pairs();
+        return (const Scales*)end + (int64_t)block * groups();
+    }
 };
 
 struct Block {
@@ -68,33 +80,68 @@ struct Block {
     Matrix up, down;
 };
 
-// Numbers are floats; with quantized weights bytes, with a scale per token and head.
+// Pages of CACHE_PANEL tokens. Numbers are floats; with quantized weights bytes, with a scale per
+// token and head.
 struct KVCache {
-    int rows, capacity;                // sequences, and tokens of each
-    void *keys, *values;               // (L, rows, H, capacity · D)
-    float *key_scales, *value_scales;  // (L, rows, H, capacity)
+    int pages;
+    void *keys, *values;               // (L, H, pages, CACHE_PANEL · D)
+    float *key_scales, *value_scales;  // (L, H, pages, CACHE_PANEL)
 };
 
-// One call from Python: T ids of B sequences, which follow `start` tokens in the cache.
+// Ids of one sequence, which follow `start` tokens in its pages.
+struct Chunk {
+    int start, count;
+    int every;  // whether to return logits after every token, not only the last
+    int table;  // where its pages begin in the job's tables
+};
+
+// One call from Python: chunks of several sequences.
 struct Job {
-    const int32_t* ids;  // (B, T)
-    int B, T, start;
-    bool all;       // whether to return logits after every token, not only the last
-    float* logits;  // (B, T, V) if `all`, else (B, V)
+    const Chunk* chunks;
+    const int32_t* ids;     // of one chunk after another
+    const int32_t* tables;  // the numbers of pages, in the order of their tokens
+    int count;              // of chunks
+    float* logits;          // (rows, V): those of one chunk after another
+};
+
+// Tokens of one chunk that are computed together, from its token `first` on.
+struct Piece {
+    const Chunk* chunk;
+    const int32_t* pages;  // of its sequence
+    int first, count;
+    int row;  // of its first token in the batch
+};
+
+// Rows that are computed together, each a token of some sequence: weights are read once for these.
+struct Batch {
+    std::vector<Piece> pieces;
+    std::vector<int> positions;  // of each row in its sequence
+    std::vector<int> wanted;     // the rows that logits are wanted of
+    const int32_t* ids;          // of each row
+    float* logits;
+
+    int rows() const { return (int)positions.size(); }
+};
+
+// Quantized inputs of a product: (tiles of rows, groups, ROW_TILE, GROUP).
+struct CodedInputs {
+    int8_t* codes;
+    float* scales;     // (tiles of rows, groups, ROW_TILE)
+    int32_t* offsets;  // of that shape: what to add because codes of weights are unsigned
+
+    // Of the group of a row among all groups.
+    int64_t place(int n, int group, int groups) const {
+        return ((int64_t)(n / ROW_TILE) * groups + group) * ROW_TILE + n % ROW_TILE;
+    }
 };
 
 // Memory of one thread.
 struct Scratch {
     std::vector<float> memory;
-    float* panels;  // weights, packed
-    float* scores;  // of attention, (QUERIES, S)
-    float* normed;  // (FEW_ROWS, C)
-    float* last;    // (B, C)
-    // Quantized inputs of a product. Rows come in tiles, a tile is (groups, 8, rows, 4).
-    int8_t* inputs;
-    // Per tile (groups, rows): the scale, and what to add because codes of weights are unsigned.
-    float* input_scales;
-    int32_t* input_offsets;
+    float* panels;      // weights, packed
+    float* scores;      // of attention, (QUERIES, S)
+    float* normed;      // (FEW_ROWS, C)
+    CodedInputs coded;  // of FEW_ROWS
 };
 
 struct Engine {
@@ -105,12 +152,12 @@ struct Engine {
     Norm final_norm;
     std::vector<Block> blocks;
     Matrix head;  // if quantized; else `wte` is used
-    int max_rows;
     std::vector<float> memory;
     float *x, *normed, *mixed, *qkv, *hidden;  // (N, C), (N, C), (N, C), (N, 3 C), (N, 4 C)
+    CodedInputs coded;                         // of N rows
     std::vector<Scratch> scratch;              // per thread
     void (*forward)(Engine&, int thread);
-    Job job;
+    std::vector<Batch> batches;  // of the call that is being computed
     pid_t process = getpid();  // threads do not survive a fork
     Pool pool;
 

@@ -182,6 +182,55 @@ def test_lines_of_json_keep_what_else_they_hold(run_main: Run) -> None:
     assert b"line 1 has no text in a field 'text'" in wrong.stderr
 
 
+def test_rows_of_jsonl_are_scored_in_order_and_wrong_ones_say_why(run_main: Run) -> None:
+    texts = ["My lord, I am.", "x", "The king is come. " * 100, "", "I am."]  # one of many windows
+    rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
+    lines = [json.dumps(row).encode() for row in rows]
+    lines[1:1] = [
+        b"no",
+        b'{"id": 9, "text": 1}',
+        b'["text"]',
+        b'{"text": "\\ud800"}',
+        b" ",
+        b"\xff",
+    ]
+    done = run_main("score", *BARD, "--jsonl", "--stride", "128", stdin=b"\n".join(lines), code=1)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [record.get("error") for record in found[1:6]] == [
+        "line 2 is not JSON",
+        "line 3 has no text in a field 'text'",
+        "line 4 is no JSON object",
+        "line 5 has half a character in its field 'text'",
+        "line 7 is not valid UTF-8 text (at byte 0)",
+    ]
+    assert (found[2]["id"], found[2]["text"]) == (9, 1)
+    scored = found[:1] + found[6:]
+    assert [{"id": record["id"], "text": record["text"]} for record in scored] == rows
+    assert "error" not in scored[0]
+    assert [record["perplexity"] is None for record in scored] == [False, True, False, True, False]
+    assert done.stderr == b"gpt2: 5 of 10 lines could not be scored\n"
+
+
+def test_a_row_is_scored_as_it_is_alone(run_main: Run) -> None:
+    """Its neighbours change not a bit of it."""
+    texts = ["My lord, I am.", "The king is come. " * 100, "I am.", "To be, or not to be"]
+    lines = [json.dumps({"body": text, "x": 1}).encode() + b"\n" for text in texts]
+    together = run_main("score", *BARD, "--jsonl", "--field", "body", stdin=b"".join(lines))
+    alone = [run_main("score", *BARD, "--jsonl", "--field", "body", stdin=line) for line in lines]
+    assert together.stdout == b"".join(done.stdout for done in alone)
+    assert together.stdout.count(b"bits_per_byte") == 4
+
+
+def test_with_a_limit_wrong_rows_are_named_on_stderr(run_main: Run) -> None:
+    lines = b'{"text": "My lord, I am."}\n{}\n{"text": "xq zv xq zv jj"}\n'
+    done = run_main("score", *BARD, "--jsonl", "--max-perplexity", "100", stdin=lines, code=1)
+    assert done.stdout == lines.splitlines(keepends=True)[0]
+    assert done.stderr.decode().splitlines() == [
+        "gpt2: line 2 has no text in a field 'text'",
+        "gpt2: 1 of 3 lines could not be scored",
+    ]
+
+
 def test_the_lines_of_one_file_do_not_run_into_the_next(run_main: Run, tmp_path: Path) -> None:
     for name, text in (("a", "My lord, I am."), ("b", "The king is come.")):
         (tmp_path / name).write_text(text)
@@ -314,6 +363,9 @@ def test_a_page_is_one_that_a_browser_shows(run_main: Run, tmp_path: Path) -> No
         (["--text", "a", "--choice", ""], "a choice must not be empty"),
         (["--text", "a", "--choice", "b" * 2000], "a choice is longer than the model's context"),
         (["--text", "a", "--html", "x", "--lines"], "--html shows whole texts"),
+        (["--text", "a", "--jsonl"], "--jsonl reads files or stdin; leave out --text"),
+        (["--lines", "--jsonl"], "--lines and --jsonl are different files; give one of them"),
+        (["--jsonl", "--json"], "--choice, --jsonl, --csv, --heatmap, --top and --json are"),
         (["--text", "a", "--lines"], "--lines reads files or stdin; leave out --text"),
         (["--text", "ab c", "--html", "/no/such/page.html"], "/no/such is no directory"),
         (

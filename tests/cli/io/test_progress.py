@@ -61,3 +61,18 @@ def test_a_bar_stays_away_from_a_terminal_that_is_written_to(
         advance(2)
     stream.flush()
     assert (b"50%" in stream.written()) == (not (written and to_terminal))
+
+
+@pytest.mark.parametrize("to_terminal", [False, True])
+@pytest.mark.parametrize("written", [False, True])
+def test_rows_are_counted_unless_they_are_shown_themselves(
+    monkeypatch: pytest.MonkeyPatch, to_terminal: bool, written: bool
+) -> None:
+    stream = Stream(terminal=True, encoding="utf-8")
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(sys, "stdout", Stream(terminal=to_terminal))
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.row_progress(40, written=written) as advance:
+        advance(12, "5 tokens/s")
+    stream.flush()
+    assert (b"12/40" in stream.written()) == (not (to_terminal and written))

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import BUNDLED_DIR
-from gpt2cli.decoders import native
+from gpt2cli.decoders import native, pages
 from gpt2cli.decoders.native import abi
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.errors import DeviceError
 from gpt2cli.system import memory
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
@@ -53,8 +55,8 @@ def weights_of(model: Any) -> dict[str, Any]:
     return {name: p.numpy() for name, p in model.named_parameters()}
 
 
-def make(model: Any, **options: Any) -> Any:
-    return EngineDecoder(model.config, weights_of(model), **options)
+def make(model: Any, tokens: int = 4096, **options: Any) -> Any:
+    return EngineDecoder(model.config, weights_of(model), tokens, **options)
 
 
 def random_ids(config: ModelConfig, rows: int) -> Any:
@@ -64,9 +66,15 @@ def random_ids(config: ModelConfig, rows: int) -> Any:
 
 def read(decoder: Decoder, ids: Any, prompt: int) -> Any:
     """Logits after the prompt and after each token that follows. (B, T) → (B, T − prompt + 1, V)"""
-    logits = [decoder.prefill(ids[:, :prompt].tolist())]
-    logits += [decoder.step(ids[:, t].tolist()) for t in range(prompt, ids.shape[1])]
-    return np.stack(logits, axis=1)
+    rows = [decoder.open() for _ in ids]
+    pieces = [(0, prompt), *((t, t + 1) for t in range(prompt, ids.shape[1]))]
+    return np.stack(
+        [
+            decoder.read([Chunk(s, a, ids[i, a:b].tolist()) for i, s in enumerate(rows)])
+            for a, b in pieces
+        ],
+        axis=1,
+    )
 
 
 def levels() -> list[str]:
@@ -92,7 +100,7 @@ def test_logits_are_those_of_the_model(config: ModelConfig, level: str, rows: in
     model = model_of(config)
     ids = random_ids(config, rows)
     expected = model(ids)[:, 18:].numpy()
-    assert np.abs(read(make(model, batch_size=rows, level=level), ids, 19) - expected).max() < 1e-4
+    assert np.abs(read(make(model, level=level), ids, 19) - expected).max() < 1e-4
 
 
 def test_a_prompt_longer_than_a_block_is_read_in_parts() -> None:
@@ -100,7 +108,7 @@ def test_a_prompt_longer_than_a_block_is_read_in_parts() -> None:
     model = model_of(config)
     ids = random_ids(config, 2)
     expected = model(ids)[:, -2:].numpy()
-    assert np.abs(read(make(model, batch_size=2), ids, 699) - expected).max() < 1e-4
+    assert np.abs(read(make(model), ids, 699) - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -113,21 +121,22 @@ def test_logits_after_every_token_are_those_after_the_last_of_each(
     config = ModelConfig(vocab_size=150, context_length=320, emb_dim=48, n_heads=2, n_layers=2)
     model = model_of(config)
     ids = random_ids(config, rows)[:, :300]
-    decoder = make(model, batch_size=rows, level=level, precision=precision)
-    every = decoder.extend(ids.tolist())
+    options = {"level": level, "precision": precision}
+    decoder = make(model, **options)
+    chunks = [Chunk(decoder.open(), 0, row, every=True) for row in ids.tolist()]
+    every = decoder.read(chunks).reshape(rows, 300, -1)
     if precision == "fp32":
         assert np.abs(every - model(ids).numpy()).max() < 1e-4
     for length in (1, 7, 200, 300):
-        last = make(model, batch_size=rows, level=level, precision=precision)
-        scores = last.prefill(ids[:, :length].tolist())
-        assert np.abs(every[:, length - 1] - scores).max() < (1e-4 if precision == "fp32" else 0.2)
+        last = read(make(model, **options), ids[:, :length], length)[:, 0]
+        np.testing.assert_array_equal(every[:, length - 1], last)
 
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_the_number_of_threads_changes_nothing(threads: int) -> None:
     model = model_of(CONFIGS[2])
     ids = random_ids(model.config, 2)
-    alone, together = (make(model, batch_size=2, threads=n) for n in (1, threads))
+    alone, together = (make(model, threads=n) for n in (1, threads))
     assert np.array_equal(read(alone, ids, 20), read(together, ids, 20))
 
 
@@ -135,46 +144,58 @@ def test_the_number_of_threads_changes_nothing(threads: int) -> None:
     sizes=st.sampled_from([(300, 24, 3), (77, 40, 5), (1030, 64, 4)]),
     precision=st.sampled_from(["fp32", "int8", "int4"]),
     level=st.sampled_from(levels()),
-    rows=st.integers(1, 5),
-    chunks=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     threads=st.integers(1, 3),
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=20),
+    data=st.data(),
 )
 @settings(deadline=None, max_examples=60)
 def test_a_row_has_the_same_logits_in_any_company_to_the_last_bit(
     sizes: tuple[int, int, int],
     precision: str,
     level: str,
-    rows: int,
-    chunks: list[int],
     threads: int,
+    lengths: list[int],
+    data: st.DataObject,
 ) -> None:
+    """Texts of any lengths, in any order and chunks of any size."""
     vocab_size, emb_dim, n_heads = sizes
     config = ModelConfig(vocab_size, 200, emb_dim, n_heads, n_layers=2)
     weights = RandomWeights(config)
-    ids = random_ids(config, rows)[:, : sum(chunks)].tolist()
+    texts = random_ids(config, len(lengths)).tolist()
     options: dict[str, Any] = {"precision": precision, "level": level}
-    together = EngineDecoder(config, weights, rows, threads=threads, **options)
-    parts, begin = [], 0
-    for chunk in chunks:
-        parts.append(together.extend([row[begin : begin + chunk] for row in ids]))
-        begin += chunk
-    logits = np.concatenate(parts, axis=1)
-    alone = EngineDecoder(config, weights, 1, threads=1, **options)
-    for row, found in zip(ids, logits, strict=True):
-        alone.truncate(0)
-        one_by_one = [alone.extend([[token]])[0, 0] for token in row]
-        np.testing.assert_array_equal(found[: len(row)], one_by_one)
+    together = EngineDecoder(config, weights, 6400, threads=threads, **options)
+    places = [together.open() for _ in texts]
+    found: list[list[Any]] = [[] for _ in texts]
+    while unread := [i for i, n in enumerate(lengths) if len(found[i]) < n]:
+        order = data.draw(st.lists(st.sampled_from(unread), min_size=1, unique=True))
+        chunks = []
+        for i in order:
+            begin, end = len(found[i]), data.draw(st.integers(len(found[i]) + 1, lengths[i]))
+            chunks.append(Chunk(places[i], begin, texts[i][begin:end], every=True))
+        logits = together.read(chunks)
+        for i, chunk in zip(order, chunks, strict=True):
+            found[i] += list(logits[: len(chunk.ids)])
+            logits = logits[len(chunk.ids) :]
+    alone = EngineDecoder(config, weights, threads=1, **options)
+    place = alone.open()
+    for text, rows in zip(texts, found, strict=True):
+        one_by_one = [alone.read([Chunk(place, t, text[t : t + 1])])[0] for t in range(len(rows))]
+        np.testing.assert_array_equal(rows, one_by_one)
 
 
 def test_greedy_text_is_that_of_numpy_for_200_tokens() -> None:
     config = ModelConfig(vocab_size=500, context_length=256, emb_dim=96, n_heads=4, n_layers=3)
     model = model_of(config)
     decoders = [make(model), NumpyDecoder(config, weights_of(model))]
-    chosen = [[int(decoder.prefill([[1, 2, 3]]).argmax())] for decoder in decoders]
-    for _ in range(200):
-        for decoder, ids in zip(decoders, chosen, strict=True):
-            ids.append(int(decoder.step(ids[-1:]).argmax()))
-    assert chosen[0] == chosen[1]
+    texts = []
+    for decoder in decoders:
+        place, ids = decoder.open(), [1, 2, 3]
+        logits = decoder.read([Chunk(place, 0, ids)])
+        for _ in range(200):
+            ids.append(int(logits.argmax()))
+            logits = decoder.read([Chunk(place, len(ids) - 1, ids[-1:])])
+        texts.append(ids)
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize("level", levels())
@@ -191,7 +212,7 @@ def test_fewer_bits_score_nearly_the_same(
     model = model_of(config)
     ids = random_ids(config, 12)
     exact = model(ids)[:, 18:].numpy()
-    coded = read(make(model, batch_size=12, precision=precision, level=level), ids, 19)
+    coded = read(make(model, precision=precision, level=level), ids, 19)
     error = float(np.sqrt(np.square(coded - exact).mean() / np.square(exact).mean()))
     assert error < most
 
@@ -213,15 +234,15 @@ def test_fewer_bits_keep_the_perplexity_of_bard(precision: str, most: float) -> 
     ids = torch.tensor(tokens[: B * T]).view(B, T)
 
     def loss(precision: Any) -> float:
-        decoder = EngineDecoder(config, weights, B, precision=precision)
+        decoder = EngineDecoder(config, weights, B * T, precision=precision)
         scores = log_softmax(read(decoder, ids[:, :-1], 1))  # (B, T − 1, V)
         return float(-np.take_along_axis(scores, ids[:, 1:, None].numpy(), axis=2).mean())
 
     assert abs(np.expm1(loss(precision) - loss("fp32"))) < most
 
 
-def test_memory_is_estimated_in_the_panels_of_the_engine() -> None:
-    assert native.library().engine_panel_length() == memory.PANEL
+def test_memory_is_estimated_in_the_pages_of_the_engine() -> None:
+    assert native.library().engine_page_length() == memory.PAGE == pages.PAGE
 
 
 @pytest.mark.parametrize("header", sorted(path.name for path in SOURCES.glob("*.h")))
@@ -242,40 +263,39 @@ def test_structs_lie_in_memory_as_the_engine_expects(struct: Any) -> None:
 
 
 def test_what_cannot_be_read_is_refused() -> None:
-    decoder = make(model_of(CONFIGS[0]), capacity=8)
-    with pytest.raises(ValueError, match="vocabulary"):
-        decoder.prefill([[1, 77]])
-    with pytest.raises(ValueError, match="vocabulary"):
-        decoder.prefill([[-1]])
-    decoder.prefill([[1] * 8])
-    with pytest.raises(ValueError, match="KV cache"):
-        decoder.step([1])
+    decoder = make(model_of(CONFIGS[0]))
+    place = decoder.open()
+    for wrong in ([1, 77], [-1]):
+        with pytest.raises(ValueError, match="vocabulary"):
+            decoder.read([Chunk(place, 0, wrong)])
+    decoder.read([Chunk(place, 0, [1] * 8)])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_forked_process_is_told_to_make_its_own() -> None:
     decoder = make(model_of(CONFIGS[0]), threads=2)
-    decoder.prefill([[1, 2]])
+    place = decoder.open()
+    decoder.read([Chunk(place, 0, [1, 2])])
     child = os.fork()
     if child == 0:
         try:
-            decoder.step([3])
-        except ValueError as error:
+            decoder.read([Chunk(place, 2, [3])])
+        except DeviceError as error:
             os._exit(7 if "forked" in str(error) else 1)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    decoder.step([3])
+    decoder.read([Chunk(place, 2, [3])])
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux alone holds us to a core")
 def test_threads_that_share_a_core_end_with_the_same() -> None:
     model = model_of(CONFIGS[2])
     ids = random_ids(model.config, 2)
-    expected = read(make(model, batch_size=2, threads=1), ids, 20)
+    expected = read(make(model, threads=1), ids, 20)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})  # the threads of a new decoder inherit it
     try:
-        crowded = read(make(model, batch_size=2, threads=4), ids, 20)
+        crowded = read(make(model, threads=4), ids, 20)
     finally:
         os.sched_setaffinity(0, cores)
     assert np.array_equal(crowded, expected)

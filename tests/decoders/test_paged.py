@@ -18,8 +18,8 @@ from gpt2cli.analysis import comparison, scoring
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.decoders.checked import CheckedDecoder
 from gpt2cli.decoders.native import quantize
+from gpt2cli.decoders.pages import Chunk
 from gpt2cli.errors import WeightsError
 from gpt2cli.generation import beam, loop
 from gpt2cli.generation.request import GenerationConfig
@@ -56,21 +56,17 @@ def damage(source: Path, target: Path, parameter: str, row: int, value: float) -
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy", "native"])
-def test_padding_is_no_part_of_any_logits(
-    kind: str, padded: Path, tiny_tokenizer: Tokenizer
-) -> None:
-    full = decoders(kind, padded)()
-    cut = CheckedDecoder(decoders(kind, padded)(), 300)
-    assert np.array_equal(cut.prefill([IDS]), full.prefill([IDS])[:, :300])
-    assert np.array_equal(cut.step([7]), full.step([7])[:, :300])
-    cut.truncate(2), full.truncate(2)
-    assert np.array_equal(cut.extend([IDS]), full.extend([IDS])[..., :300])
-    assert (cut.length, cut.context_length) == (full.length, full.context_length)
+def test_padding_is_no_part_of_any_logits(kind: str, padded: Path) -> None:
+    full, cut = decoders(kind, padded)(), decoders(kind, padded)(size=300)
+    a, b = full.open(), cut.open()
+    assert np.array_equal(cut.read([Chunk(b, 0, IDS)]), full.read([Chunk(a, 0, IDS)])[:, :300])
+    every = cut.read([Chunk(b, 2, IDS, every=True)])
+    assert np.array_equal(every, full.read([Chunk(a, 2, IDS, every=True)])[:, :300])
 
 
 def test_ids_beyond_the_vocabulary_are_never_chosen(padded: Path, run_main: Run) -> None:
-    raw = decoders("numpy", padded)().prefill([[0]])
-    assert raw.argmax() >= 300  # as they are, they would be
+    raw = decoders("numpy", padded)()
+    assert raw.read([Chunk(raw.open(), 0, [0])]).argmax() >= 300  # as they are, they would be
     for options in (("-t", "0"), ("--beams", "2"), ("--seed", "1", "-t", "9")):
         done = run_main("generate", "-m", str(padded), *options, "--json", "The")
         assert max(json.loads(done.stdout)["token_ids"]) < 300
@@ -80,7 +76,7 @@ def test_ids_beyond_the_vocabulary_are_never_chosen(padded: Path, run_main: Run)
 def test_score_and_diff_agree_on_a_padded_vocabulary(
     kind: str, padded: Path, tiny_tokenizer: Tokenizer
 ) -> None:
-    a, b = (CheckedDecoder(decoders(kind, padded)(), 300) for _ in range(2))
+    a, b = (decoders(kind, padded)(size=300) for _ in range(2))
     compared = [d.surprisals[0] for d in comparison.compare(a, b, IDS) if d.surprisals]
     (score,) = scoring.join(scoring.score_texts(a, tiny_tokenizer, [IDS], stride=16))
     assert compared == pytest.approx(score.bits[1:].tolist(), abs=1e-4)
@@ -96,23 +92,22 @@ def test_damage_is_found_where_it_is_first_seen(
     kind: str, value: float, tiny_directory: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     broken = damage(tiny_directory, tmp_path / "broken", "position_embedding.weight", 3, value)
-    decoder = CheckedDecoder(decoders(kind, broken)(), 300, "mine")
-    decoder.prefill([IDS[:2]])
-    decoder.step([9])
+    decoder = decoders(kind, broken)(size=300, name="mine")
+    place = decoder.open()
+    decoder.read([Chunk(place, 0, IDS[:2])])
+    decoder.read([Chunk(place, 2, [9])])
     with pytest.raises(WeightsError, match=r"of mine give no numbers.* within the first 4 "):
-        decoder.step([9])
-    decoder.truncate(0)
-    with pytest.raises(WeightsError, match="first 5 tokens"):
-        decoder.extend([IDS])
-    with pytest.raises(WeightsError, match="first 5 tokens"):
-        decoder.prefill([IDS])
+        decoder.read([Chunk(place, 3, [9])])
+    for every in (True, False):
+        with pytest.raises(WeightsError, match="first 5 tokens"):
+            decoder.read([Chunk(place, 0, IDS, every)])
     assert not recwarn.list
 
 
-def damaged_after_three(row: int, text: Sequence[int]) -> NDArray:
-    """The lowest ids are the most probable; the third token of the second row spoils one."""
+def damaged_after_three(sequence: int, text: Sequence[int]) -> NDArray:
+    """The lowest ids are the most probable; the third token of the second text spoils one."""
     logits = np.arange(257.0)[::-1].astype(np.float32)
-    if row == 1 and len(text) == 3:
+    if sequence == 1 and len(text) == 3:
         logits[99] = math.inf
     return logits
 
@@ -122,13 +117,15 @@ def test_damage_that_a_gpu_sees_is_told_at_the_token_it_is_seen_at(
     sampling: SamplingConfig,
 ) -> None:
     """The last one: no other step follows that could ask."""
-    on_gpu = ScriptedDecoder(damaged_after_three, rows=2, to_array=torch.from_numpy)
-    decoder = CheckedDecoder(on_gpu, BYTES.size)
+    decoder = ScriptedDecoder(damaged_after_three, to_array=torch.from_numpy)
     config = GenerationConfig(sampling, max_tokens=2, samples=2)
     events = loop.generate(decoder, BYTES, [1, 2], config)
     assert [next(events).sample for _ in range(3)] == [0, 1, 0]
     with pytest.raises(WeightsError, match="first 3 tokens"):
         next(events)  # the second token of the second sample
+    decoder = ScriptedDecoder(
+        lambda _, text: damaged_after_three(1, text), to_array=torch.from_numpy
+    )
     searched = GenerationConfig(SamplingConfig(temperature=0), max_tokens=2, beams=2)
     with pytest.raises(WeightsError, match="first 3 tokens"):
         list(beam.generate(decoder, BYTES, [1, 2], searched))

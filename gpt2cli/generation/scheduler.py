@@ -1,0 +1,244 @@
+"""Many texts at once: which of them read how many tokens in the next step.
+
+Texts join and leave between any two steps ("continuous batching", Yu et al. 2022, Orca, OSDI '22).
+A step reads one token of every text that is being written, then as much of the waiting prompts as
+its budget allows (Agrawal et al. 2023, arXiv:2308.16369): a long prompt comes in without holding
+the others up. When the KV cache is full the newest text gives way, and is read again later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpt2cli.arrays import Array, array_namespace, to_device_of
+from gpt2cli.decoders.pages import PAGE, Chunk, OutOfPages, pages_for
+from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.errors import GPT2CLIError
+from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.generation.sequence import Ids, Sequence
+from gpt2cli.sampling.sampler import choose
+from gpt2cli.text.tokenizer import Tokenizer
+
+MAX_SEQUENCES = 64
+STEP_TOKENS = 96  # a step of them takes a few times as long as one of a few decodes
+LEAST_OF_PROMPTS = 64  # in a step, so that texts begin as fast as others end
+ALL_OF_PROMPTS = 256  # in a step that nothing else waits for: the engine computes these at once
+
+Update = tuple[int, Event | GPT2CLIError]
+"""A request's number, and what has become of it: one more token, or why there are no more."""
+
+
+@dataclass(eq=False, slots=True)
+class _Text:
+    """A sequence and its place in the decoder, of which it holds the first `held` tokens there."""
+
+    request: int
+    sequence: Sequence
+    place: int | None = None
+    held: int = 0
+    others: list[Sequence] = field(default_factory=list)  # samples that begin when it is read
+
+    @property
+    def unread(self) -> int:
+        """The tokens of its window that the decoder has not read."""
+        return len(self.sequence.ids) - self.sequence.start - self.held
+
+    @property
+    def pages_missing(self) -> int:
+        """The pages that it needs until its window is read, and for one token more."""
+        return pages_for(self.held + self.unread + 1) - pages_for(self.held)
+
+
+class Scheduler:
+    """Writes the texts of all requests side by side, step by step.
+
+    At most `max_sequences` are written at once. A step reads `step_tokens` tokens, or somewhat
+    more for the sake of waiting prompts, and many more where no text is being written. Nothing a
+    text becomes depends on the others.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        *,
+        max_sequences: int = MAX_SEQUENCES,
+        step_tokens: int = STEP_TOKENS,
+    ) -> None:
+        self._decoder, self._tokenizer = decoder, tokenizer
+        self._max_sequences, self._step_tokens = max_sequences, step_tokens
+        self._waiting: deque[_Text] = deque()
+        self._running: list[_Text] = []  # the oldest first
+        self._requests = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._waiting or self._running)
+
+    @property
+    def waiting(self) -> int:
+        """The texts that have not begun, or had to give way."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """The texts that are being read or written."""
+        return len(self._running)
+
+    def add(self, prompt: Ids, config: GenerationConfig) -> int:
+        """Queue a prompt, to be continued `config.samples` times. → the request's number
+
+        Raises `UsageError` for a prompt that is empty or longer than the context, and what a
+        constraint raises that cannot be kept.
+        """
+        first = Sequence(self._tokenizer, self._decoder.context_length, prompt, config)
+        others = [first.another(sample) for sample in range(1, config.samples)]
+        self._requests += 1
+        self._waiting.append(_Text(self._requests, first, others=others))
+        return self._requests
+
+    def cancel(self, request: int) -> None:
+        """Forget a request at once; nothing if it has ended."""
+        self._waiting = deque(text for text in self._waiting if text.request != request)
+        for text in [text for text in self._running if text.request == request]:
+            self._leave(text)
+
+    def step(self) -> list[Update]:
+        """Read, choose a token for every text that has been read, and say what has become of it.
+
+        Raises `WeightsError` if the model's numbers are not finite, `GPT2CLIError` if a text does
+        not fit the KV cache even alone.
+        """
+        self._admit()
+        if not self._running:
+            return []
+        reading, logits = self._read()
+        ready: list[tuple[_Text, int]] = []
+        for row, (text, chunk) in enumerate(reading):
+            text.held += len(chunk.ids)
+            if not text.unread:
+                ready += [(each, row) for each in self._begun(text)]
+        return list(self._write(ready, logits)) if ready else []
+
+    def _admit(self) -> None:
+        """Let texts begin, in the order they came, while there is room for all of each."""
+        room = self._decoder.free_pages - sum(text.pages_missing for text in self._running)
+        while self._waiting and len(self._running) < self._max_sequences:
+            room -= self._waiting[0].pages_missing
+            if room < 0 and self._running:
+                return
+            text = self._waiting.popleft()
+            text.place = self._decoder.open()
+            self._running.append(text)
+
+    def _read(self) -> tuple[list[tuple[_Text, Chunk]], Array]:
+        """Read one step's chunks; the newest texts give way until they fit."""
+        while True:
+            reading = self._plan()
+            try:
+                return reading, self._decoder.read([chunk for _, chunk in reading])
+            except OutOfPages:
+                if len(self._running) == 1:
+                    self._leave(self._running[0])
+                    raise GPT2CLIError("the KV cache is too small for one text") from None
+                self._give_way(self._running[-1])
+
+    def _plan(self) -> list[tuple[_Text, Chunk]]:
+        """The next chunk of each text: decodes first, then prompts as far as the budget goes."""
+        decoding = [text for text in self._running if text.unread == 1]
+        chunks = [(text, self._chunk(text, 1)) for text in decoding]
+        budget = max(self._step_tokens - len(chunks), LEAST_OF_PROMPTS)
+        if not chunks:
+            budget = max(budget, ALL_OF_PROMPTS)
+        for text in self._running:
+            if text.unread > 1 and budget > 0:
+                self._share(text)
+                if not any(_brings(other, text) for other, _ in chunks):
+                    chunks.append((text, self._chunk(text, min(text.unread, budget))))
+                    budget -= len(chunks[-1][1].ids)
+        return chunks
+
+    def _chunk(self, text: _Text, count: int) -> Chunk:
+        assert text.place is not None
+        begin = text.sequence.start + text.held
+        return Chunk(text.place, text.held, text.sequence.ids[begin : begin + count])
+
+    def _share(self, text: _Text) -> None:
+        """Skip what others have read of the same beginning."""
+        assert text.place is not None
+        if text.held % PAGE == 0 and text.unread > PAGE:
+            text.held = self._decoder.share(text.place, text.sequence.window)
+
+    def _begun(self, text: _Text) -> list[_Text]:
+        """A text that has been read, and the other samples that share its prompt."""
+        assert text.place is not None
+        new = [
+            _Text(text.request, other, self._decoder.fork(text.place), text.held)
+            for other in text.others
+        ]
+        text.others = []
+        at = self._running.index(text) + 1
+        self._running[at:at] = new
+        return [text, *new]
+
+    def _write(self, ready: list[tuple[_Text, int]], logits: Array) -> Iterator[Update]:
+        """Choose and append a token for each text, from its row of the logits."""
+        logits = _rows(logits, [row for _, row in ready])
+        sequences = [text.sequence for text, _ in ready]
+        ids = choose(logits, [each.sampler for each in sequences], [each.ids for each in sequences])
+        failed = set()
+        for i, (text, _) in enumerate(ready):
+            if text.request in failed:
+                continue
+            try:
+                event = text.sequence.append(ids[i], logits[i : i + 1])
+            except GPT2CLIError as error:
+                failed.add(text.request)
+                self.cancel(text.request)
+                yield text.request, error
+                continue
+            if event.finish_reason:
+                self._leave(text)
+            elif text.unread != 1:  # the window has slid: all positions are new
+                self._reopen(text)
+            yield text.request, event
+
+    def _reopen(self, text: _Text) -> None:
+        assert text.place is not None
+        self._decoder.close(text.place)
+        text.place, text.held = self._decoder.open(), 0
+
+    def _give_way(self, text: _Text) -> None:
+        """Let a text wait until there is room again."""
+        self._leave(text)
+        text.place, text.held = None, 0
+        self._waiting.appendleft(text)
+
+    def _leave(self, text: _Text) -> None:
+        assert text.place is not None
+        self._running.remove(text)
+        self._decoder.close(text.place)
+
+
+def _rows(logits: Array, rows: list[int]) -> Array:
+    """Some rows of the logits; without a copy if they are all of them, or one."""
+    if rows == list(range(len(logits))):
+        return logits
+    if len(rows) == 1:
+        return logits[rows[0] : rows[0] + 1]
+    xp = array_namespace(logits)
+    return xp.take(logits, to_device_of(logits, np.array(rows)), axis=0)
+
+
+def _brings(other: _Text, text: _Text) -> bool:
+    """Whether `other`, which reads in this step, reads a page that `text` needs next."""
+    end = text.held + PAGE
+    if other.held > text.held or other.unread == 1 or text.unread <= PAGE:
+        return False
+    mine, its = text.sequence.window, other.sequence.window
+    return len(its) >= end and mine[:end] == its[:end]

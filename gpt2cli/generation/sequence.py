@@ -1,0 +1,165 @@
+"""One text that is being written: its tokens, its settings, and what they have become so far."""
+
+from __future__ import annotations
+
+from collections import abc
+from dataclasses import replace
+
+from gpt2cli.arrays import Array, are_numbers
+from gpt2cli.errors import GPT2CLIError, UsageError, not_numbers
+from gpt2cli.generation.request import (
+    ChosenLogprob,
+    Event,
+    FinishReason,
+    GenerationConfig,
+    Logprob,
+)
+from gpt2cli.sampling.constraint import Matcher
+from gpt2cli.sampling.rules import generator, log_probabilities
+from gpt2cli.sampling.sampler import Proposal, Sampler
+from gpt2cli.text.stream import TextStream
+from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.window import check_prompt, slide
+
+Ids = abc.Sequence[int]
+
+
+class Sequence:
+    """A prompt and its continuation, token by token.
+
+    It has all that the next token depends on besides the model: settings, random numbers,
+    penalties, a constraint. So a text is the same whatever is written beside it. `ids` are the
+    prompt and the tokens chosen so far. Raises `UsageError` for a prompt that is empty or longer
+    than the context.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        context_length: int,
+        prompt: Ids,
+        config: GenerationConfig,
+        sample: int = 0,
+        matcher: Matcher | None = None,
+    ) -> None:
+        check_prompt(prompt, context_length)
+        if not all(0 <= i < tokenizer.size for i in config.bias):
+            raise UsageError(f"bias must be for token ids from 0 to {tokenizer.size - 1}", "bias")
+        if matcher is None and config.constraint is not None:
+            matcher = config.constraint.matcher(tokenizer)
+        self.ids = list(prompt)
+        self.start = 0  # of the window: the tokens that the model attends to
+        self.prompt_length = len(self.ids)
+        self.config, self.sample = config, sample
+        self.finish_reason: FinishReason | None = None
+        self.sampler = _sampler(tokenizer, self.prompt_length, config, sample, matcher)
+        self._matcher = matcher
+        self._tokenizer, self._context_length = tokenizer, context_length
+        self._text = TextStream(tokenizer, config.stop)
+        self._end = None if config.ignore_eos else tokenizer.end_of_text
+
+    @property
+    def window(self) -> list[int]:
+        """The tokens that the model attends to next."""
+        return self.ids[self.start :]
+
+    @property
+    def started(self) -> bool:
+        """Whether a token has been chosen."""
+        return len(self.ids) > self.prompt_length
+
+    @property
+    def tokens_left(self) -> int:
+        """How many more tokens it may become."""
+        return self.config.max_tokens - (len(self.ids) - self.prompt_length)
+
+    def another(self, sample: int) -> Sequence:
+        """Another sample of the same request, before its first token."""
+        matcher = None if self._matcher is None else self._matcher.copy()
+        prompt, context_length = self.ids[: self.prompt_length], self._context_length
+        return Sequence(self._tokenizer, context_length, prompt, self.config, sample, matcher)
+
+    def choose(self, logits: Array, proposal: Proposal | None = None) -> Event:
+        """Choose the next token and append it. (1, V)"""
+        return self.append(self.sampler.choose(logits, self.ids, proposal), logits)
+
+    def append(self, token_id: int, logits: Array) -> Event:
+        """Append a token that was chosen from `logits` (1, V).
+
+        Raises `GPT2CLIError` where none was left to choose, and `WeightsError` where the logits
+        are not finite.
+        """
+        if token_id == self._tokenizer.size:
+            if not are_numbers(logits):
+                raise not_numbers("the model", len(self.window))
+            if self._matcher is not None:
+                self._matcher.check()
+            raise GPT2CLIError("no token is left to choose; the options ban them all")
+        event = self._event(token_id)
+        self.finish_reason = event.finish_reason
+        if self.config.logprobs is not None:
+            event = replace(event, logprob=self._logprob(token_id, logits))
+        self.ids.append(token_id)
+        if len(self.window) > self._context_length:
+            self.start = len(self.ids) - len(slide(self.window, self._context_length))
+        return event
+
+    def _event(self, token_id: int) -> Event:
+        count = len(self.ids) - self.prompt_length + 1
+        last, may_stop = count == self.config.max_tokens, count > self.config.min_tokens
+        event = event_of(self.sample, token_id, self._text, self._end, may_stop, last)
+        return event if self._matcher is None else self._match(event, token_id, self._matcher)
+
+    def _match(self, event: Event, token_id: int, matcher: Matcher) -> Event:
+        """The event, ended if the constraint allows no further token."""
+        matcher.push(token_id)
+        if event.finish_reason != "eos" and matcher.must_end():
+            # At the last token the text has been flushed already, and gives nothing more.
+            event = replace(event, text=event.text + self._text.flush(), finish_reason="stop")
+        return replace(event, matched=event.finish_reason is not None and matcher.matches())
+
+    def _logprob(self, token_id: int, logits: Array) -> ChosenLogprob:
+        decode, count = self._tokenizer.decode, self.config.logprobs or 0
+        chosen, best = log_probabilities(logits, 0, token_id, count)
+        top = tuple(Logprob(decode([i]), i, value) for i, value in best)
+        return ChosenLogprob(decode([token_id]), token_id, chosen, top)
+
+
+def event_of(
+    sample: int, token_id: int, text: TextStream, end: int | None, may_stop: bool, last: bool
+) -> Event:
+    """The event for one more token of a sample; `text` is the stream of the text before it."""
+    if token_id == end:
+        return Event(sample, None, text.flush(), "eos")
+    shown = text.push(token_id, may_stop=may_stop)
+    if text.stopped:
+        return Event(sample, token_id, shown, "stop")
+    if last:
+        return Event(sample, token_id, shown + text.flush(), "length")
+    return Event(sample, token_id, shown)
+
+
+def _sampler(
+    tokenizer: Tokenizer,
+    prompt_length: int,
+    config: GenerationConfig,
+    sample: int,
+    matcher: Matcher | None,
+) -> Sampler:
+    return Sampler(
+        config.sampling,
+        generator(config.seed, sample),
+        prompt_length,
+        bias=config.bias,
+        end=None if config.ignore_eos else tokenizer.end_of_text,
+        min_tokens=config.min_tokens,
+        breakers=_holding(tokenizer, config.dry_breakers if config.sampling.dry_multiplier else ()),
+        matcher=matcher,
+    )
+
+
+def _holding(tokenizer: Tokenizer, texts: abc.Sequence[str]) -> frozenset[int]:
+    """The ids of tokens whose bytes contain one of `texts`."""
+    wanted = [text.encode() for text in texts]
+    every = tokenizer.token_bytes() if wanted else []
+    return frozenset(i for i, token in enumerate(every) if any(w in token for w in wanted))

@@ -1,0 +1,1 @@
+"""Many prompts at once: a file of them completed, row by row, so that nothing is lost."""
