@@ -13,41 +13,6 @@ namespace LEVEL {
 // What is subtracted from codes of 8 bits by way of their inputs: see `dot4_bytes` in codes.h.
 constexpr int BYTE_OFFSET = FLOATS == 16 ? 128 : 0;
 
-// Numbers must fit 8 bits.
-static inline void store(int8_t* p, IntVec v) {
-#if FLOATS == 16
-    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
-#elif FLOATS == 8
-    const __m256i all = (__m256i)v;
-    const __m128i pairs =
-        _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-    _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(pairs, pairs));
-#else
-    for (int i = 0; i < FLOATS; i++) p[i] = (int8_t)v[i];
-#endif
-}
-
-// The largest number of a register, and the sum of one.
-static inline float largest(Vec v) {
-#if FLOATS == 16
-    return _mm512_reduce_max_ps((__m512)v);
-#else
-    float most = v[0];
-    for (int i = 1; i < FLOATS; i++) most = v[i] > most ? v[i] : most;
-    return most;
-#endif
-}
-
-static inline int32_t sum(IntVec v) {
-#if FLOATS == 16
-    return _mm512_reduce_add_epi32((__m512i)v);
-#else
-    int32_t total = 0;
-    for (int i = 0; i < FLOATS; i++) total += v[i];
-    return total;
-#endif
-}
-
 // Quantize row n of inputs. Each group of 32 has its own scale, as some channels are far larger.
 template <int BITS>
 static void encode_row(const float* x, int n, int in, const CodedInputs& coded) {
@@ -57,17 +22,11 @@ static void encode_row(const float* x, int n, int in, const CodedInputs& coded) 
         const int count = std::min(GROUP, in - g * GROUP);
         float filled[GROUP] = {};
         if (count < GROUP) values = (float*)__builtin_memcpy(filled, values, 4 * count);
-        Vec sizes = {};
-        for (int i = 0; i < GROUP; i += FLOATS) {
-            const Vec v = load(values + i), size = v < 0 ? -v : v;
-            sizes = size > sizes ? size : sizes;
-        }
-        const float most = largest(sizes), inverse = most > 0 ? 127 / most : 0;
-        const Vec magic = broadcast(12582912.0f);  // rounds, as in exp
+        const float most = largest_size(values, GROUP), inverse = most > 0 ? 127 / most : 0;
         const int64_t at = coded.place(n, g, groups);
         IntVec total = {};
         for (int i = 0; i < GROUP; i += FLOATS) {
-            const IntVec code = (IntVec)(load(values + i) * inverse + magic) - (IntVec)magic;
+            const IntVec code = rounded(load(values + i) * inverse);
             store(coded.codes + at * GROUP + i, code);
             total += code;
         }

@@ -122,14 +122,15 @@ static void store(const float* x, int D, float* to, int64_t stride, float&) {
 }
 
 static void store(const float* x, int D, int8_t* to, int64_t stride, float& scale) {
-    float largest = 0;
-    for (int d = 0; d < D; d++) {
-        const float size = x[d] < 0 ? -x[d] : x[d];
-        largest = size > largest ? size : largest;
+    const float most = largest_size(x, D), inverse = most > 0 ? 127 / most : 0;
+    for (int d = 0; d < D; d += FLOATS) {
+        const int count = std::min(FLOATS, D - d);
+        const Vec v = count == FLOATS ? load(x + d) : load_some(x + d, count);
+        int8_t codes[FLOATS];
+        store(codes, rounded(v * inverse));
+        for (int i = 0; i < count; i++) to[(d + i) * stride] = codes[i];
     }
-    const float inverse = largest > 0 ? 127 / largest : 0;
-    for (int d = 0; d < D; d++) to[d * stride] = (int8_t)__builtin_rintf(x[d] * inverse);
-    scale = largest / 127;
+    scale = most / 127;
 }
 
 template <class Number>

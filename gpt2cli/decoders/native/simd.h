@@ -76,6 +76,57 @@ static inline float sum(Vec v) {
     return total;
 }
 
+// Numbers must fit 8 bits.
+static inline void store(int8_t* p, IntVec v) {
+#if FLOATS == 16
+    _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8((__m512i)v));
+#elif FLOATS == 8
+    const __m256i all = (__m256i)v;
+    const __m128i pairs =
+        _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(pairs, pairs));
+#else
+    for (int i = 0; i < FLOATS; i++) p[i] = (int8_t)v[i];
+#endif
+}
+
+// Numbers are rounded to integers: 1.5 · 2²³ more leaves no bits for a fraction.
+static inline IntVec rounded(Vec x) {
+    const Vec magic = broadcast(12582912.0f);
+    return (IntVec)(x + magic) - (IntVec)magic;
+}
+
+static inline float largest(Vec v) {
+#if FLOATS == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float most = v[0];
+    for (int i = 1; i < FLOATS; i++) most = v[i] > most ? v[i] : most;
+    return most;
+#endif
+}
+
+// The largest magnitude among n numbers.
+static inline float largest_size(const float* x, int n) {
+    Vec sizes = {};
+    for (int i = 0; i < n; i += FLOATS) {
+        const Vec v = i + FLOATS <= n ? load(x + i) : load_some(x + i, n - i);
+        const Vec size = v < 0 ? -v : v;
+        sizes = size > sizes ? size : sizes;
+    }
+    return largest(sizes);
+}
+
+static inline int32_t sum(IntVec v) {
+#if FLOATS == 16
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t total = 0;
+    for (int i = 0; i < FLOATS; i++) total += v[i];
+    return total;
+#endif
+}
+
 // eˣ with a relative error of 1e-7 for |x| < 88: 2ⁿ times a polynomial of the remainder.
 static inline Vec exp(Vec x) {
     const Vec low = broadcast(-87), high = broadcast(88);
