@@ -11,6 +11,7 @@ from gpt2cli.arrays import Array, are_numbers, array_namespace
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders.pages import Chunk, Pages, pages_for
 from gpt2cli.errors import not_numbers
+from gpt2cli.sampling.sampler import Draw
 
 
 class PagedDecoder(ABC):
@@ -42,6 +43,11 @@ class PagedDecoder(ABC):
     def free_pages(self) -> int:
         """The pages of the KV cache that can still be taken."""
         return self._pages.free
+
+    @property
+    def draw(self) -> Draw | None:
+        """What draws from its logits faster than the rules of `sampling`, if anything does."""
+        return None
 
     def open(self) -> int:
         """A new, empty sequence."""

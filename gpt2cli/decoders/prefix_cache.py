@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gpt2cli.arrays import Array
 from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
+from gpt2cli.sampling.sampler import Draw
 
 
 class PrefixCache:
@@ -24,6 +25,11 @@ class PrefixCache:
     def context_length(self) -> int:
         """The most tokens that it can hold."""
         return self._decoder.context_length
+
+    @property
+    def draw(self) -> Draw | None:
+        """The decoder's."""
+        return self._decoder.draw
 
     def read(self, ids: Sequence[int], *, every: int = 1) -> Array:
         """Hold these ids: keep the common prefix and read the rest. → (`every`, V)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from gpt2cli.arrays import Array
 from gpt2cli.decoders.pages import Chunk
+from gpt2cli.sampling.sampler import Draw
 
 
 class Decoder(Protocol):
@@ -27,6 +28,10 @@ class Decoder(Protocol):
     @property
     def pages(self) -> int:
         """All pages of the KV cache."""
+
+    @property
+    def draw(self) -> Draw | None:
+        """What draws from its logits faster than the rules of `sampling`, if anything does."""
 
     def open(self) -> int:
         """A new, empty sequence."""

@@ -190,7 +190,12 @@ class Scheduler:
         """Choose and append a token for each text, from its row of the logits."""
         logits = _rows(logits, [row for _, row in ready])
         sequences = [text.sequence for text, _ in ready]
-        ids = choose(logits, [each.sampler for each in sequences], [each.ids for each in sequences])
+        ids = choose(
+            logits,
+            [each.sampler for each in sequences],
+            [each.ids for each in sequences],
+            self._decoder.draw,
+        )
         failed = set()
         for i, (text, _) in enumerate(ready):
             if text.request in failed:

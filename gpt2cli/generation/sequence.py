@@ -16,7 +16,7 @@ from gpt2cli.generation.request import (
 )
 from gpt2cli.sampling.constraint import Matcher
 from gpt2cli.sampling.rules import generator, log_probabilities
-from gpt2cli.sampling.sampler import Proposal, Sampler
+from gpt2cli.sampling.sampler import Draw, Proposal, Sampler
 from gpt2cli.text.stream import TextStream
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.text.window import check_prompt, slide
@@ -79,9 +79,11 @@ class Sequence:
         prompt, context_length = self.ids[: self.prompt_length], self._context_length
         return Sequence(self._tokenizer, context_length, prompt, self.config, sample, matcher)
 
-    def choose(self, logits: Array, proposal: Proposal | None = None) -> Event:
+    def choose(
+        self, logits: Array, proposal: Proposal | None = None, draw: Draw | None = None
+    ) -> Event:
         """Choose the next token and append it. (1, V)"""
-        return self.append(self.sampler.choose(logits, self.ids, proposal), logits)
+        return self.append(self.sampler.choose(logits, self.ids, proposal, draw), logits)
 
     def append(self, token_id: int, logits: Array) -> Event:
         """Append a token that was chosen from `logits` (1, V).

@@ -121,7 +121,7 @@ class Session:
             while reason is None:
                 logits = self._cache.read(sequence.window)
                 self._start = start + sequence.start
-                event = sequence.choose(logits)
+                event = sequence.choose(logits, draw=self._cache.draw)
                 if event.token_id is not None:
                     self.ids.append(event.token_id)
                 shown, reason = shown + event.text, event.finish_reason

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from array_api_compat import device
@@ -96,14 +96,23 @@ class Sampler:
         self._last = _rules_for_these_logits(config)
         others = (config.min_p, config.typical_p, config.mirostat_tau)
         self._is_plain = others == (None,) * 3 and not config.xtc_probability
+        usual = self._is_plain and config.temperature > 0 and config.top_k is None
+        # Nothing but temperature and top-p, for which there may be a faster `Draw`.
+        self._is_usual = usual and not self._history and matcher is None
 
-    def choose(self, logits: Array, text: Text, proposal: Proposal | None = None) -> int:
+    def choose(
+        self,
+        logits: Array,
+        text: Text,
+        proposal: Proposal | None = None,
+        draw: Draw | None = None,
+    ) -> int:
         """The next token, or V where none is left. (1, V)
 
         A proposal changes how a token is drawn, not its distribution.
         """
         if proposal is None:
-            return choose(logits, [self], [text])[0]
+            return choose(logits, [self], [text], draw)[0]
         picked, _ = _pick(_as_numpy(logits), _Rows([self], [text]), proposal)
         ((token_id, self._limit),) = picked.tolist()
         return int(token_id)
@@ -153,19 +162,56 @@ class _Rows:
 Rule = Callable[[Array, _Rows, Array], Array]  # (B, V) logits, texts, (3, B) their numbers
 
 
-def choose(logits: Array, samplers: Sequence[Sampler], texts: Sequence[Text]) -> list[int]:
+class Draw(Protocol):
+    """Draws from many rows of logits at once by temperature and top-p; see `nucleus`."""
+
+    def __call__(
+        self,
+        logits: NDArray,
+        rows: Sequence[int],
+        temperatures: Sequence[float],
+        top_p: Sequence[float],
+        uniforms: Sequence[float],
+    ) -> list[int]:
+        """A token for each of N rows, or V where none is left. (B, V) in float32 → (N,)"""
+
+
+def choose(
+    logits: Array,
+    samplers: Sequence[Sampler],
+    texts: Sequence[Text],
+    draw: Draw | None = None,
+) -> list[int]:
     """The next token of each text, or V where none is left. (B, V)
 
-    It is the same as by each sampler's own `choose`, whatever its neighbours.
+    It is the same as by each sampler's own `choose`, whatever its neighbours. With `draw`, rows
+    of the usual settings are left to it.
     """
     logits = _as_numpy(logits)
     if isinstance(logits, np.ndarray):
         constraint.look_ahead([s._matcher for s in samplers if s._matcher is not None])
+        usual = _usual(samplers) if draw is not None and logits.dtype == np.float32 else []
+        drawn = iter(_drawn(logits, samplers, usual, draw)) if draw and usual else iter(())
+        faster = set(usual)
         # Row by row, so that a row stays in the processor's cache.
-        rows = zip(logits[:, None], samplers, texts, strict=True)
-        return [_choose_one(row, sampler, text) for row, sampler, text in rows]
+        rows = enumerate(zip(logits[:, None], samplers, texts, strict=True))
+        return [next(drawn) if i in faster else _choose_one(*each) for i, each in rows]
     picked, order = enqueue(logits, samplers, texts)
     return take(picked.tolist(), order, samplers)  # waits for the device
+
+
+def _usual(samplers: Sequence[Sampler]) -> list[int]:
+    """The texts that nothing but temperature and top-p decides about."""
+    return [i for i, sampler in enumerate(samplers) if sampler._is_usual]
+
+
+def _drawn(
+    logits: NDArray, samplers: Sequence[Sampler], rows: Sequence[int], draw: Draw
+) -> list[int]:
+    some = [samplers[i] for i in rows]
+    temperatures = [s._config.temperature for s in some]
+    top_p = [1.0 if s._config.top_p is None else s._config.top_p for s in some]
+    return draw(logits, rows, temperatures, top_p, [next(s._uniforms)[0] for s in some])
 
 
 def enqueue(

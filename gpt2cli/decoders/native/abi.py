@@ -50,6 +50,22 @@ class Job(ctypes.Structure):
     )
 
 
+class DrawJob(ctypes.Structure):
+    """Rows of logits to draw from, and where to write the tokens."""
+
+    _fields_ = (
+        ("logits", c_void_p),
+        ("stride", c_int64),
+        ("rows", c_void_p),
+        ("temperatures", c_void_p),
+        ("p", c_void_p),
+        ("uniforms", c_void_p),
+        ("chosen", c_void_p),
+        ("count", c_int),
+        ("V", c_int),
+    )
+
+
 class EncodeJob(ctypes.Structure):
     """A matrix to quantize."""
 
@@ -83,5 +99,7 @@ def declare(library: ctypes.CDLL) -> None:
     )
     library.engine_free.restype = None
     library.engine_free.argtypes = (c_void_p,)
+    library.engine_draw.restype = c_int
+    library.engine_draw.argtypes = (c_void_p, POINTER(DrawJob))
     library.engine_read.restype = c_int
     library.engine_read.argtypes = (c_void_p, POINTER(Job))

@@ -15,12 +15,14 @@ from gpt2cli.decoders.native import abi, quantize
 from gpt2cli.decoders.paged import PagedDecoder
 from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.errors import DeviceError
+from gpt2cli.sampling.sampler import Draw
 
 _ERRORS = {
     1: "a token id is outside the vocabulary",
     2: "the tokens do not fit the context or the KV cache",
 }
 _FORKED = 3
+_IN_A_FORK = "a decoder cannot be used in a forked process; make a new one there"
 
 
 class EngineDecoder(PagedDecoder):
@@ -89,10 +91,49 @@ class EngineDecoder(PagedDecoder):
         job = abi.Job(*addresses, len(chunks), logits.ctypes.data)
         code = self._library.engine_read(self._engine, job)
         if code == _FORKED:
-            raise DeviceError("a decoder cannot be used in a forked process; make a new one there")
+            raise DeviceError(_IN_A_FORK)
         if code:
             raise ValueError(_ERRORS[code])
         return logits
+
+    @property
+    def draw(self) -> Draw:
+        """A draw by the engine, on all its threads."""
+        return self._draw
+
+    def _draw(
+        self,
+        logits: NDArray,
+        rows: Sequence[int],
+        temperatures: Sequence[float],
+        top_p: Sequence[float],
+        uniforms: Sequence[float],
+    ) -> list[int]:
+        """Draw from some rows of logits by temperature and top-p, on all threads. (B, V) → (N,)
+
+        What `sampling.nucleus.draw_one` does for each, but for the last bit of an exponential.
+        """
+        if logits.strides[1] != logits.itemsize:
+            logits = np.ascontiguousarray(logits)
+        arrays: list[NDArray] = [
+            np.array(rows, dtype=np.int32),
+            np.array(temperatures, dtype=np.float32),
+            np.array(top_p, dtype=np.float64),
+            np.array(uniforms, dtype=np.float64),
+        ]
+        chosen = np.empty(len(rows), dtype=np.int32)
+        job = abi.DrawJob(
+            logits.ctypes.data,
+            logits.strides[0] // logits.itemsize,
+            *(array.ctypes.data for array in arrays),
+            chosen.ctypes.data,
+            len(rows),
+            logits.shape[1],
+        )
+        if self._library.engine_draw(self._engine, job):
+            raise DeviceError(_IN_A_FORK)
+        tokens: list[int] = chosen.tolist()
+        return tokens
 
     def _copy_page(self, source: int, target: int) -> None:
         self._cache.copy_page(source, target)

@@ -84,13 +84,13 @@ int best_level() {
 }
 
 void choose_level(Engine& e, int level) {
-    e.forward = baseline::forward;
+    e.forward = baseline::forward, e.draw = baseline::draw;
 #ifdef X86
-    if (level == 1) e.forward = avx2::forward;
-    if (level == 2) e.forward = avx512::forward;
+    if (level == 1) e.forward = avx2::forward, e.draw = avx2::draw;
+    if (level == 2) e.forward = avx512::forward, e.draw = avx512::draw;
 #endif
 #ifdef ARM64
-    if (level == 1) e.forward = dotprod::forward;
+    if (level == 1) e.forward = dotprod::forward, e.draw = dotprod::draw;
 #endif
 }
 
@@ -129,11 +129,14 @@ void allocate(Engine& e) {
         const int64_t panels = PACK_COLUMNS * PACK_DEPTH;
         const int64_t scores = (int64_t)QUERIES * (c.context + CACHE_PANEL + 16);
         const int64_t normed = (int64_t)FEW_ROWS * c.C;
-        Arena arena(scratch.memory, panels + scores + normed + few * per_place);
+        const int64_t drawn = c.V + DRAW_BLOCK;
+        Arena arena(scratch.memory, panels + scores + normed + few * per_place + 2 * drawn);
         scratch.panels = arena.take(panels);
         scratch.scores = arena.take(scores);
         scratch.normed = arena.take(normed);
         scratch.coded = coded_inputs(arena, few);
+        scratch.weights = arena.take(drawn);
+        scratch.band = arena.take(drawn);
     }
 }
 
@@ -268,6 +271,14 @@ int engine_read(Engine* e, const Job* job) {
     if (const int error = check(*e, *job)) return error;
     set_batches(*e, *job);
     e->pool.run([](void* it, int thread) { ((Engine*)it)->forward(*(Engine*)it, thread); }, e);
+    return OK;
+}
+
+// Draw a token from each of some rows of logits; the vocabulary is at most the model's.
+int engine_draw(Engine* e, const DrawJob* job) {
+    if (e->process != getpid()) return FORKED;
+    e->drawing = *job;
+    e->pool.run([](void* it, int thread) { ((Engine*)it)->draw(*(Engine*)it, thread); }, e);
     return OK;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "codes.h"
+#include "draw.h"
 #include "products.h"
 #include "simd.h"
 #include "types.h"

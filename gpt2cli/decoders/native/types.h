@@ -24,6 +24,7 @@ constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows b
 constexpr int ROWS = 256;        // that are computed at once
 constexpr int CODED_ROWS = 64;   // of these, whose quantized inputs stay in an L2 cache
 constexpr int ROW_TILE = 16;     // of these, whose quantized inputs lie together
+constexpr int DRAW_BLOCK = 256;  // tokens whose sum tells where a draw falls
 constexpr int CACHE_PANEL = 32;  // tokens of a page: whole panels at every level of instructions
 
 struct Range {
@@ -135,6 +136,17 @@ struct CodedInputs {
     }
 };
 
+// Draw a token from each of some rows of logits.
+struct DrawJob {
+    const float* logits;
+    int64_t stride;             // from one row to the next
+    const int32_t* rows;        // which of them
+    const float* temperatures;  // above 0
+    const double *p, *uniforms;
+    int32_t* chosen;
+    int count, V;
+};
+
 // Memory of one thread.
 struct Scratch {
     std::vector<float> memory;
@@ -142,6 +154,7 @@ struct Scratch {
     float* scores;      // of attention, (QUERIES, S)
     float* normed;      // (FEW_ROWS, C)
     CodedInputs coded;  // of FEW_ROWS
+    float *weights, *band;  // of a draw, (V), in whole blocks
 };
 
 struct Engine {
@@ -157,6 +170,8 @@ struct Engine {
     CodedInputs coded;                         // of N rows
     std::vector<Scratch> scratch;              // per thread
     void (*forward)(Engine&, int thread);
+    void (*draw)(Engine&, int thread);
+    DrawJob drawing;
     std::vector<Batch> batches;  // of the call that is being computed
     pid_t process = getpid();  // threads do not survive a fork
     Pool pool;

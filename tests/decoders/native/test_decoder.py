@@ -25,6 +25,7 @@ from gpt2cli.decoders.numpy_decoder import NumpyDecoder
 from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import DeviceError
+from gpt2cli.sampling import nucleus
 from gpt2cli.system import memory
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
@@ -299,3 +300,45 @@ def test_threads_that_share_a_core_end_with_the_same() -> None:
     finally:
         os.sched_setaffinity(0, cores)
     assert np.array_equal(crowded, expected)
+
+
+@given(
+    size=st.sampled_from([1, 77, 300, 4096, 50257]),
+    spread=st.sampled_from([0.0, 0.01, 0.5, 3.0, 30.0]),
+    peaks=st.integers(0, 30),
+    steps=st.sampled_from([None, 0.25, 4.0]),
+    temperature=st.sampled_from([0.01, 0.3, 0.8, 1.0, 5.0]),
+    top_p=st.sampled_from([1e-6, 0.1, 0.5, 0.95, 0.9999, 1.0]),
+    seed=st.integers(0, 10**6),
+    level=st.sampled_from(levels()),
+)
+@settings(deadline=None, max_examples=200)
+def test_a_draw_is_that_of_the_rules(
+    size: int,
+    spread: float,
+    peaks: int,
+    steps: float | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    level: str,
+) -> None:
+    """The same token, unless the number drawn falls where two meet: exponentials may round."""
+    random = np.random.default_rng(seed)
+    logits = (random.normal(size=(5, size)) * spread).astype(np.float32)
+    logits[:, :peaks] += random.exponential(5, logits[:, :peaks].shape)
+    logits[:, random.integers(size, size=size // 3)] = -np.inf
+    if steps is not None:
+        logits = np.round(logits / steps) * np.float32(steps)  # many are equal
+    config = ModelConfig(size, context_length=8, emb_dim=8, n_heads=1, n_layers=1)
+    engine = EngineDecoder(config, RandomWeights(config), level=level, threads=2)
+    uniforms = random.random(5)
+    rows = [3, 0, 1, 2, 4]
+    found = engine.draw(logits, rows, [temperature] * 5, [top_p] * 5, uniforms[rows])
+    for row, token_id in zip(rows, found, strict=True):
+        wanted = {
+            nucleus.draw_one(logits[row], temperature, None, top_p, float(u))
+            for u in np.clip(uniforms[row] + np.array([-1e-6, 0, 1e-6]), 0, 1 - 2**-53)
+        }
+        near = nucleus.draw_one(logits[row], temperature, None, top_p * (1 - 1e-6), uniforms[row])
+        assert token_id in wanted | {near}
