@@ -17,7 +17,7 @@ from gpt2cli.threads import thread_count as thread_count
 
 # Levels of instructions, as engine.cpp numbers them.
 ARM64 = platform.machine() in ("aarch64", "arm64")
-LEVELS = ("baseline", "dotprod") if ARM64 else ("baseline", "avx2", "avx512")
+LEVELS = ("baseline", "dotprod") if ARM64 else ("baseline", "avx2", "avx512", "amx")
 
 BITS = {"fp32": 32, "int8": 8, "int4": 4}  # of a weight, by the name of the precision
 

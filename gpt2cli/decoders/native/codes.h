@@ -1,5 +1,6 @@
-// Products with weights in 8 or 4 bits, as quantize.h lays them out: inputs are quantized too, and
-// integers are multiplied. Included once per level of SIMD instructions (see simd.h).
+// Products of a few rows with weights in 8 or 4 bits, as quantize.h lays them out: inputs are
+// quantized too, and integers are multiplied.
+// Included once per level of SIMD instructions (see simd.h).
 
 #include <algorithm>
 #include <cstdint>
@@ -127,49 +128,6 @@ static void multiply_block(const Matrix& m, int block, const CodedInputs& coded,
     for (int r = 0; r < R; r++)
         for (int p = 0; p < PARTS; p++)
             put(m, n + r, block * BLOCK + p * FLOATS, sums[r][p], target);
-}
-
-// Rows that are multiplied with a block at once: a power of two, limited by the registers.
-static constexpr int tile_of(int rows) {
-    if (FLOATS == 16 && rows >= 8) return 8;
-    return rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
-}
-
-// What to fetch while a block is multiplied with some tiles of rows: the next block, a part of it
-// with each tile. A single tile is over so soon that it fetches from not so far ahead.
-template <int BITS>
-static Ahead ahead_of(const Matrix& m, int block, int tiles) {
-    constexpr int SIZE = sizeof(Codes<BITS>), LINES = SIZE / 64;
-    const int64_t distance = tiles == 1 ? 4096 : (int64_t)m.groups() * SIZE;
-    const char* codes = (const char*)m.block_codes<BITS>(block);
-    return {codes + distance, (LINES + tiles - 1) / tiles * 64};
-}
-
-// A block's outputs of some rows.
-template <int BITS>
-static void multiply_rows(const Matrix& m, int block, const CodedInputs& coded, Range rows,
-                          Target target) {
-    constexpr int MOST = tile_of(CODED_ROWS);
-    Ahead ahead = ahead_of<BITS>(m, block, (rows.end - rows.begin + MOST - 1) / MOST);
-    for (int n = rows.begin, tile; n < rows.end; n += tile) {
-        tile = tile_of(rows.end - n);
-        const auto multiply = tile == 1   ? multiply_block<1, BITS>
-                              : tile == 2 ? multiply_block<2, BITS>
-                              : tile == 4 ? multiply_block<4, BITS>
-                                          : multiply_block<MOST, BITS>;
-        multiply(m, block, coded, n, target, ahead);
-        ahead.memory += (int64_t)ahead.step * m.groups();
-    }
-}
-
-// x W + b for the outputs `mine`, with W in 8 or 4 bits.
-template <int BITS>
-static void coded_product(Engine& e, const Matrix& m, const float* x, int N, Target target,
-                          Range mine, int thread) {
-    const CodedInputs coded = encode_inputs<BITS>(e, x, N, m.in, thread);
-    for (int n = 0; n < N; n += CODED_ROWS)
-        for (int block = mine.begin / BLOCK; block * BLOCK < mine.end; block++)
-            multiply_rows<BITS>(m, block, coded, {n, std::min(n + CODED_ROWS, N)}, target);
 }
 
 }  // namespace LEVEL

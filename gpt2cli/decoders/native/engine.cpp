@@ -6,7 +6,7 @@
 //
 // Python calls the functions at the end (plain C, through ctypes; abi.py declares them) and owns
 // weights, KV cache and logits; nothing is copied. Layers are in layers.h, products in products.h
-// and codes.h, quantization in quantize.h and inputs.h, types in types.h, threads in pool.h.
+// and coded.h, quantization in quantize.h and inputs.h, types in types.h, threads in pool.h.
 
 #include <algorithm>
 #include <cstdint>
@@ -53,6 +53,15 @@ BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define FLOATS 16
 #include "layers.h"
 END_TARGET
+
+#ifdef TILES
+BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
+#define LEVEL amx
+#define FLOATS 16
+#define AMX
+#include "layers.h"
+END_TARGET
+#endif
 #endif
 
 #ifdef ARM64
@@ -66,6 +75,17 @@ END_TARGET
 
 namespace {
 
+#ifdef TILES
+// Whether the CPU has AMX for bytes, and Linux lets this process use its large registers.
+bool may_use_tiles() {
+    constexpr unsigned FEATURES = 3 << 24;  // AMX-TILE and AMX-INT8
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & FEATURES) != FEATURES) return false;
+    constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;  // as <asm/prctl.h> has them
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
+
 int best_level() {
 #ifdef X86
     __builtin_cpu_init();
@@ -73,6 +93,9 @@ int best_level() {
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni");
+#ifdef TILES
+    if (avx2 && avx512 && may_use_tiles()) return 3;
+#endif
     return avx2 && avx512 ? 2 : avx2 ? 1 : 0;
 #elif defined(ARM64) && defined(__APPLE__)
     return 1;
@@ -88,6 +111,9 @@ void choose_level(Engine& e, int level) {
 #ifdef X86
     if (level == 1) e.forward = avx2::forward, e.draw = avx2::draw;
     if (level == 2) e.forward = avx512::forward, e.draw = avx512::draw;
+#ifdef TILES
+    if (level == 3) e.forward = amx::forward, e.draw = amx::draw;
+#endif
 #endif
 #ifdef ARM64
     if (level == 1) e.forward = dotprod::forward, e.draw = dotprod::draw;
@@ -129,12 +155,14 @@ void allocate(Engine& e) {
         const int64_t panels = PACK_COLUMNS * PACK_DEPTH;
         const int64_t scores = (int64_t)QUERIES * (c.context + CACHE_PANEL + 16);
         const int64_t normed = (int64_t)FEW_ROWS * c.C;
-        const int64_t drawn = c.V + DRAW_BLOCK;
-        Arena arena(scratch.memory, panels + scores + normed + few * per_place + 2 * drawn);
+        const int64_t unpacked = groups * GROUP * BLOCK / 4, drawn = c.V + DRAW_BLOCK;
+        const int64_t own = few * per_place + unpacked + 2 * drawn;
+        Arena arena(scratch.memory, panels + scores + normed + own);
         scratch.panels = arena.take(panels);
         scratch.scores = arena.take(scores);
         scratch.normed = arena.take(normed);
         scratch.coded = coded_inputs(arena, few);
+        scratch.unpacked = (int8_t*)arena.take(unpacked);
         scratch.weights = arena.take(drawn);
         scratch.band = arena.take(drawn);
     }
@@ -222,7 +250,7 @@ void set_batches(Engine& e, const Job& job) {
 extern "C" {
 
 // The highest level of instructions that this CPU has: 0 baseline; on x86 1 AVX2, 2 AVX-512 with
-// VNNI; on arm64, whose baseline is NEON, 1 its dot products of bytes.
+// VNNI, 3 AMX on top of it; on arm64, whose baseline is NEON, 1 its dot products of bytes.
 int engine_best_level() { return best_level(); }
 
 // The tokens of a page of the KV cache.

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "codes.h"
+#include "coded.h"
 #include "draw.h"
 #include "products.h"
 #include "simd.h"
@@ -336,14 +336,21 @@ static void forward(Engine& e, const Batch& batch, int thread) {
 
 // All batches of a call, one after another: a sequence's tokens may be in several.
 static void forward(Engine& e, int thread) {
+#ifdef AMX
+    begin_tiles();
+#endif
     for (const Batch& batch : e.batches) {
         if (&batch != &e.batches.front()) e.pool.barrier();  // the head still reads e.x
         forward(e, batch, thread);
     }
+#ifdef AMX
+    end_tiles();
+#endif
 }
 
 }  // namespace LEVEL
 
 #undef LEVEL
 #undef FLOATS
+#undef AMX
 #undef SIMD_H

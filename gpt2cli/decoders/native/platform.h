@@ -9,6 +9,11 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define X86 1
+#if defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#define TILES 1  // AMX, which Linux must permit, and compilers must know
+#endif
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define ARM64 1

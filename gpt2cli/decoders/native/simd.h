@@ -1,8 +1,8 @@
 // A register of floats, or of 32-bit integers: load, store, convert, sum, and eˣ.
 //
-// This header, products.h, inputs.h, codes.h and layers.h are compiled once per level of SIMD
-// instructions: engine.cpp defines LEVEL, a namespace, and FLOATS, what a register holds; layers.h
-// undefines them at its end, and this guard with them.
+// This header, products.h, inputs.h, codes.h, tiles.h, coded.h and layers.h are compiled once per
+// level of SIMD instructions: engine.cpp defines LEVEL, a namespace, FLOATS, what a register holds,
+// and AMX or DOTPROD where there is that; layers.h undefines them at its end, and this guard.
 
 #ifndef SIMD_H
 #define SIMD_H

@@ -22,7 +22,7 @@ constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
 constexpr int ROWS = 256;        // that are computed at once
-constexpr int CODED_ROWS = 64;   // of these, whose quantized inputs stay in an L2 cache
+constexpr int CODED_ROWS = 128;  // of these, whose quantized inputs stay in an L2 cache
 constexpr int ROW_TILE = 16;     // of these, whose quantized inputs lie together
 constexpr int DRAW_BLOCK = 256;  // tokens whose sum tells where a draw falls
 constexpr int CACHE_PANEL = 32;  // tokens of a page: whole panels at every level of instructions
@@ -154,6 +154,7 @@ struct Scratch {
     float* scores;      // of attention, (QUERIES, S)
     float* normed;      // (FEW_ROWS, C)
     CodedInputs coded;  // of FEW_ROWS
+    int8_t* unpacked;       // weights of a block, of 8 bits each
     float *weights, *band;  // of a draw, (V), in whole blocks
 };
 
