@@ -178,9 +178,11 @@ static void attend(const Config& c, const float* qkv, const HeadCache<Number>& c
         const int64_t place = cache.place(s);
         add_tiles<Number>({qkv, 3 * c.C}, cache.keys + place * D, scores.from(0, s), n, D,
                           (count + PANEL - 1) / PANEL * PANEL);
-        const float* scales = cache.key_scales + place;
-        for (int t = 0; t < n; t++)
-            for (int i = 0; i < count; i++) scores[t][s + i] *= scaled ? scale * scales[i] : scale;
+        const float *scales = cache.key_scales + place, by = scale;
+        for (int t = 0; t < n; t++) {
+            float* row = scores[t] + s;
+            for (int i = 0; i < count; i++) row[i] *= scaled ? by * scales[i] : by;
+        }
     });
     for (int t = 0; t < n; t++) {
         softmax(scores[t], past + t + 1, S);
@@ -189,8 +191,10 @@ static void attend(const Config& c, const float* qkv, const HeadCache<Number>& c
     cache.for_runs(S, [&](int s, int count) {
         const int64_t place = cache.place(s);
         const float* scales = cache.value_scales + place;
-        for (int t = 0; scaled && t < n; t++)
-            for (int i = 0; i < count; i++) scores[t][s + i] *= scales[i];
+        for (int t = 0; scaled && t < n; t++) {
+            float* row = scores[t] + s;
+            for (int i = 0; i < count; i++) row[i] *= scales[i];
+        }
         product<Number>({scores.data + s, ld}, {cache.values + place * D, D}, {y, c.C}, n, count, D,
                         scratch.panels);
     });
