@@ -20,7 +20,10 @@ def are_numbers(array: Array) -> Any:
     if isinstance(array, np.ndarray):  # called per token, so by the fastest way
         with np.errstate(all="ignore"):
             # A sum is not finite if a number is not; else only where they are too large for it.
-            return np.isfinite(np.einsum(array, list(range(array.ndim)), [])) or np.isfinite(array).all()
+            return (
+                np.isfinite(np.einsum(array, list(range(array.ndim)), []))
+                or np.isfinite(array).all()
+            )
     xp = array_namespace(array)
     return xp.all(xp.isfinite(array))
 
