@@ -231,9 +231,9 @@ class Scheduler:
 
 
 def _rows(logits: Array, rows: list[int]) -> Array:
-    """Some rows of the logits; without a copy if they are all of them, or one."""
-    if rows == list(range(len(logits))):
-        return logits
+    """Some rows of the logits; without a copy if they are the first ones, or one."""
+    if rows == list(range(len(rows))):
+        return logits[: len(rows)]
     if len(rows) == 1:
         return logits[rows[0] : rows[0] + 1]
     xp = array_namespace(logits)

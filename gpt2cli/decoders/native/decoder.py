@@ -144,10 +144,12 @@ class _Cache:
 
     def __init__(self, config: ModelConfig, pages: int, number: type[Any]) -> None:
         heads = (config.n_layers, config.n_heads, pages)
-        self._keys = np.zeros((*heads, PAGE * config.head_dim), dtype=number)
-        self._values = np.zeros_like(self._keys)
-        self._key_scales = np.zeros((*heads, PAGE), dtype=np.float32)
-        self._value_scales = np.zeros_like(self._key_scales)
+        numbers = (*heads, PAGE * config.head_dim)
+        # Not zeros_like, which writes its zeros.
+        self._keys, self._values = (np.zeros(numbers, dtype=number) for _ in range(2))
+        self._key_scales, self._value_scales = (
+            np.zeros((*heads, PAGE), dtype=np.float32) for _ in range(2)
+        )
 
     def copy_page(self, source: int, target: int) -> None:
         """Copy all numbers of one page to another."""
