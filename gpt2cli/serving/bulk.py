@@ -27,7 +27,7 @@ def stream(
     """Complete all rows and write their lines somewhere that cannot be continued."""
     progress.seed = new_seed() if job.seed is None else job.seed
     rows = ((key, job.reader(index, record)) for key, index, record in job.records())
-    for _, row, found, line in completed(model, job, rows, progress.seed):
+    for _, row, found, line in completed(model, job, rows, progress):
         write(line)
         progress.add(row, found)
         yield progress
@@ -44,7 +44,7 @@ def run(model: LoadedModel, job: Job, place: Place, state: State, progress: Prog
     left = (found for found in job.records() if not written.has(found[0]))
     rows = ((key, job.reader(index, record)) for key, index, record in left)
     with Journal(place.lines) as lines:
-        for _, row, found, line in completed(model, job, rows, state.seed):
+        for _, row, found, line in completed(model, job, rows, progress):
             lines.write(line)
             progress.add(row, found)
             yield progress

@@ -155,19 +155,24 @@ def finish(place: Place, state: State, progress: Progress) -> None:
 
 
 def completed(
-    model: LoadedModel, job: Job, rows: Iterator[tuple[int, Row]], seed: int
+    model: LoadedModel, job: Job, rows: Iterator[tuple[int, Row]], progress: Progress
 ) -> Iterator[tuple[int, Row, Completion, bytes]]:
-    """Each row with its key, when it is complete, and its line."""
+    """Each row with its key, when it is complete, and its line; `progress` has the seed.
+
+    The time of the run begins when the model is open.
+    """
     waiting: dict[int, tuple[int, Row]] = {}
     lines = Lines(job.format, model.name, job.source.unit, ordered=job.ordered)
 
     def prompts() -> Iterator[dict[str, Any]]:
         for position, (key, row) in enumerate(rows):
             waiting[position] = key, row
-            yield row.request(seed)
+            yield row.request(progress.seed or 0)
 
     limits = {"max_sequences": job.max_sequences, "batch_tokens": job.batch_tokens}
     complete = (job.workers or model).complete
-    for found in complete(prompts(), ordered=job.ordered, **limits, **job.settings):
+    every = complete(prompts(), ordered=job.ordered, **limits, **job.settings)
+    progress.started = time.perf_counter()
+    for found in every:
         key, row = waiting.pop(found.index)
         yield key, row, found, lines.line(row, found)

@@ -107,6 +107,7 @@ class Workers:
         actor = self._ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(_Worker)
         options = actor.options(max_concurrency=AHEAD)
         self._workers = [options.remote(model, cpus) for _ in range(count)]
+        self._ray.get([worker.open.remote() for worker in self._workers])
 
     def complete(
         self, prompts: Iterable[Prompt], *, ordered: bool = True, **settings: Any
@@ -156,6 +157,10 @@ class _Worker:
     def __init__(self, model: LoadedModel, threads: int) -> None:
         limit_threads(threads)
         self._model = model
+
+    def open(self) -> None:
+        """Load the weights."""
+        self._model.batcher()
 
     def complete(self, prompts: list[Prompt], settings: Mapping[str, Any]) -> list[Completion]:
         """Several calls at a time share one batch of the model's."""

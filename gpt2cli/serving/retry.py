@@ -50,7 +50,7 @@ def retry(model: LoadedModel, job: Job, place: Place, state: State, progress: Pr
     done = {record["key"] for record in journal.records(place.retried)}
     with Journal(place.retried) as lines:
         rows = _failed(job, written, done)
-        for key, row, found, line in completed(model, job, rows, progress.seed):
+        for key, row, found, line in completed(model, job, rows, progress):
             lines.write(results.encode({"key": key, "line": json.loads(line)}))
             progress.add(row, found)
             yield progress
