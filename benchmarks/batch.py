@@ -63,8 +63,8 @@ def workload(count: int, new: int = 50) -> list[tuple[list[int], int]]:
 class Bench:
     """What the parts share: files, decoders, rounds."""
 
-    def __init__(self, directory: Path, rounds: int) -> None:
-        self.directory, self.rounds = directory, rounds
+    def __init__(self, directory: Path, rounds: int, precisions: list[str]) -> None:
+        self.directory, self.rounds, self.precisions = directory, rounds, precisions
         self.tokenizer = Tokenizer.load(directory / CHECKPOINT)
         self._decoders: dict[str, Decoder] = {}
 
@@ -176,6 +176,15 @@ def seconds(*command: str, **options: Any) -> float:
     return time.perf_counter() - started
 
 
+def rate(tokens: int, command: list[str]) -> float:
+    """Tokens per second of a whole process; 0 if it dies."""
+    try:
+        return tokens / seconds(*command, stderr=subprocess.DEVNULL)
+    except subprocess.CalledProcessError as error:
+        print(f"left out: {' '.join(command[2:4])} ended with {error.returncode}", file=sys.stderr)
+        return 0.0
+
+
 def write_rows(path: Path, work: list[tuple[list[int], int]]) -> Path:
     lines = (json.dumps({"prompt": ids, "max_tokens": new}) for ids, new in work)
     path.write_text("".join(f"{line}\n" for line in lines))
@@ -198,7 +207,7 @@ def peers(bench: Bench, names: set[str]) -> None:
     file = bench.directory / "peers.json"
     file.write_text(json.dumps(work))
     script = str(Path(__file__).with_name("batch_programs.py"))
-    for precision in PRECISIONS:
+    for precision in bench.precisions:
         own = bulk_command(bench, rows, precision)
         commands = {f"gpt2 bulk {precision}": own}
         for name, theirs in PEERS[precision]:
@@ -206,7 +215,7 @@ def peers(bench: Bench, names: set[str]) -> None:
                 command = [sys.executable, script, name, theirs, str(bench.directory), str(file)]
                 commands[f"{name} {theirs}"] = command
         found = bench.alternate(
-            {name: (lambda c=command: tokens / seconds(*c)) for name, command in commands.items()},
+            {name: (lambda c=command: rate(tokens, c)) for name, command in commands.items()},
             once="transformers",
         )
         for name, figures in found.items():
@@ -341,12 +350,12 @@ def ray(bench: Bench) -> None:
     work = workload(384, 40)
     rows = write_rows(bench.directory / "ray.jsonl", work)
 
-    def rate(*more: str) -> float:
+    def speed(*more: str) -> float:
         command = bulk_command(bench, rows, "int8", "--json", *more)
         done = subprocess.run(command, check=True, capture_output=True)
         return float(json.loads(done.stdout)["tokens_per_second"])
 
-    found = bench.alternate({"bulk": rate, "ray": lambda: rate("--ray", "local")})
+    found = bench.alternate({"bulk": speed, "ray": lambda: speed("--ray", "local")})
     show("int8, gpt2 bulk, 384 rows, tokens/s", found["bulk"])
     show("int8, gpt2 bulk --ray local, one worker", found["ray"], found["bulk"], "0.85")
 
@@ -358,11 +367,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_HOME"] = str(Path(folder) / "hub")
         entries = prepare(Path(folder))
-        bench = Bench(Path(folder), options.rounds)
+        bench = Bench(Path(folder), options.rounds, options.precisions)
         for part in options.parts:
             if part == "peers":
                 peers(bench, {entry.program for entry in entries})

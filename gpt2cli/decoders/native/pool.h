@@ -9,6 +9,10 @@
 #include <thread>
 #include <vector>
 
+#ifdef __linux__
+#include <sched.h>
+#endif
+
 #include "platform.h"
 
 namespace {
@@ -23,15 +27,15 @@ class Pool {
     int threads = 1;
 
     // If the system cannot start all n threads, those that it started do the work.
-    explicit Pool(int n) {
+    explicit Pool(int n) : cores(n) {
         std::lock_guard<std::mutex> lock(mutex);  // no thread starts before their number is known
         try {
             for (; threads < n; threads++)
                 workers.emplace_back([this, i = threads] { work(i); });
         } catch (...) {
         }
-        const int cores = std::thread::hardware_concurrency();
-        if (threads <= cores) spin = std::chrono::microseconds(100);
+        const int available = std::thread::hardware_concurrency();
+        if (threads <= available) spin = std::chrono::microseconds(100);
     }
 
     ~Pool() {
@@ -45,6 +49,7 @@ class Pool {
     void run(Task new_task, void* new_argument) {
         task = new_task;
         argument = new_argument;
+        part_company(0);
         barrier();
         if (!task) return;
         task(argument, 0);
@@ -83,11 +88,33 @@ class Pool {
         for (;;) {
             barrier();
             if (!task) return;
+            part_company(thread);
             task(argument, thread);
             barrier();
         }
     }
 
+    // Move to a core of its own, if the system has woken this thread on that of another: it would
+    // leave both there, each waiting for the other to sleep.
+    void part_company(int thread) {
+#ifdef __linux__
+        const int here = sched_getcpu();
+        cores[thread].store(here, std::memory_order_relaxed);
+        bool shared = false;
+        cpu_set_t allowed, others;
+        for (int i = 0; i < thread; i++) shared |= cores[i].load(std::memory_order_relaxed) == here;
+        if (!shared || here < 0 || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+        others = allowed;
+        for (int i = 0; i < thread; i++) CPU_CLR(cores[i].load(std::memory_order_relaxed), &others);
+        if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others)) return;
+        sched_setaffinity(0, sizeof allowed, &allowed);
+        cores[thread].store(sched_getcpu(), std::memory_order_relaxed);
+#else
+        (void)thread;
+#endif
+    }
+
+    std::vector<std::atomic<int>> cores;  // that each thread runs on
     std::chrono::microseconds spin{0};
     Task task = nullptr;
     void* argument = nullptr;
