@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ _ERRORS = {
     2: "the tokens do not fit the context or the KV cache",
 }
 _FORKED = 3
+LITTLE = 50_000_000  # bytes of keys, or values: a full context of 124M in fp32 takes 38 MB
 _IN_A_FORK = "a decoder cannot be used in a forked process; make a new one there"
 
 
@@ -145,10 +149,9 @@ class _Cache:
     def __init__(self, config: ModelConfig, pages: int, number: type[Any]) -> None:
         heads = (config.n_layers, config.n_heads, pages)
         numbers = (*heads, PAGE * config.head_dim)
-        # Not zeros_like, which writes its zeros.
-        self._keys, self._values = (np.zeros(numbers, dtype=number) for _ in range(2))
+        self._keys, self._values = (_zeros(numbers, number) for _ in range(2))
         self._key_scales, self._value_scales = (
-            np.zeros((*heads, PAGE), dtype=np.float32) for _ in range(2)
+            _zeros((*heads, PAGE), np.float32) for _ in range(2)
         )
 
     def copy_page(self, source: int, target: int) -> None:
@@ -165,6 +168,21 @@ class _Cache:
             key_scales=self._key_scales.ctypes.data,
             value_scales=self._value_scales.ctypes.data,
         )
+
+
+def _zeros(shape: tuple[int, ...], number: type[Any]) -> NDArray:
+    """Zeros that take memory only where they are written, by 4 kB if they are many.
+
+    NumPy asks for pages of 2 MB, of which a few tokens per head would touch all.
+    """
+    count = math.prod(shape)
+    size = count * np.dtype(number).itemsize
+    if size <= LITTLE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.zeros(shape, dtype=number)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # of a system without pages of 2 MB
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype=number, count=count).reshape(shape)
 
 
 def _sizes(config: ModelConfig) -> abi.Config:
