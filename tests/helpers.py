@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from gpt2cli.api import LoadedModel
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
@@ -152,6 +153,11 @@ def decoders(kind: str, directory: Path) -> MakeDecoder:
     if not native.available():
         pytest.skip(native.why_not())
     return partial(EngineDecoder, config, weights)
+
+
+def generate_into(model: LoadedModel, queue: Any) -> None:
+    """What a process of its own does with a model; it finds this module, unlike a test's."""
+    queue.put(model.generate("ROMEO:", seed=1, max_tokens=9).text)
 
 
 class Run(Protocol):

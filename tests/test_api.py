@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Run, needs_engine
+from helpers import Run, generate_into, needs_engine
 
 import gpt2cli
 from gpt2cli.errors import ConfigError, DeviceError, UsageError, WeightsError
@@ -216,10 +216,6 @@ def test_a_stream_closed_early_disturbs_nobody() -> None:
     assert model.generate("ROMEO:", seed=1, max_tokens=1).text == first.text  # it opens again
 
 
-def in_a_process(model: gpt2cli.LoadedModel, queue: Any) -> None:
-    queue.put(model.generate("ROMEO:", seed=1, max_tokens=9).text)
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_an_open_model_works_in_another_process(method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():
@@ -228,7 +224,7 @@ def test_an_open_model_works_in_another_process(method: str) -> None:
     model = gpt2cli.load("bard", device="cpu", precision="fp32")
     expected = model.generate("ROMEO:", seed=1, max_tokens=9).text
     queue = context.Queue()
-    process = context.Process(target=in_a_process, args=(model, queue))
+    process = context.Process(target=generate_into, args=(model, queue))
     process.start()
     assert queue.get(timeout=60) == expected
     process.join()
