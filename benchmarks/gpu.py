@@ -259,7 +259,7 @@ def attempt(part: Callable[..., None], *arguments: object) -> bool:
     """Measure one part and free its memory; whether it succeeded."""
     try:
         part(*arguments)
-    except Exception:  # whatever it is, the other parts are worth measuring
+    except (RuntimeError, ImportError):  # of a GPU or a library: the other parts can be measured
         traceback.print_exc()
         return False
     finally:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gpt2cli.analysis.scoring import Score
     from gpt2cli.decoders.protocol import Decoder
     from gpt2cli.generation.batcher import Batcher
-    from gpt2cli.generation.completing import Prompt as _Prompt
+    from gpt2cli.generation.completing import Prepared
     from gpt2cli.generation.record import Completion
     from gpt2cli.generation.request import Event, GenerationConfig
     from gpt2cli.progress import Progress
@@ -307,8 +307,8 @@ class LoadedModel:
         with self.batcher().alone() as decoder:
             return iter(list(beam.generate(decoder, self.tokenizer, window, config)))
 
-    def _prepare(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> _Prompt:
-        from gpt2cli.generation.completing import Prompt as Prepared
+    def _prepare(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> Prepared:
+        from gpt2cli.generation.completing import Prepared
         from gpt2cli.generation.record import Completion
 
         completion = Completion(index, 0, 0)

@@ -1,14 +1,16 @@
-"""Files of text, which is UTF-8, and files written whole or not at all."""
+"""Files of text, which is UTF-8, and of JSON; files written whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 
@@ -71,6 +73,26 @@ def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
         raise UsageError(
             f"{origin} is not valid UTF-8 text (at byte {offset + error.start})"
         ) from None
+
+
+def load_json(text: str) -> Any:
+    """A value of JSON as the standard has it. Raises `ValueError`, also for NaN and infinities."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """A line of JSON, in UTF-8; what is no Unicode is escaped."""
+    try:
+        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(record) + "\n").encode()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def read_file(path: Path) -> str:

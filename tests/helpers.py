@@ -37,6 +37,8 @@ from gpt2cli.weights import checkpoint
 
 # Whoever has no compiler has no engine; .ci/run, which has one, insists on it.
 needs_engine = pytest.mark.skipif(not native.available(), reason=native.why_not())
+# Linux's alone is always full.
+needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 REPOSITORY = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

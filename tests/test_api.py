@@ -144,7 +144,7 @@ def test_threads_are_limited_before_anything_computes() -> None:
         "import sys, gpt2cli; assert 'numpy' not in sys.modules;"
         "model = gpt2cli.load('bard', device='cpu', threads=1, precision='bf16');"
         "import torch; assert torch.get_num_threads() == 1;"
-        "from gpt2cli.decoders import native; assert native.thread_count() == 1;"
+        "from gpt2cli.threads import thread_count; assert thread_count() == 1;"
         "print(len(model.generate('A', max_tokens=2, seed=1).token_ids))"
     )
     command = [sys.executable, "-c", script]

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from numpy.random import default_rng
 
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.decoders import native
 from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
@@ -23,6 +22,7 @@ from gpt2cli.sampling.rules import greedy
 from gpt2cli.system import bandwidth, estimate, machine
 from gpt2cli.system.bandwidth import Clock
 from gpt2cli.system.device import Placement
+from gpt2cli.threads import thread_count
 
 TOKENS = 50
 SEED = 0  # of the ids that are read: their values do not change the work
@@ -157,7 +157,7 @@ def measure(
     """
     timings = run(decoder, config.vocab_size, plan, advance)
     peak = peak_memory(placement.device)  # without the buffer that is read next
-    threads = thread_count(placement)
+    threads = _threads_of(placement)
     speed = bandwidth.measure(placement.device, threads or 1)
     cache = cache_size(placement.device)
     return Report(
@@ -291,12 +291,12 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device)
 
 
-def thread_count(placement: Placement) -> int | None:
+def _threads_of(placement: Placement) -> int | None:
     """The number of CPU threads that compute; None for a GPU."""
     if placement.device != "cpu":
         return None
     if placement.is_native:
-        return native.thread_count()
+        return thread_count()
     import torch
 
     return torch.get_num_threads()

@@ -16,8 +16,9 @@ from gpt2cli.decoders.pages import PAGE
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError
 from gpt2cli.generation.request import Event, GenerationConfig
-from gpt2cli.generation.scheduler import MAX_SEQUENCES, STEP_TOKENS, Scheduler
+from gpt2cli.generation.scheduler import STEP_TOKENS, Scheduler
 from gpt2cli.generation.sequence import Ids
+from gpt2cli.system.memory import SEQUENCES
 from gpt2cli.text.tokenizer import Tokenizer
 
 Key = int
@@ -72,7 +73,7 @@ class Batcher:
         self,
         decoder: Decoder,
         tokenizer: Tokenizer,
-        max_sequences: int = MAX_SEQUENCES,
+        max_sequences: int = SEQUENCES,
         step_tokens: int = STEP_TOKENS,
     ) -> None:
         self.decoder = decoder

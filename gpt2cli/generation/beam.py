@@ -8,6 +8,7 @@ where the end-of-text token counts; so is when to stop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from array_api_compat import device
@@ -63,39 +64,43 @@ def search(
     # There is only the prompt at first; other rows begin with a score that must not win.
     running = [Beam((), 0.0 if i == 0 else IMPOSSIBLE) for i in range(width)]
     finished: list[Beam] = []
-    rows = _Rows(decoder, prompt, width)
-    for length in range(1, config.max_tokens + 1):
-        advance(1)
-        longer, parents = [], []
-        for rank, (row, token_id, score) in enumerate(_best(rows.logits, running, 2 * width)):
-            beam = Beam((*running[row].ids, token_id), score)
-            if token_id != eos and length < config.max_tokens:
-                longer.append(beam)
-                parents.append(row)
-            elif rank < width:
-                finished.append(Beam(beam.ids, score / length**penalty))
-        finished = sorted(finished, key=lambda beam: -beam.score)[:width]
-        running, parents = longer[:width], parents[:width]
-        if not running:
-            break
-        best_to_come = running[0].score / length**penalty
-        if len(finished) == width and best_to_come <= finished[-1].score:
-            break
-        rows.read(parents, [beam.ids[-1] for beam in running])
-    rows.close()
+    with closing(_Rows(decoder, prompt)) as rows:
+        rows.begin(width)
+        for length in range(1, config.max_tokens + 1):
+            advance(1)
+            longer, parents = [], []
+            for rank, (row, token_id, score) in enumerate(_best(rows.logits, running, 2 * width)):
+                beam = Beam((*running[row].ids, token_id), score)
+                if token_id != eos and length < config.max_tokens:
+                    longer.append(beam)
+                    parents.append(row)
+                elif rank < width:
+                    finished.append(Beam(beam.ids, score / length**penalty))
+            finished = sorted(finished, key=lambda beam: -beam.score)[:width]
+            running, parents = longer[:width], parents[:width]
+            if not running:
+                break
+            best_to_come = running[0].score / length**penalty
+            if len(finished) == width and best_to_come <= finished[-1].score:
+                break
+            rows.read(parents, [beam.ids[-1] for beam in running])
     return finished
 
 
 class _Rows:
     """The texts of the running beams: forks of one another, so that they share what is common."""
 
-    def __init__(self, decoder: Decoder, prompt: Sequence[int], width: int) -> None:
+    def __init__(self, decoder: Decoder, prompt: Sequence[int]) -> None:
         check_prompt(prompt, decoder.context_length)
         self._decoder = decoder
-        self._texts = [list(prompt)] * width
-        first = decoder.open()
-        logits = decoder.read([Chunk(first, 0, self._texts[0])])
-        self._places = [first, *(decoder.fork(first) for _ in range(width - 1))]
+        self._texts = [list(prompt)]
+        self._places = [decoder.open()]
+
+    def begin(self, width: int) -> None:
+        """Read the prompt, of which each row is a copy. → `logits` (B, V)"""
+        logits = self._decoder.read([Chunk(self._places[0], 0, self._texts[0])])
+        self._texts *= width
+        self._places += [self._decoder.fork(self._places[0]) for _ in range(width - 1)]
         self.logits = self._checked(array_namespace(logits).concat([logits] * width, axis=0))
 
     def read(self, parents: Sequence[int], ids: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from gpt2cli.generation.sequence import Ids
 WINDOW = 1024  # how far the newest text may be ahead of the oldest one that is not finished
 
 
-class Prompt(NamedTuple):
+class Prepared(NamedTuple):
     """A prompt in tokens, its settings, and its completion, which is to be filled in."""
 
     completion: Completion
@@ -23,7 +23,7 @@ class Prompt(NamedTuple):
 
 
 def complete(
-    batcher: Batcher, prompts: Iterable[Prompt], *, ordered: bool = True
+    batcher: Batcher, prompts: Iterable[Prepared], *, ordered: bool = True
 ) -> Iterator[Completion]:
     """The completions of all prompts, in their order or as they finish.
 
@@ -39,7 +39,7 @@ def complete(
 
 class _Completing:
     def __init__(
-        self, batcher: Batcher, inbox: Inbox, prompts: Iterator[Prompt], ordered: bool
+        self, batcher: Batcher, inbox: Inbox, prompts: Iterator[Prepared], ordered: bool
     ) -> None:
         self._inbox, self._prompts, self._ordered = inbox, prompts, ordered
         # As many again as are written at once, so that none of the places is ever empty.

@@ -6,6 +6,7 @@ It knows a model only through the `Decoder` protocol, yields events and never pr
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from gpt2cli.decoders.prefix_cache import PrefixCache
 from gpt2cli.decoders.protocol import Decoder
@@ -40,5 +41,5 @@ def explain(
 ) -> list[Stage]:
     """What each rule of sampling does to the candidates of the first token after `prompt`."""
     sequence = Sequence(tokenizer, decoder.context_length, prompt, config)
-    logits = PrefixCache(decoder).read(sequence.ids)
-    return sequence.sampler.explain(logits, sequence.ids)
+    with closing(PrefixCache(decoder)) as cache:
+        return sequence.sampler.explain(cache.read(sequence.ids), sequence.ids)

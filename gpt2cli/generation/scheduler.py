@@ -21,9 +21,9 @@ from gpt2cli.errors import GPT2CLIError
 from gpt2cli.generation.request import Event, GenerationConfig
 from gpt2cli.generation.sequence import Ids, Sequence
 from gpt2cli.sampling.sampler import choose
+from gpt2cli.system.memory import SEQUENCES
 from gpt2cli.text.tokenizer import Tokenizer
 
-MAX_SEQUENCES = 64
 STEP_TOKENS = 96  # a step of them takes a few times as long as one of a few decodes
 LEAST_OF_PROMPTS = 64  # in a step, so that texts begin as fast as others end
 ALL_OF_PROMPTS = 256  # in a step that nothing else waits for: the engine computes these at once
@@ -66,7 +66,7 @@ class Scheduler:
         decoder: Decoder,
         tokenizer: Tokenizer,
         *,
-        max_sequences: int = MAX_SEQUENCES,
+        max_sequences: int = SEQUENCES,
         step_tokens: int = STEP_TOKENS,
     ) -> None:
         self._decoder, self._tokenizer = decoder, tokenizer
@@ -79,16 +79,6 @@ class Scheduler:
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self._waiting or self._running)
-
-    @property
-    def waiting(self) -> int:
-        """The texts that have not begun, or had to give way."""
-        return len(self._waiting)
-
-    @property
-    def running(self) -> int:
-        """The texts that are being read or written."""
-        return len(self._running)
 
     def add(self, prompt: Ids, config: GenerationConfig) -> int:
         """Queue a prompt, to be continued `config.samples` times. → the request's number

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -163,6 +164,10 @@ class Reader:
             self._read_ahead(sequence)
         return self._logits[self._true : self._true + 1]
 
+    def close(self) -> None:
+        """Leave its place in the model's decoder."""
+        self._cache.close()
+
     def _read_ahead(self, sequence: Sequence) -> None:
         """Read a token that was not proposed, and the draft's proposals after it."""
         window = sequence.window
@@ -196,7 +201,7 @@ def generate(
     """
     check(config, max_draft_tokens)
     sequence = Sequence(tokenizer, decoder.context_length, prompt, config)
-    reader = Reader(decoder, draft, stats, max_draft_tokens)
-    while sequence.finish_reason is None:
-        logits = reader.read(sequence)
-        yield sequence.choose(logits, reader.proposal)
+    with closing(Reader(decoder, draft, stats, max_draft_tokens)) as reader:
+        while sequence.finish_reason is None:
+            logits = reader.read(sequence)
+            yield sequence.choose(logits, reader.proposal)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.files import check_writable, write_file
+from gpt2cli.files import check_writable, load_json, write_file
 from gpt2cli.serving import results
 
 _BLOCK = 1 << 16
@@ -98,7 +98,7 @@ class Place:
             raise GPT2CLIError(
                 f"cannot read {self.run_file} ({error}); begin anew with --overwrite"
             ) from None
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or not {"run", "finished"} <= found.keys():
             raise GPT2CLIError(f"{self.run_file} is damaged; begin anew with --overwrite")
         return found
 
@@ -140,7 +140,10 @@ def scan(lines: Path, *, ordered: bool) -> Written:
     """What a journal holds."""
     found = Written()
     for position, record in enumerate(records(lines)):
-        found.add(position if ordered else record["row"], results.has_failed(record))
+        row = position if ordered else record.get("row")
+        if type(row) is not int or row < 0:
+            raise _damaged(lines, position + 1)
+        found.add(row, results.has_failed(record))
     return found
 
 
@@ -153,13 +156,16 @@ def records(lines: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                record = json.loads(line)
-                assert isinstance(record, dict)
-            except (ValueError, RecursionError, AssertionError):
-                raise GPT2CLIError(
-                    f"{lines} is damaged at line {number}; begin anew with --overwrite"
-                ) from None
+                record = load_json(line.decode())
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                raise _damaged(lines, number)
             yield record
+
+
+def _damaged(lines: Path, number: int) -> GPT2CLIError:
+    return GPT2CLIError(f"{lines} is damaged at line {number}; begin anew with --overwrite")
 
 
 def has_lines(lines: Path) -> bool:

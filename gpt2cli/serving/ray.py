@@ -135,10 +135,6 @@ class Workers:
                 yield from done.pop(following if ordered else next(iter(done)))
                 following += 1
 
-    def close(self) -> None:
-        """Leave the cluster."""
-        self._ray.shutdown()
-
     def _received(self, awaited: Any, number: int) -> list[Completion]:
         try:
             found: list[Completion] = self._ray.get(awaited)

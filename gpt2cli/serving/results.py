@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.files import atomic
+from gpt2cli.files import atomic, json_line
 from gpt2cli.serving import openai
 from gpt2cli.serving.records import compressed, is_compressed, pyarrow, suffix
 
@@ -51,7 +51,7 @@ class Lines:
 
     def line(self, row: Row, found: Completion) -> bytes:
         """A line of JSON with its newline."""
-        return encode(self.fields(row, found))
+        return json_line(self.fields(row, found))
 
     def fields(self, row: Row, found: Completion) -> dict[str, Any]:
         """What it holds; an error begins with the number of the row from 1."""
@@ -87,14 +87,6 @@ class Lines:
         if len(values) > 1:
             result = {name: [value.get(name) for value in values] for name in values[0]}
         return own | result | {"prompt_tokens": found.prompt_tokens, "seed": found.seed}
-
-
-def encode(record: Mapping[str, Any]) -> bytes:
-    """A line of JSON, in UTF-8; what is no Unicode is escaped."""
-    try:
-        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(record) + "\n").encode()
 
 
 def has_failed(record: Mapping[str, Any]) -> bool:

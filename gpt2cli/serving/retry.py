@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.files import atomic
+from gpt2cli.files import atomic, json_line
 from gpt2cli.serving import journal, results
 from gpt2cli.serving.job import Job, Progress, Steps, completed, finish
 from gpt2cli.serving.journal import Journal, Place, Written
@@ -51,7 +51,7 @@ def retry(model: LoadedModel, job: Job, place: Place, state: State, progress: Pr
     with Journal(place.retried) as lines:
         rows = _failed(job, written, done)
         for key, row, found, line in completed(model, job, rows, progress):
-            lines.write(results.encode({"key": key, "line": json.loads(line)}))
+            lines.write(json_line({"key": key, "line": json.loads(line)}))
             progress.add(row, found)
             yield progress
     _replace(place, ordered=job.ordered)
@@ -93,5 +93,5 @@ def _replace(place: Place, *, ordered: bool) -> None:
             offset = offsets.get(position if ordered else record["row"])
             if offset is not None and results.has_failed(record):
                 stream.seek(offset)
-                line = results.encode(json.loads(stream.readline())["line"])
+                line = json_line(json.loads(stream.readline())["line"])
             file.write(line)

@@ -14,7 +14,7 @@ import numpy as np
 from gpt2cli.config.fields import coerce
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError, did_you_mean, shown
-from gpt2cli.files import decode_utf8
+from gpt2cli.files import decode_utf8, load_json
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.sampling import bias
 from gpt2cli.serving import openai
@@ -224,19 +224,14 @@ def _object_or_none(record: Record | None) -> dict[str, Any] | None:
 def read_object(text: str) -> dict[str, Any]:
     """A JSON object. Raises `UsageError` for anything else."""
     try:
-        found = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        found = load_json(text)
+    except ValueError as error:
         # The position in the line; that there is only one line needs no words.
         reason = re.sub(r"line 1 (column \d+) \(char \d+\)", r"\1", str(error))
         raise UsageError(f"it is not JSON: {reason}") from None
     if not isinstance(found, dict):
         raise UsageError(f"it is no JSON object, but {shown(found)}")
     return found
-
-
-def _no_number(constant: str) -> None:
-    """Raise `ValueError` for NaN and infinities, which Python accepts but JSON lacks."""
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _checked_prompt(value: Any, name: str) -> str | list[int]:

@@ -105,14 +105,12 @@ def inference_bytes(
     )
 
 
-def search_bytes(config: ModelConfig, precision: str, tokens: int, beams: int) -> int:
+def search_bytes(config: ModelConfig, beams: int) -> int:
     """Bytes that beam search needs in addition to decoding `beams` rows.
 
-    Part of the KV cache is copied when beams change places; each of B · V scores takes up to
-    four copies in fp32, two counts of 8 bytes and three masks.
+    Each of B · V scores takes up to four copies in fp32, two counts of 8 bytes and three masks.
     """
-    moved = kv_cache_bytes(config, precision, tokens, beams) // 2
-    return moved + beams * config.vocab_size * (4 * _FP32 + 2 * 8 + 3)
+    return beams * config.vocab_size * (4 * _FP32 + 2 * 8 + 3)
 
 
 def sampling_bytes(config: ModelConfig, samples: int) -> int:

@@ -53,8 +53,9 @@ def batch_room(
 
 def check_beams(config: ModelConfig, placement: Placement, beams: int, tokens: int) -> None:
     """Raise `UsageError` if a search with `beams` beams of up to `tokens` tokens cannot fit."""
-    needed = _needed(config, placement, beams, tokens)
-    needed += estimate.search_bytes(config, placement.precision, _cells(tokens), beams)
+    # A beam that parts from another copies a page.
+    needed = _needed(config, placement, beams, tokens + PAGE)
+    needed += estimate.search_bytes(config, beams)
     if needed > (free := available(placement.device)):
         raise _too_many(f"{beams} beams", "beams", tokens, needed, free)
 

@@ -18,7 +18,7 @@ from gpt2cli.decoders.pages import Chunk
 from gpt2cli.errors import UsageError, WeightsError
 from gpt2cli.generation import loop
 from gpt2cli.generation.batcher import Batcher
-from gpt2cli.generation.completing import WINDOW, Prompt, complete
+from gpt2cli.generation.completing import WINDOW, Prepared, complete
 from gpt2cli.generation.record import Completion
 from gpt2cli.generation.request import GenerationConfig
 
@@ -33,12 +33,12 @@ def batcher(max_sequences: int = 4) -> Batcher:
     return Batcher(ScriptedDecoder(logits_of), BYTES, max_sequences)
 
 
-def request(index: int, tokens: int, samples: int = 1) -> Prompt:
+def request(index: int, tokens: int, samples: int = 1) -> Prepared:
     config = GenerationConfig(SAMPLED, max_tokens=tokens, seed=index, samples=samples)
-    return Prompt(Completion(index, index, 2), [index % 256, 65], config)
+    return Prepared(Completion(index, index, 2), [index % 256, 65], config)
 
 
-def text_alone(prompt: Prompt) -> str:
+def text_alone(prompt: Prepared) -> str:
     assert prompt.config is not None
     events = loop.generate(ScriptedDecoder(logits_of), BYTES, prompt.ids, prompt.config)
     return "".join(event.text for event in events)
@@ -63,7 +63,7 @@ def test_every_prompt_becomes_what_it_is_alone(ordered: bool) -> None:
 def test_prompts_are_taken_as_there_is_room_for_them() -> None:
     taken = 0
 
-    def prompts() -> Iterator[Prompt]:
+    def prompts() -> Iterator[Prepared]:
         nonlocal taken
         for i in count():
             taken += 1
@@ -77,7 +77,7 @@ def test_prompts_are_taken_as_there_is_room_for_them() -> None:
 def test_the_newest_is_never_far_ahead_of_the_oldest_that_is_unfinished() -> None:
     taken = 0
 
-    def prompts() -> Iterator[Prompt]:
+    def prompts() -> Iterator[Prepared]:
         nonlocal taken
         for i in range(3 * WINDOW):
             taken += 1
@@ -92,7 +92,7 @@ def test_a_prompt_that_fails_has_its_error_and_the_others_go_on() -> None:
     prompts = [request(i, 3) for i in range(5)]
     prompts[1] = prompts[1]._replace(ids=[])
     wrong = Completion(3, 0, 0, error=UsageError("no prompt"))
-    prompts[3] = Prompt(wrong, [], None)
+    prompts[3] = Prepared(wrong, [], None)
     found = list(complete(batcher(), prompts))
     assert [str(completion.error) for completion in found if completion.error] == [
         "the prompt is empty",
@@ -145,4 +145,4 @@ def test_damaged_weights_end_every_call() -> None:
         with pytest.raises(WeightsError, match="no numbers"):
             list(shared.stream([1], config))
         with pytest.raises(WeightsError, match="no numbers"):
-            list(complete(shared, [Prompt(Completion(i, 0, 1), [1], config) for i in range(2)]))
+            list(complete(shared, [Prepared(Completion(i, 0, 1), [1], config) for i in range(2)]))

@@ -110,7 +110,7 @@ def test_every_text_is_what_it_is_alone(
             mine = [event for event in events if event.sample == sample]
             assert mine == [event for event in expected if event.sample == sample]
     assert model.free_pages == model.pages
-    assert (scheduler.running, scheduler.waiting) == (0, 0)
+    assert not scheduler.busy
 
 
 def script(text: bytes) -> Any:

@@ -84,6 +84,8 @@ def test_a_line_that_no_run_wrote_is_found(tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").write_bytes(b"{}\nnope\n{}\n")
     with pytest.raises(GPT2CLIError, match="damaged at line 2"):
         scan(tmp_path / "out.jsonl", ordered=True)
+    with pytest.raises(GPT2CLIError, match="damaged at line 1"):
+        scan(tmp_path / "out.jsonl", ordered=False)  # which row is it?
 
 
 def test_a_place_is_locked_for_one_run(tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
 def test_a_damaged_run_file_is_an_error(tmp_path: Path) -> None:
     place = Place(tmp_path / "out.jsonl", "jsonl")
     assert place.read_run() is None
-    for data in (b"{", b"[]"):
+    for data in (b"{", b"[]", b"{}", b'{"run": {}}'):
         place.run_file.write_bytes(data)
         with pytest.raises(GPT2CLIError, match="--overwrite"):
             place.read_run()

@@ -14,6 +14,7 @@ import zstandard
 from bulk_runs import read_rows, run, write_rows
 
 from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.files import json_line
 from gpt2cli.serving import results
 from gpt2cli.serving.rows import row_seed
 
@@ -79,7 +80,7 @@ def test_a_format_that_cannot_be_is_refused(asked: str | None, name: str) -> Non
 
 def parquet_of(tmp_path: Path, rows: list[dict[str, Any]]) -> pa.Table:
     lines = tmp_path / "lines.jsonl"
-    lines.write_bytes(b"".join(map(results.encode, rows)))
+    lines.write_bytes(b"".join(map(json_line, rows)))
     results.convert(lines, tmp_path / "out.parquet", "parquet")
     return pq.read_table(tmp_path / "out.parquet")
 

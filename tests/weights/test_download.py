@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from downloads import CLUTTER, FILES, REPO, TEXTS, WEIGHTS, Machine, finish
+from helpers import needs_full_device
 from hub_server import HubServer
 
 
@@ -321,7 +322,7 @@ def test_something_that_is_not_a_hub(server: HubServer, machine: Machine) -> Non
     assert result.message.startswith(f"{server.url} did not answer as a hub does; check HF_ENDP")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+@needs_full_device
 def test_a_full_disk(machine: Machine) -> None:
     machine.partial.parent.mkdir(parents=True)
     machine.partial.symlink_to("/dev/full")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,7 @@ from gpt2cli.cli.io.progress import line_progress
 from gpt2cli.cli.io.terminal import Output, complain, notice
 from gpt2cli.cli.render import score_views
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.files import decode_utf8
+from gpt2cli.files import decode_utf8, json_line, load_json
 
 if TYPE_CHECKING:
     from gpt2cli.analysis.scorer import Scorer
@@ -166,8 +165,8 @@ def _read(line: bytes, number: int, lines: Lines) -> _Row:
 
 def _parse(text: str, number: int, lines: Lines) -> dict[str, Any]:
     try:
-        record = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        record = load_json(text)
+    except ValueError:
         hint = "" if lines.jsonl else "; --field is for JSON objects"
         raise UsageError(f"line {number} is not JSON{hint}") from None
     if not isinstance(record, dict):
@@ -186,11 +185,6 @@ def _text_of(record: dict[str, Any], key: str, number: int) -> str:
     return text
 
 
-def _refuse(constant: str) -> None:
-    """Raise `ValueError` for NaN and infinities, which Python accepts but JSON lacks."""
-    raise ValueError(constant)
-
-
 def _write(output: Output, row: _Row, summary: Summary, lines: Lines, count: _Count) -> None:
     """A line's figures or error as JSON; or, with a limit, the line itself if within it."""
     count.lines += 1
@@ -198,17 +192,9 @@ def _write(output: Output, row: _Row, summary: Summary, lines: Lines, count: _Co
         count.errors += 1
     if not lines.filters:
         result = score_views.figures(summary) if row.error is None else {"error": row.error}
-        output.write_bytes(_to_json(row.record | result))
+        output.write_bytes(json_line(row.record | result))
     elif row.error is not None:
         complain(row.error)
     elif lines.keep(summary.perplexity):
         count.kept += 1
         output.write_bytes(row.line)
-
-
-def _to_json(record: dict[str, Any]) -> bytes:
-    """A line of JSON; what is no Unicode stays escaped."""
-    try:
-        return (json.dumps(record, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(record) + "\n").encode()

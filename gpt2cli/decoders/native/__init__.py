@@ -13,7 +13,6 @@ from pathlib import Path
 
 from gpt2cli.decoders.native import abi
 from gpt2cli.errors import DeviceError
-from gpt2cli.threads import thread_count as thread_count
 
 # Levels of instructions, as engine.cpp numbers them.
 ARM64 = platform.machine() in ("aarch64", "arm64")

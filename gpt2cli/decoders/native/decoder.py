@@ -19,6 +19,7 @@ from gpt2cli.decoders.paged import PagedDecoder
 from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.errors import DeviceError
 from gpt2cli.sampling.sampler import Draw
+from gpt2cli.threads import thread_count
 
 _ERRORS = {
     1: "a token id is outside the vocabulary",
@@ -72,7 +73,7 @@ class EngineDecoder(PagedDecoder):
             self._cache.addresses(),
             addresses.ctypes.data,
             native.BITS[precision],
-            threads or native.thread_count(),
+            threads or thread_count(),
             native.LEVELS.index(level),
         )
         if not self._engine:

@@ -199,12 +199,7 @@ static int draw_from(const float* w, int V, Kept kept, double uniform) {
 // A token, or V if no logit is finite.
 static int draw_row(const float* x, int V, float temperature, double p, double uniform,
                     const Scratch& scratch) {
-    float most = x[0];
-    Vec highest = broadcast(most);
-    int i = 0;
-    for (; i + FLOATS <= V; i += FLOATS) highest = load(x + i) > highest ? load(x + i) : highest;
-    for (; i < V; i++) most = x[i] > most ? x[i] : most;
-    for (i = 0; i < FLOATS; i++) most = highest[i] > most ? highest[i] : most;
+    const float most = largest(x, V);
     if (!(most - most == 0)) return V;
     float* w = scratch.weights;
     weigh(x, V, most, temperature, w);

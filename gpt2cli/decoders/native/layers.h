@@ -69,14 +69,9 @@ static Range linear(Engine& e, const Matrix& m, const float* x, int N, Target ta
 
 // Over the first `seen` scores, in place; those from there to `total` become 0.
 static void softmax(float* x, int seen, int total) {
-    float highest = x[0];
-    Vec most = broadcast(highest);
-    int i = 0;
-    for (; i + FLOATS <= seen; i += FLOATS) most = load(x + i) > most ? load(x + i) : most;
-    for (; i < seen; i++) highest = x[i] > highest ? x[i] : highest;
-    for (i = 0; i < FLOATS; i++) highest = most[i] > highest ? most[i] : highest;
+    const float highest = largest(x, seen);
     Vec sums = {};
-    i = 0;
+    int i = 0;
     for (; i + FLOATS <= seen; i += FLOATS) {
         const Vec y = exp(load(x + i) - highest);
         store(x + i, y);

@@ -25,6 +25,7 @@ from gpt2cli.decoders.native import abi
 from gpt2cli.errors import WeightsError
 from gpt2cli.files import atomic, discard_leftovers
 from gpt2cli.progress import Progress
+from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
 from gpt2cli.weights.safetensors import StoredTensor
 
@@ -185,7 +186,7 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
         bits=_bits(name, precision),
         codes=codes.ctypes.data,
     )
-    threads = native.thread_count()
+    threads = thread_count()
 
     def encode_range(thread: int) -> None:
         library.engine_encode(job, threads, thread)

@@ -106,6 +106,17 @@ static inline float largest(Vec v) {
 #endif
 }
 
+// The largest of n numbers.
+static inline float largest(const float* x, int n) {
+    float most = x[0];
+    Vec all = broadcast(most);
+    int i = 0;
+    for (; i + FLOATS <= n; i += FLOATS) all = load(x + i) > all ? load(x + i) : all;
+    for (; i < n; i++) most = x[i] > most ? x[i] : most;
+    for (i = 0; i < FLOATS; i++) most = all[i] > most ? all[i] : most;
+    return most;
+}
+
 // The largest magnitude among n numbers.
 static inline float largest_size(const float* x, int n) {
     Vec sizes = {};

@@ -17,6 +17,7 @@ from helpers import Run, needs_engine
 from gpt2cli.analysis import bench
 from gpt2cli.decoders import native
 from gpt2cli.system import bandwidth
+from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
 
 BENCH = ("bench", "-m", "bard", "--device", "cpu", "--repeats", "2", "--tokens", "3")
@@ -44,7 +45,7 @@ def test_an_object_for_programs(run_main: Run) -> None:
     assert data["load_s"] > 0
     assert data["engine"] == ("native" if native.available() else "NumPy")
     assert (data["samples"], data["tokens"], data["repeats"]) == (2, 3, 2)
-    assert data["threads"] == native.thread_count()
+    assert data["threads"] == thread_count()
     assert [entry["context"] for entry in data["contexts"]] == [32, 128, 224]
     for entry in data["contexts"]:
         limit = 2 * data["bandwidth_bytes_per_second"] / entry["bytes_per_step"]

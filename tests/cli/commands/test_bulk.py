@@ -27,7 +27,7 @@ BARD = ("-m", "bard", "--seed", "7")
 
 @pytest.fixture(autouse=True)
 def completing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.LoadedModel, "complete", complete, raising=False)
+    monkeypatch.setattr(api.LoadedModel, "complete", complete)
 
 
 @pytest.fixture

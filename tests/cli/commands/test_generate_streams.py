@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, Run, on_terminal, says
+from helpers import REPOSITORY, Run, needs_full_device, on_terminal, says
 
 from gpt2cli.text.tokenizer import Tokenizer
 
@@ -51,7 +51,7 @@ def test_ctrl_c_keeps_what_was_generated(endless: subprocess.Popen[bytes]) -> No
     assert errors == b""
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@needs_full_device
 def test_a_full_disk_is_one_line(tiny_directory: Path) -> None:
     command = [sys.executable, "-m", "gpt2cli", "generate", "x", "-m", str(tiny_directory)]
     with open("/dev/full", "wb") as full:

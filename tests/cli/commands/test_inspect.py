@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Run
+from helpers import Run, needs_full_device
 from transformers import GPT2LMHeadModel
 
 from gpt2cli.cli.commands.inspect import SECTIONS
@@ -132,6 +132,10 @@ def test_files_are_written_whole_or_not_at_all(run_main: Run, tmp_path: Path) ->
     assert path.read_bytes().startswith(b"<!doctype html>")
     piped = run_main("inspect", "ROMEO:", "-m", "bard", "--html", "/dev/stdout")
     assert piped.stdout == path.read_bytes()
+
+
+@needs_full_device
+def test_a_full_disk_is_told(run_main: Run) -> None:
     full = run_main("inspect", "ROMEO:", "-m", "bard", "--html", "/dev/full", code=1)
     assert full.stderr == b"gpt2: cannot write /dev/full: No space left on device\n"
 

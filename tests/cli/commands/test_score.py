@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Run, needs_engine, on_terminal
+from helpers import Run, needs_engine, needs_full_device, on_terminal
 
 from gpt2cli.config.spec import BUNDLED_DIR
 from gpt2cli.text.tokenizer import Tokenizer
@@ -382,7 +382,7 @@ def test_wrong_use_is_one_sentence(run_main: Run, arguments: list[str], message:
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@needs_full_device
 def test_a_closed_pipe_and_a_full_disk(tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("My lord, I am.\n" * 2000)
     command = f"{sys.executable} -m gpt2cli score -m bard --lines {tmp_path / 'lines'}"

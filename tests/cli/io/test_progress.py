@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 from helpers import Stream
@@ -50,29 +51,28 @@ def test_lines_are_counted_where_a_person_sees_no_lines_yet(
 
 @pytest.mark.parametrize("to_terminal", [False, True])
 @pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize(
+    ("bar", "total", "told", "shown"),
+    [
+        (progress.token_progress, 4, (2,), b"50%"),
+        (progress.row_progress, 40, (12, "5 tokens/s"), b"12/40"),
+    ],
+    ids=["tokens", "rows"],
+)
 def test_a_bar_stays_away_from_a_terminal_that_is_written_to(
-    monkeypatch: pytest.MonkeyPatch, to_terminal: bool, written: bool
+    monkeypatch: pytest.MonkeyPatch,
+    bar: Any,
+    total: int,
+    told: tuple[Any, ...],
+    shown: bytes,
+    written: bool,
+    to_terminal: bool,
 ) -> None:
     stream = Stream(terminal=True, encoding="utf-8")
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", Stream(terminal=to_terminal))
     monkeypatch.setenv("TERM", "xterm")
-    with progress.token_progress(4, written=written) as advance:
-        advance(2)
+    with bar(total, written=written) as advance:
+        advance(*told)
     stream.flush()
-    assert (b"50%" in stream.written()) == (not (written and to_terminal))
-
-
-@pytest.mark.parametrize("to_terminal", [False, True])
-@pytest.mark.parametrize("written", [False, True])
-def test_rows_are_counted_unless_they_are_shown_themselves(
-    monkeypatch: pytest.MonkeyPatch, to_terminal: bool, written: bool
-) -> None:
-    stream = Stream(terminal=True, encoding="utf-8")
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(sys, "stdout", Stream(terminal=to_terminal))
-    monkeypatch.setenv("TERM", "xterm")
-    with progress.row_progress(40, written=written) as advance:
-        advance(12, "5 tokens/s")
-    stream.flush()
-    assert (b"12/40" in stream.written()) == (not (to_terminal and written))
+    assert (shown in stream.written()) == (not (written and to_terminal))
