@@ -127,7 +127,7 @@ template <class Number>
 static void product(Rows<const float> x, Rows<const Number> w, Rows<float> y, int N, int in,
                     int columns, float* panels) {
     if (N == 1) return product_of_few(x, w, y, 1, in, columns);  // compiled without a loop over N
-    if (N <= FEW_ROWS) return product_of_few(x, w, y, N, in, columns);
+    if (N <= LOOSE_ROWS) return product_of_few(x, w, y, N, in, columns);
     for (int j = 0; j < columns; j += PACK_COLUMNS) {
         const int width = std::min(PACK_COLUMNS, columns - j);
         for (int i = 0; i < in; i += PACK_DEPTH) {

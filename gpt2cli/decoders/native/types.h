@@ -21,6 +21,7 @@ namespace {
 constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half an L2 cache
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
+constexpr int LOOSE_ROWS = 24;   // that weights are multiplied with as they lie, not packed
 constexpr int ROWS = 256;        // that are computed at once
 constexpr int CODED_ROWS = 128;  // of these, whose quantized inputs stay in an L2 cache
 constexpr int ROW_TILE = 16;     // of these, whose quantized inputs lie together
