@@ -200,26 +200,32 @@ class LoadedModel:
 
         return configure(self.sampling, **settings)
 
-    def batcher(self, max_sequences: int | None = None, step_tokens: int | None = None) -> Batcher:
+    def batcher(self, max_sequences: int | None = None, batch_tokens: int | None = None) -> Batcher:
         """The decoder that all calls share, from any thread, and its batch.
 
-        At most `max_sequences` texts are written at once, and a step reads about `step_tokens`
+        At most `max_sequences` texts are written at once, and a step reads about `batch_tokens`
         tokens; by default what the device and its memory allow. Other limits than before make
-        another one, for the calls to come. In a forked process it is a new one.
+        another one, for the calls to come. In a forked process it is a new one. Raises `UsageError`
+        for a limit below 1.
         """
         from gpt2cli.generation.batcher import Batcher
         from gpt2cli.system.memory import batch_room
 
+        limits = {"max_sequences": max_sequences, "batch_tokens": batch_tokens}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        for name, limit in given.items():
+            if limit < 1:
+                raise UsageError(f"{name} must be at least 1, not {limit}", name)
         with self._opening:
             held = self._batcher
-            limits = (max_sequences or None, step_tokens or None)
-            if held and self._process == os.getpid() and _agrees(held, *limits):
+            agrees = all(getattr(held, name, None) == limit for name, limit in given.items())
+            if held and agrees and self._process == os.getpid():
                 return held
             self.fetch()
             sequences, tokens = batch_room(self.config, self.placement, max_sequences)
             decoder = self.decoder(tokens)
-            more = {} if step_tokens is None else {"step_tokens": step_tokens}
-            self._batcher = Batcher(decoder, self.tokenizer, sequences, **more)
+            given["max_sequences"] = sequences
+            self._batcher = Batcher(decoder, self.tokenizer, **given)
             self._process = os.getpid()
             return self._batcher
 
@@ -382,14 +388,6 @@ class LoadedModel:
 
         where = f"{self.placement.device} in {self.precision}"
         return f"{self.name} on {where}, {engine_name(self.placement)} engine"
-
-
-def _agrees(batcher: Batcher, max_sequences: int | None, step_tokens: int | None) -> bool:
-    """Whether it has these limits, where they are given."""
-    return max_sequences in (None, batcher.max_sequences) and step_tokens in (
-        None,
-        batcher.step_tokens,
-    )
 
 
 def _reopen(source: Source, placement: Placement, offline: bool) -> LoadedModel:

@@ -197,6 +197,15 @@ def test_every_prompt_of_many_is_completed_as_it_is_alone(precision: str) -> Non
         assert (alone.seed, alone.prompt_tokens) == (completion.seed, completion.prompt_tokens)
 
 
+@pytest.mark.parametrize("limit", ["max_sequences", "batch_tokens"])
+def test_a_batch_of_nothing_is_refused(limit: str) -> None:
+    model = gpt2cli.load("bard", device="cpu")
+    with pytest.raises(UsageError, match=f"{limit} must be at least 1, not 0"):
+        model.complete(["ROMEO:"], **{limit: 0})
+    [found] = model.complete(["ROMEO:"], seed=1, max_tokens=3, **{limit: 1})
+    assert found.text == model.generate("ROMEO:", seed=1, max_tokens=3).text
+
+
 def test_streams_of_several_threads_are_those_of_one() -> None:
     model = gpt2cli.load("bard", device="cpu")
     with ThreadPoolExecutor(6) as pool:

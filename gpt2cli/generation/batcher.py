@@ -16,7 +16,7 @@ from gpt2cli.decoders.pages import PAGE
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError
 from gpt2cli.generation.request import Event, GenerationConfig
-from gpt2cli.generation.scheduler import STEP_TOKENS, Scheduler
+from gpt2cli.generation.scheduler import BATCH_TOKENS, Scheduler
 from gpt2cli.generation.sequence import Ids
 from gpt2cli.system.memory import SEQUENCES
 from gpt2cli.text.tokenizer import Tokenizer
@@ -74,12 +74,12 @@ class Batcher:
         decoder: Decoder,
         tokenizer: Tokenizer,
         max_sequences: int = SEQUENCES,
-        step_tokens: int = STEP_TOKENS,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self.decoder = decoder
-        self.max_sequences, self.step_tokens = max_sequences, step_tokens
+        self.max_sequences, self.batch_tokens = max_sequences, batch_tokens
         self._scheduler = Scheduler(
-            decoder, tokenizer, max_sequences=max_sequences, step_tokens=step_tokens
+            decoder, tokenizer, max_sequences=max_sequences, batch_tokens=batch_tokens
         )
         self._orders: deque[Callable[[Scheduler], None]] = deque()
         self._receivers: dict[int, Callable[[Event | GPT2CLIError], None]] = {}
@@ -89,7 +89,7 @@ class Batcher:
     def limits(self) -> str:
         """What bounds the batch, in words."""
         return (
-            f"at most {self.max_sequences} texts at once, {self.step_tokens} tokens per step, "
+            f"at most {self.max_sequences} texts at once, {self.batch_tokens} tokens per step, "
             f"a KV cache of {self.decoder.pages * PAGE:,} tokens"
         )
 

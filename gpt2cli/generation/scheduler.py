@@ -24,7 +24,7 @@ from gpt2cli.sampling.sampler import choose
 from gpt2cli.system.memory import SEQUENCES
 from gpt2cli.text.tokenizer import Tokenizer
 
-STEP_TOKENS = 96  # a step of them takes a few times as long as one of a few decodes
+BATCH_TOKENS = 96  # a step of them takes a few times as long as one of a few decodes
 LEAST_OF_PROMPTS = 64  # in a step, so that texts begin as fast as others end
 ALL_OF_PROMPTS = 256  # in a step that nothing else waits for: the engine computes these at once
 
@@ -56,7 +56,7 @@ class _Text:
 class Scheduler:
     """Writes the texts of all requests side by side, step by step.
 
-    At most `max_sequences` are written at once. A step reads `step_tokens` tokens, or somewhat
+    At most `max_sequences` are written at once. A step reads `batch_tokens` tokens, or somewhat
     more for the sake of waiting prompts, and many more where no text is being written. Nothing a
     text becomes depends on the others.
     """
@@ -67,10 +67,10 @@ class Scheduler:
         tokenizer: Tokenizer,
         *,
         max_sequences: int = SEQUENCES,
-        step_tokens: int = STEP_TOKENS,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self._decoder, self._tokenizer = decoder, tokenizer
-        self._max_sequences, self._step_tokens = max_sequences, step_tokens
+        self._max_sequences, self._batch_tokens = max_sequences, batch_tokens
         self._waiting: deque[_Text] = deque()
         self._running: list[_Text] = []  # the oldest first
         self._requests = 0
@@ -142,7 +142,7 @@ class Scheduler:
         """The next chunk of each text: decodes first, then prompts as far as the budget goes."""
         decoding = [text for text in self._running if text.unread == 1]
         chunks = [(text, self._chunk(text, 1)) for text in decoding]
-        budget = max(self._step_tokens - len(chunks), LEAST_OF_PROMPTS)
+        budget = max(self._batch_tokens - len(chunks), LEAST_OF_PROMPTS)
         if not chunks:
             budget = max(budget, ALL_OF_PROMPTS)
         for text in self._running:

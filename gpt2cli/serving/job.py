@@ -62,6 +62,11 @@ class Job:
     batch_tokens: int | None = None
     workers: Workers | None = None  # that complete the prompts in place of the model here
 
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """Those of `LoadedModel.batcher`."""
+        return {"max_sequences": self.max_sequences, "batch_tokens": self.batch_tokens}
+
     def records(self) -> Iterator[tuple[int, int, Record]]:
         """The records of the shard: what a journal knows each by, its index, and itself."""
         mine = (found for found in self.source.records() if found[0] in self.shard)
@@ -169,9 +174,8 @@ def completed(
             waiting[position] = key, row
             yield row.request(progress.seed or 0)
 
-    limits = {"max_sequences": job.max_sequences, "batch_tokens": job.batch_tokens}
     complete = (job.workers or model).complete
-    every = complete(prompts(), ordered=job.ordered, **limits, **job.settings)
+    every = complete(prompts(), ordered=job.ordered, **job.limits, **job.settings)
     progress.started = time.perf_counter()
     for found in every:
         key, row = waiting.pop(found.index)

@@ -96,18 +96,20 @@ class Completer:
 class Workers:
     """Completes prompts on a Ray cluster, with the interface of `LoadedModel.complete`.
 
-    `address` is local, auto or that of a cluster; `count` workers share its CPUs. A worker that
-    dies is replaced, and its prompts are given to another. Raises `UsageError` without Ray, or
-    where there is no cluster.
+    `address` is local, auto or that of a cluster; `count` workers share its CPUs. `limits` are
+    those of `LoadedModel.batcher`. A worker that dies is replaced, and its prompts are given to
+    another. Raises `UsageError` without Ray, or where there is no cluster.
     """
 
-    def __init__(self, model: LoadedModel, address: str = LOCAL, count: int = 1) -> None:
+    def __init__(
+        self, model: LoadedModel, address: str = LOCAL, count: int = 1, **limits: int | None
+    ) -> None:
         self._ray = _connected(address)
         cpus = max(1, int(self._ray.cluster_resources().get("CPU", 1)) // count)
         actor = self._ray.remote(num_cpus=cpus, max_restarts=-1, max_task_retries=-1)(_Worker)
         options = actor.options(max_concurrency=AHEAD)
         self._workers = [options.remote(model, cpus) for _ in range(count)]
-        self._ray.get([worker.open.remote() for worker in self._workers])
+        self._ray.get([worker.open.remote(limits) for worker in self._workers])
 
     def complete(
         self, prompts: Iterable[Prompt], *, ordered: bool = True, **settings: Any
@@ -154,9 +156,9 @@ class _Worker:
         limit_threads(threads)
         self._model = model
 
-    def open(self) -> None:
-        """Load the weights."""
-        self._model.batcher()
+    def open(self, limits: Mapping[str, int | None]) -> None:
+        """Load the weights, for a batch of these limits."""
+        self._model.batcher(**limits)
 
     def complete(self, prompts: list[Prompt], settings: Mapping[str, Any]) -> list[Completion]:
         """Several calls at a time share one batch of the model's."""

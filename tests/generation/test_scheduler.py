@@ -80,7 +80,7 @@ PROMPTS = st.one_of(
     context_length=st.sampled_from([100, 128]),
     spare=st.integers(0, 12),
     max_sequences=st.integers(1, 9),
-    step_tokens=st.sampled_from([1, 20, 64, 256]),
+    batch_tokens=st.sampled_from([1, 20, 64, 256]),
     arrivals=st.lists(st.integers(0, 5), min_size=8, max_size=8),
 )
 @settings(deadline=None, max_examples=60)
@@ -89,12 +89,12 @@ def test_every_text_is_what_it_is_alone(
     context_length: int,
     spare: int,
     max_sequences: int,
-    step_tokens: int,
+    batch_tokens: int,
     arrivals: list[int],
 ) -> None:
     """In any company, with any limits, arriving at any time, giving way when pages run out."""
     model = decoder(128 + spare * PAGE, context_length)
-    scheduler = Scheduler(model, BYTES, max_sequences=max_sequences, step_tokens=step_tokens)
+    scheduler = Scheduler(model, BYTES, max_sequences=max_sequences, batch_tokens=batch_tokens)
     found: dict[int, list[Event]] = {}
     for (prompt, config), pause in zip(requests, arrivals, strict=False):
         found[scheduler.add(prompt, config)] = []
@@ -129,7 +129,7 @@ def test_an_ended_text_leaves_its_place_to_the_next_at_once() -> None:
 def test_a_long_prompt_comes_in_beside_what_is_being_written() -> None:
     """Decodes come first in every step, and the prompt takes what is left of the budget."""
     model = ScriptedDecoder(script(b"ab"))
-    scheduler = Scheduler(model, BYTES, step_tokens=100)
+    scheduler = Scheduler(model, BYTES, batch_tokens=100)
     first = scheduler.add([65], GenerationConfig(GREEDY, max_tokens=20))
     scheduler.step()
     second = scheduler.add([66] * 350, GenerationConfig(GREEDY, max_tokens=2))

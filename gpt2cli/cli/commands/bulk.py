@@ -124,8 +124,8 @@ class Batching(Group):
     """Model and machine"""
 
     batch_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens computed at once, at most.")
-    ] = None
+        int, typer.Option(metavar="N", min=1, help="Tokens computed at once, about.")
+    ] = 256
     max_sequences: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Texts written at once, at most.")
     ] = None
@@ -330,11 +330,11 @@ class _Run:
         batching = self.given.batching
         if batching.ray is None:
             if self.given.messages.verbose:
-                complain(self.model.batcher(self.job.max_sequences, self.job.batch_tokens).limits())
+                complain(self.model.batcher(**self.job.limits).limits())
             return
         from gpt2cli.serving.ray import Workers
 
-        workers = Workers(self.model, batching.ray, batching.workers or 1)
+        workers = Workers(self.model, batching.ray, batching.workers or 1, **self.job.limits)
         self.job = replace(self.job, workers=workers)
 
     def _follow(self, steps: Steps, progress: Progress) -> None:
