@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.errors import GPT2CLIError, TokenizerError, UsageError, WeightsError
+from gpt2cli.errors import ContextError, GPT2CLIError, TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement, limit_threads, place
 from gpt2cli.system.precision import QUANTIZED
+from gpt2cli.text.window import OVERFLOW, fit_prompt
 from gpt2cli.version import __version__
 from gpt2cli.weights import sources
 from gpt2cli.weights.sources import Source
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from gpt2cli.progress import Progress
     from gpt2cli.text.tokenizer import Tokenizer
 
-OVERFLOW = ("slide", "error")
 Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 
 
@@ -142,13 +142,11 @@ class LoadedModel:
 
         With overflow "error" `UsageError` is raised if prompt and `max_tokens` together do not.
         """
-        from gpt2cli.text.window import fit_prompt
-
         context = self.config.context_length
         if overflow not in OVERFLOW:
             raise UsageError(f"overflow must be slide or error, not {overflow!r}", "overflow")
         if overflow == "error" and len(ids) + max_tokens > context:
-            raise UsageError(
+            raise ContextError(
                 f"{len(ids)} tokens of prompt and {max_tokens} to generate exceed the context of "
                 f"{context}; shorten one, or use overflow slide",
                 "overflow",
@@ -235,13 +233,13 @@ class LoadedModel:
         With `overflow` "error" a prompt that leaves no room for `max_tokens` raises `UsageError`.
         Close the iterator to stop early.
         """
-        return self._events(*self._request(prompt, settings))
+        return self._events(*self.prepare(prompt, settings))
 
     def generate(self, prompt: str | Sequence[int], **settings: Any) -> Completion:
         """Continue a text, or several times: `samples`. `settings` as in `configure`."""
         from gpt2cli.generation.record import Completion, Sample
 
-        window, config = self._request(prompt, settings)
+        window, config = self.prepare(prompt, settings)
         found = Completion(0, config.seed, len(window))
         found.samples = [Sample() for _ in range(config.samples)]
         for event in self._events(window, config):
@@ -267,7 +265,7 @@ class LoadedModel:
         from gpt2cli.generation.completing import complete
 
         batcher = self.batcher(max_sequences, batch_tokens)
-        ready = (self._prepare(i, prompt, settings) for i, prompt in enumerate(prompts))
+        ready = (self._prepared(i, prompt, settings) for i, prompt in enumerate(prompts))
         return complete(batcher, ready, ordered=ordered)
 
     def close(self) -> None:
@@ -287,17 +285,17 @@ class LoadedModel:
         source = replace(self.source, directory=local and local.absolute())
         return _reopen, (source, self.placement, self.offline)
 
-    def _request(
+    def prepare(
         self, prompt: str | Sequence[int], settings: Mapping[str, Any]
     ) -> tuple[list[int], GenerationConfig]:
-        """What the model reads of a prompt, and the settings for it."""
+        """What the model reads of a prompt, and the settings for it, those of `generate`."""
         given = dict(settings)
         overflow = given.pop("overflow", OVERFLOW[0])
         config = self.configure(**given)
-        return self.fit(self._ids(prompt), config.max_tokens, overflow), config
+        return self.fit(self.ids(prompt), config.max_tokens, overflow), config
 
-    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """The tokens of a prompt. Raises `UsageError` for wrong ids."""
+    def ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The tokens of a prompt, given as text or as such. Raises `UsageError` for wrong ids."""
         if isinstance(prompt, str):
             return self.encode(prompt)
         size = self.tokenizer.size
@@ -313,7 +311,7 @@ class LoadedModel:
         with self.batcher().alone() as decoder:
             return iter(list(beam.generate(decoder, self.tokenizer, window, config)))
 
-    def _prepare(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> Prepared:
+    def _prepared(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> Prepared:
         from gpt2cli.generation.completing import Prepared
         from gpt2cli.generation.record import Completion
 
@@ -324,7 +322,7 @@ class LoadedModel:
                 prompt = settings.pop("prompt", None)
             if not isinstance(prompt, str | Sequence):
                 raise UsageError("a prompt must be a text or a list of token ids", "prompt")
-            window, config = self._request(prompt, settings)
+            window, config = self.prepare(prompt, settings)
             if config.beams is not None:
                 raise UsageError("beams are searched one prompt at a time: use generate", "beams")
         except GPT2CLIError as error:

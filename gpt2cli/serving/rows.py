@@ -18,13 +18,14 @@ from gpt2cli.files import decode_utf8, load_json
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.sampling import bias
 from gpt2cli.serving import openai
+from gpt2cli.serving.completions import Answer
 from gpt2cli.serving.records import Given, Input, Record
+from gpt2cli.text.window import OVERFLOW
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
 
 PROMPT = "prompt"
-OVERFLOW = ("slide", "error")
 # A row may give every setting but a constraint, which is no text or number.
 KINDS = {
     f.name: str(f.type).removesuffix(" | None")
@@ -38,14 +39,14 @@ KINDS = {
 class Row:
     """One prompt of the input: `index` is its line from 0, `fields` are carried to the output.
 
-    Where it cannot be used `error` says why. `echo` is put before each completion.
+    Where it cannot be used `error` says why. `answer` is what its line shows.
     """
 
     index: int
     fields: Mapping[str, Any]
     prompt: str | Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    echo: str = ""
+    answer: Answer = field(default_factory=Answer)
     error: str | None = None
 
     def request(self, seed: int) -> dict[str, Any]:
@@ -114,10 +115,9 @@ class Reader:
     def _row(self, index: int, own: dict[str, Any]) -> Row:
         if self._is_openai:
             request = openai.read(own, self._given)
-            prompt, echo = _checked_prompt(request.prompt, PROMPT), ""
-            if request.echo:
-                echo = prompt if isinstance(prompt, str) else self._model.tokenizer.decode(prompt)
-            return Row(index, own, prompt, self._checked_settings(request.settings), echo)
+            prompt = _checked_prompt(request.prompts[0], PROMPT)
+            answer = request.answer_to(prompt, self._model.tokenizer)
+            return Row(index, own, prompt, request.settings, answer)
         if self.template:
             prompt = _checked_prompt(self.template.fill(own), PROMPT)
         elif self.field not in own:
