@@ -64,6 +64,7 @@ CONFIGS = st.builds(
     samples=st.integers(1, 3),
     seed=st.integers(0, 5),
     stop=st.sampled_from([(), ("a",), ("ab", "zz")]),
+    stop_token_ids=st.sampled_from([(), tuple(range(0, 256, 40))]),
     ignore_eos=st.booleans(),
     bias=st.sampled_from([{}, {97: 2.0, 98: -np.inf}]),
     logprobs=st.sampled_from([None, 2]),
