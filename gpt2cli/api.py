@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gpt2cli.generation.completing import Prepared
     from gpt2cli.generation.record import Completion
     from gpt2cli.generation.request import Event, GenerationConfig
+    from gpt2cli.generation.scheduler import Scheduler
     from gpt2cli.progress import Progress
     from gpt2cli.text.tokenizer import Tokenizer
 
@@ -207,25 +208,45 @@ class LoadedModel:
         for a limit below 1.
         """
         from gpt2cli.generation.batcher import Batcher
+
+        with self._opening:
+            if (held := self._batcher) and self._process == os.getpid():
+                limits = held.scheduler.max_sequences, held.scheduler.batch_tokens
+                wanted = zip((max_sequences, batch_tokens), limits, strict=True)
+                if all(limit in (None, own) for limit, own in wanted):
+                    return held
+            self._batcher = Batcher(self.scheduler(max_sequences, batch_tokens))
+            self._process = os.getpid()
+            return self._batcher
+
+    def scheduler(
+        self,
+        max_sequences: int | None = None,
+        batch_tokens: int | None = None,
+        *,
+        prompt_tokens: int | None = None,
+    ) -> Scheduler:
+        """A batch of its own, on a decoder of its own; the limits are those of `batcher`.
+
+        A step in which no text is being written reads up to `prompt_tokens` tokens of prompts, if
+        that is more than `batch_tokens`. Raises `UsageError` for a limit below 1.
+        """
+        from gpt2cli.generation.scheduler import Scheduler
         from gpt2cli.system.memory import batch_room
 
-        limits = {"max_sequences": max_sequences, "batch_tokens": batch_tokens}
+        limits = {
+            "max_sequences": max_sequences,
+            "batch_tokens": batch_tokens,
+            "prompt_tokens": prompt_tokens,
+        }
         given = {name: limit for name, limit in limits.items() if limit is not None}
         for name, limit in given.items():
             if limit < 1:
                 raise UsageError(f"{name} must be at least 1, not {limit}", name)
-        with self._opening:
-            held = self._batcher
-            agrees = all(getattr(held, name, None) == limit for name, limit in given.items())
-            if held and agrees and self._process == os.getpid():
-                return held
-            self.fetch()
-            sequences, tokens = batch_room(self.config, self.placement, max_sequences)
-            decoder = self.decoder(tokens)
-            given["max_sequences"] = sequences
-            self._batcher = Batcher(decoder, self.tokenizer, **given)
-            self._process = os.getpid()
-            return self._batcher
+        self.fetch()
+        sequences, tokens = batch_room(self.config, self.placement, max_sequences)
+        given["max_sequences"] = sequences
+        return Scheduler(self.decoder(tokens), self.tokenizer, **given)
 
     def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[Event]:
         """Continue a text: an event per token, as it is generated. `settings` as in `configure`.

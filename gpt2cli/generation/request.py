@@ -22,11 +22,11 @@ MOST_LOGPROBS = 100  # upper bound of --logprobs, per token
 class GenerationConfig:
     """What to generate. Sample i draws from its own generator, made of `seed` and i.
 
-    Neither end-of-text nor a stop string ends a text before `min_tokens`. `bias` is added to
-    the logits of token ids; −∞ bans one. Tokens that contain a text of `dry_breakers` end a
-    sequence for DRY. `beams` is for `beam.generate`, which draws nothing and excludes the
-    settings that do; the best `samples` beams are the result. A `constraint` alone decides
-    where a text may end.
+    A text ends before a token of `stop_token_ids` as before end-of-text, even with `ignore_eos`.
+    Neither these nor a stop string end it before `min_tokens`. `bias` is added to the logits of
+    token ids; −∞ bans one. Tokens that contain a text of `dry_breakers` end a sequence for DRY.
+    `beams` is for `beam.generate`, which draws nothing and excludes the settings that do; the best
+    `samples` beams are the result. A `constraint` alone decides where a text may end.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -34,6 +34,7 @@ class GenerationConfig:
     samples: int = 1
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
     bias: Mapping[int, float] = field(default_factory=dict)
@@ -67,7 +68,7 @@ class GenerationConfig:
         if self.beams is not None:
             self._check_beams(self.beams)
         if self.constraint is not None:
-            names = ("stop", "ignore_eos", "min_tokens", "beams")
+            names = ("stop", "stop_token_ids", "ignore_eos", "min_tokens", "beams")
             if clash := [name for name in names if getattr(self, name)]:
                 raise UsageError(
                     f"a constraint and {clash[0]} cannot go together; leave one of them out",
@@ -86,7 +87,8 @@ class GenerationConfig:
         greedy = SamplingConfig(temperature=0)
         names = [f.name for f in fields(greedy)]
         clash = [n for n in names if getattr(self.sampling, n) != getattr(greedy, n)]
-        clash += [name for name in ("stop", "bias", "min_tokens") if getattr(self, name)]
+        others = ("stop", "stop_token_ids", "bias", "min_tokens")
+        clash += [name for name in others if getattr(self, name)]
         clash += ["logprobs"] if self.logprobs is not None else []
         if clash:
             raise UsageError(
@@ -115,9 +117,9 @@ class Event:
     """One more token of one sample.
 
     `text` is what can be shown by now: it lags behind where a character is unfinished or a
-    stop string may have begun. `token_id` is None when the end-of-text token ended it. There
-    is a `logprob` if the config asks for it. With a constraint, `matched` says whether the text
-    has ended as it demands.
+    stop string may have begun. `token_id` is None when end-of-text, or a token of
+    `stop_token_ids`, ended it. There is a `logprob` if the config asks for it. With a constraint,
+    `matched` says whether the text has ended as it demands.
     """
 
     sample: int

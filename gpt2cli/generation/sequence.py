@@ -43,8 +43,11 @@ class Sequence:
         matcher: Matcher | None = None,
     ) -> None:
         check_prompt(prompt, context_length)
-        if not all(0 <= i < tokenizer.size for i in config.bias):
-            raise UsageError(f"bias must be for token ids from 0 to {tokenizer.size - 1}", "bias")
+        for name, ids in (("bias", config.bias), ("stop_token_ids", config.stop_token_ids)):
+            if not all(0 <= i < tokenizer.size for i in ids):
+                raise UsageError(
+                    f"{name} must be for token ids from 0 to {tokenizer.size - 1}", name
+                )
         if matcher is None and config.constraint is not None:
             matcher = config.constraint.matcher(tokenizer)
         self.ids = list(prompt)
@@ -52,11 +55,13 @@ class Sequence:
         self.prompt_length = len(self.ids)
         self.config, self.sample = config, sample
         self.finish_reason: FinishReason | None = None
-        self.sampler = _sampler(tokenizer, self.prompt_length, config, sample, matcher)
-        self._matcher = matcher
         self._tokenizer, self._context_length = tokenizer, context_length
+        self._ends: dict[int, FinishReason] = dict.fromkeys(config.stop_token_ids, "stop")
+        if tokenizer.end_of_text is not None and not config.ignore_eos:
+            self._ends[tokenizer.end_of_text] = "eos"
+        self.sampler = self._new_sampler(matcher)
+        self._matcher = matcher
         self._text = TextStream(tokenizer, config.stop)
-        self._end = None if config.ignore_eos else tokenizer.end_of_text
 
     @property
     def window(self) -> list[int]:
@@ -106,10 +111,24 @@ class Sequence:
             self.start = len(self.ids) - len(slide(self.window, self._context_length))
         return event
 
+    def _new_sampler(self, matcher: Matcher | None) -> Sampler:
+        config, tokenizer = self.config, self._tokenizer
+        breakers = config.dry_breakers if config.sampling.dry_multiplier else ()
+        return Sampler(
+            config.sampling,
+            generator(config.seed, self.sample),
+            self.prompt_length,
+            bias=config.bias,
+            ends=tuple(self._ends),
+            min_tokens=config.min_tokens,
+            breakers=_holding(tokenizer, breakers),
+            matcher=matcher,
+        )
+
     def _event(self, token_id: int) -> Event:
         count = len(self.ids) - self.prompt_length + 1
         last, may_stop = count == self.config.max_tokens, count > self.config.min_tokens
-        event = event_of(self.sample, token_id, self._text, self._end, may_stop, last)
+        event = event_of(self.sample, token_id, self._text, self._ends, may_stop, last)
         return event if self._matcher is None else self._match(event, token_id, self._matcher)
 
     def _match(self, event: Event, token_id: int, matcher: Matcher) -> Event:
@@ -128,36 +147,25 @@ class Sequence:
 
 
 def event_of(
-    sample: int, token_id: int, text: TextStream, end: int | None, may_stop: bool, last: bool
+    sample: int,
+    token_id: int,
+    text: TextStream,
+    ends: abc.Mapping[int, FinishReason],
+    may_stop: bool,
+    last: bool,
 ) -> Event:
-    """The event for one more token of a sample; `text` is the stream of the text before it."""
-    if token_id == end:
-        return Event(sample, None, text.flush(), "eos")
+    """The event for one more token of a sample; `text` is the stream of the text before it.
+
+    The text ends before a token of `ends`, for the reason given there.
+    """
+    if (reason := ends.get(token_id)) is not None:
+        return Event(sample, None, text.flush(), reason)
     shown = text.push(token_id, may_stop=may_stop)
     if text.stopped:
         return Event(sample, token_id, shown, "stop")
     if last:
         return Event(sample, token_id, shown + text.flush(), "length")
     return Event(sample, token_id, shown)
-
-
-def _sampler(
-    tokenizer: Tokenizer,
-    prompt_length: int,
-    config: GenerationConfig,
-    sample: int,
-    matcher: Matcher | None,
-) -> Sampler:
-    return Sampler(
-        config.sampling,
-        generator(config.seed, sample),
-        prompt_length,
-        bias=config.bias,
-        end=None if config.ignore_eos else tokenizer.end_of_text,
-        min_tokens=config.min_tokens,
-        breakers=_holding(tokenizer, config.dry_breakers if config.sampling.dry_multiplier else ()),
-        matcher=matcher,
-    )
 
 
 def _holding(tokenizer: Tokenizer, texts: abc.Sequence[str]) -> frozenset[int]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 
 
 _vocabularies: dict[int, Any] = {}  # by the id of the tokenizer, as long as that lives
+_making = Lock()  # several threads may ask at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,16 +236,17 @@ def _refused(kind: Kind, reason: str) -> UsageError:
 
 def _vocabulary_of(tokenizer: Tokenizer) -> Any:
     """The vocabulary of a tokenizer, made once: GPT-2's takes half a second."""
-    if (key := id(tokenizer)) not in _vocabularies:
-        alive = weakref.proxy(tokenizer)
+    with _making:
+        if (key := id(tokenizer)) not in _vocabularies:
+            alive = weakref.proxy(tokenizer)
 
-        def encode(text: str) -> Any:
-            return alive.encode(text, special=False, follows=True)
+            def encode(text: str) -> Any:
+                return alive.encode(text, special=False, follows=True)
 
-        made = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
-        _vocabularies[key] = made
-        weakref.finalize(tokenizer, _vocabularies.pop, key)
-    return _vocabularies[key]
+            made = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
+            _vocabularies[key] = made
+            weakref.finalize(tokenizer, _vocabularies.pop, key)
+        return _vocabularies[key]
 
 
 def _vocabulary(

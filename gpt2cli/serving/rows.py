@@ -16,6 +16,7 @@ from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError, did_you_mean, shown
 from gpt2cli.files import decode_utf8, load_json
 from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.generation.settings import token_ids
 from gpt2cli.sampling import bias
 from gpt2cli.serving import openai
 from gpt2cli.serving.completions import Answer
@@ -140,6 +141,8 @@ class Reader:
         kind = KINDS[name]
         if kind == "tuple[str, ...]":
             return _texts(name, value)
+        if kind == "tuple[int, ...]":
+            return token_ids(name, value)
         if kind.startswith("Mapping"):
             return self._biases(value)
         if kind == "overflow":
@@ -257,9 +260,9 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 def _from_cell(kind: str, text: str) -> Any:
     """The value of a setting in a CSV file; an empty cell gives none.
 
-    Numbers, true and false are as in JSON, and so are a list of texts and biases.
+    Numbers, true and false are as in JSON, and so are lists and biases.
     """
-    is_text = kind == "overflow" or (kind.startswith("tuple") and not text.startswith("["))
+    is_text = kind == "overflow" or (kind == "tuple[str, ...]" and not text.startswith("["))
     if not text:
         return None
     try:

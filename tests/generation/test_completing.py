@@ -21,6 +21,7 @@ from gpt2cli.generation.batcher import Batcher
 from gpt2cli.generation.completing import WINDOW, Prepared, complete
 from gpt2cli.generation.record import Completion
 from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.generation.scheduler import Scheduler
 
 SAMPLED = SamplingConfig(temperature=1.0)
 
@@ -30,7 +31,7 @@ def logits_of(_: int, text: Sequence[int]) -> NDArray:
 
 
 def batcher(max_sequences: int = 4) -> Batcher:
-    return Batcher(ScriptedDecoder(logits_of), BYTES, max_sequences)
+    return Batcher(Scheduler(ScriptedDecoder(logits_of), BYTES, max_sequences=max_sequences))
 
 
 def request(index: int, tokens: int, samples: int = 1) -> Prepared:
@@ -107,7 +108,7 @@ def test_an_abandoned_run_leaves_no_text_in_the_batch() -> None:
     next(found)
     found.close()  # type: ignore[attr-defined]
     assert list(shared.stream([1], GenerationConfig(SAMPLED, max_tokens=2)))
-    assert shared.decoder.free_pages == shared.decoder.pages
+    assert shared.scheduler.decoder.free_pages == shared.scheduler.decoder.pages
 
 
 def test_calls_of_several_threads_share_one_batch() -> None:
@@ -117,7 +118,7 @@ def test_calls_of_several_threads_share_one_batch() -> None:
             return super()._compute(chunks, tables)
 
     slow = Slow(logits_of)
-    shared = Batcher(slow, BYTES)
+    shared = Batcher(Scheduler(slow, BYTES))
     texts: dict[int, str] = {}
 
     def write(index: int) -> None:
@@ -139,7 +140,7 @@ def test_damaged_weights_end_every_call() -> None:
     def damaged(_: int, text: Sequence[int]) -> NDArray:
         return np.full(257, np.nan if len(text) > 3 else 0, np.float32)
 
-    shared = Batcher(ScriptedDecoder(damaged), BYTES)
+    shared = Batcher(Scheduler(ScriptedDecoder(damaged), BYTES))
     config = GenerationConfig(SAMPLED, max_tokens=9)
     for _ in range(2):
         with pytest.raises(WeightsError, match="no numbers"):

@@ -21,6 +21,7 @@ from helpers import (
 )
 from transformers import GPT2LMHeadModel
 
+from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
@@ -63,6 +64,49 @@ def test_end_of_text_can_be_ignored() -> None:
     decoder = ScriptedDecoder(script([*b"ab", 256, *b"cd"]))
     config = GenerationConfig(GREEDY, max_tokens=5, ignore_eos=True)
     assert text_of(list(generate(decoder, BYTES, [65], config))) == "ab<|endoftext|>cd"
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_a_stop_token_ends_without_being_shown(ignore_eos: bool) -> None:
+    stop, options = tuple(b"cx"), {"max_tokens": 9, "ignore_eos": ignore_eos}
+    events = run("abcd", stop_token_ids=stop, **options)
+    assert text_of(events) == "ab"
+    assert [event.token_id for event in events] == [97, 98, None]
+    assert events[-1].finish_reason == "stop"
+
+
+def test_a_stop_token_releases_what_was_held_back() -> None:
+    events = run("the en.", stop=("end",), stop_token_ids=tuple(b"."))
+    assert text_of(events) == "the en"
+
+
+def test_end_of_text_as_a_stop_token_ends_a_text_that_ignores_it() -> None:
+    decoder = ScriptedDecoder(script([*b"ab", 256, *b"cd"]))
+    config = GenerationConfig(GREEDY, stop_token_ids=(256,), ignore_eos=True)
+    last = list(generate(decoder, BYTES, [65], config))[-1]
+    assert (last.token_id, last.finish_reason) == (None, "stop")
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_no_stop_token_comes_before_the_least_number_of_tokens(ignore_eos: bool) -> None:
+    def rule(_: int, text: Sequence[int]) -> NDArray:
+        logits = certain(ord("a"))
+        logits[[98, 99, 256]] = 12, 11, 10
+        return logits
+
+    config = GenerationConfig(
+        GREEDY, stop_token_ids=(98, 99), ignore_eos=ignore_eos, min_tokens=3, max_tokens=9
+    )
+    events = list(generate(ScriptedDecoder(rule), BYTES, [65], config))
+    before = [256] * 3 if ignore_eos else [97] * 3
+    assert [event.token_id for event in events] == [*before, None]
+    assert events[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("wrong", [-1, 257])
+def test_a_stop_token_must_be_one_of_the_vocabulary(wrong: int) -> None:
+    with pytest.raises(UsageError, match="stop_token_ids must be for token ids from 0 to 256"):
+        run("a", stop_token_ids=(97, wrong))
 
 
 def test_no_step_is_computed_for_a_token_that_is_not_wanted() -> None:

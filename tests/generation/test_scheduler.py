@@ -64,6 +64,7 @@ CONFIGS = st.builds(
     samples=st.integers(1, 3),
     seed=st.integers(0, 5),
     stop=st.sampled_from([(), ("a",), ("ab", "zz")]),
+    stop_token_ids=st.sampled_from([(), tuple(range(0, 256, 40))]),
     ignore_eos=st.booleans(),
     bias=st.sampled_from([{}, {97: 2.0, 98: -np.inf}]),
     logprobs=st.sampled_from([None, 2]),
@@ -124,6 +125,32 @@ def test_an_ended_text_leaves_its_place_to_the_next_at_once() -> None:
         scheduler.add([65], GenerationConfig(GREEDY, max_tokens=count))
     exhaust(scheduler)
     assert [len(chunks) for chunks in model.reads] == [2, 2, 2, 2]
+
+
+def test_the_caller_bounds_a_step_that_reads_prompts_alone() -> None:
+    lengths = {}
+    for tokens in (64, 100):
+        model = ScriptedDecoder(script(b"ab"))
+        scheduler = Scheduler(model, BYTES, batch_tokens=16, prompt_tokens=tokens)
+        scheduler.add([66] * 210, GenerationConfig(GREEDY, max_tokens=1))
+        exhaust(scheduler)
+        lengths[tokens] = [len(chunk.ids) for [chunk] in model.reads]
+    assert lengths == {64: [64, 64, 64, 18], 100: [100, 100, 10]}
+
+
+def test_texts_are_counted_as_they_wait_and_run() -> None:
+    scheduler = Scheduler(ScriptedDecoder(script(b"ab")), BYTES, max_sequences=1)
+    config = GenerationConfig(GREEDY, max_tokens=2, samples=3)
+    samples = scheduler.prepare([1], config)
+    assert [each.sample for each in samples] == [0, 1, 2]
+    assert not scheduler.busy
+    first, second = scheduler.queue(samples), scheduler.add([2], config)
+    counts = [(scheduler.waiting, scheduler.running)]
+    while scheduler.busy:
+        scheduler.step()
+        counts.append((scheduler.waiting, scheduler.running))
+    assert counts == [(6, 0), (3, 3), (3, 0), (0, 3), (0, 0)]
+    assert first != second
 
 
 def test_a_long_prompt_comes_in_beside_what_is_being_written() -> None:

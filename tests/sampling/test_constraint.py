@@ -248,7 +248,10 @@ def test_what_cannot_be_read_or_chosen_is_refused(tmp_path: Path) -> None:
     assert resolve() is None
 
 
-@pytest.mark.parametrize("options", [{"stop": ("x",)}, {"ignore_eos": True}, {"min_tokens": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"stop": ("x",)}, {"stop_token_ids": (5,)}, {"ignore_eos": True}, {"min_tokens": 2}],
+)
 def test_who_decides_where_to_end_is_not_left_open(options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="a constraint and"):
         GenerationConfig(constraint=resolve(regex="a"), **options)
