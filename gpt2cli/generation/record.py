@@ -23,9 +23,12 @@ class Sample:
     finish_reason: str | None = None
     logprobs: list[ChosenLogprob] = field(default_factory=list)
     matched: bool = False
+    end_logprob: ChosenLogprob | None = None
+    count: int = 0  # tokens generated, the one that ended the text included
 
     def add(self, event: Event) -> None:
         """One more token."""
+        self.count += 1
         self.text += event.text
         self.finish_reason = event.finish_reason
         self.matched = bool(event.matched)
@@ -48,6 +51,11 @@ class Completion:
     prompt_tokens: int
     samples: list[Sample] = field(default_factory=list)
     error: GPT2CLIError | None = None
+    prompt_logprobs: list[ChosenLogprob | None] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """One more token of one sample."""
+        self.samples[event.sample].add(event)
 
     @property
     def text(self) -> str:

@@ -44,12 +44,12 @@ class Answer:
     """What an answer shows of what was generated for a prompt.
 
     `echo` is put before each text, with its log-probabilities if those of the text are shown:
-    `logprobs` is their number per token. The best `n` samples are shown, those whose tokens are
-    most probable on average where there are more; of a text that was not `asked` for nothing.
+    `logprobs` is their number per token. Of more than `n` samples those are shown whose tokens are
+    most probable on average; of a text that was not `asked` for nothing.
     """
 
     echo: str = ""
-    n: int = 1
+    n: int | None = None
     logprobs: int | None = None
     asked: bool = True
 
@@ -299,7 +299,7 @@ def choices(
 ) -> list[dict[str, Any]]:
     """The choices of one prompt, given as tokens; they are numbered from `first`."""
     samples = found.samples
-    if len(samples) > answer.n:
+    if answer.n is not None and len(samples) > answer.n:
         samples = sorted(samples, key=_mean_logprob, reverse=True)[: answer.n]
     return [
         {
@@ -352,9 +352,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 def written(found: Completion, answer: Answer) -> int:
     """The tokens that were generated for an answer, those that ended a text included."""
-    if not answer.asked:
-        return 0
-    return sum(len(s.token_ids) + (s.finish_reason == "eos") for s in found.samples)
+    return sum(sample.count for sample in found.samples) if answer.asked else 0
 
 
 def completion(

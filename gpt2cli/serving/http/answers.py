@@ -42,7 +42,7 @@ class Whole:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write all texts, then answer."""
-        async with _watched(self._service, self._texts, scope, receive):
+        async with _watched(self._texts, scope, receive):
             response: Response
             try:
                 async for _ in self._texts.news():
@@ -58,9 +58,7 @@ class Whole:
         tokenizer = self._service.model.tokenizer
         choices: list[dict[str, Any]] = []
         for part, found in zip(self._work.parts, self._texts.found, strict=True):
-            choices += completions.choices(
-                found, part.answer, part.window, tokenizer, len(choices)
-            )
+            choices += completions.choices(found, part.answer, part.window, tokenizer, len(choices))
         return self._texts.head(choices, self._texts.usage())
 
 
@@ -71,12 +69,11 @@ class Stream:
         self._service, self._work, self._job = service, work, job
         self._texts = _Texts(service, work, job)
         tokenizer = service.model.tokenizer
-        n = work.request.answer.n
-        self._listers = [[Lister(tokenizer) for _ in range(n)] for _ in work.parts]
+        self._listers = [[Lister(tokenizer) for _ in part.samples] for part in work.parts]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer step by step."""
-        async with _watched(self._service, self._texts, scope, receive):
+        async with _watched(self._texts, scope, receive):
             has_begun = False
             try:
                 async for news in self._texts.news():
@@ -130,7 +127,7 @@ class Stream:
         self, prompt: int, sample: int, text: str, listed: Any, reason: str | None
     ) -> dict[str, Any]:
         choice = {
-            "index": prompt * self._work.request.answer.n + sample,
+            "index": prompt * len(self._work.parts[prompt].samples) + sample,
             "text": text,
             "logprobs": listed,
             "finish_reason": reason,
@@ -199,9 +196,11 @@ class _Texts:
         metrics.completion_tokens.inc(self.count)
         state = scope["state"]
         state["prompt_tokens"], state["completion_tokens"] = self._prompt_tokens, self.count
-        begun = state["begun"]
+        if self._service.engine is not None:
+            metrics.observe(self._service.engine)
         if self.first is None:
             return
+        begun = state["begun"]
         state["first"] = self.first - begun
         metrics.first_token.observe(self.first - begun)
         metrics.seconds.observe(now - begun)
@@ -210,9 +209,7 @@ class _Texts:
 
 
 @asynccontextmanager
-async def _watched(
-    service: Service, texts: _Texts, scope: Scope, receive: Receive
-) -> AsyncIterator[None]:
+async def _watched(texts: _Texts, scope: Scope, receive: Receive) -> AsyncIterator[None]:
     """Close the job as soon as the client goes, and in the end; then count what was done."""
     job = texts._job
     gone = asyncio.create_task(_until_gone(receive, job, scope))
@@ -220,8 +217,6 @@ async def _watched(
         yield
     finally:
         gone.cancel()
-        if scope["state"].get("gone"):
-            service.metrics.cancelled.inc()
         job.close()
         texts.observe(scope)
 
@@ -245,5 +240,3 @@ def _end(data: bytes) -> Message:
 
 def _event(chunk: dict[str, Any]) -> bytes:
     return b"data: " + to_json(chunk) + b"\n\n"
-
-

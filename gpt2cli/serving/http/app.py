@@ -82,9 +82,7 @@ class _Endpoints:
             name in body for name in (b"regex", b"json_schema", b"choice", b"grammar")
         )
         prepare = service.prepare
-        work = (
-            prepare(body, engine) if is_short else await asyncio.to_thread(prepare, body, engine)
-        )
+        work = prepare(body, engine) if is_short else await asyncio.to_thread(prepare, body, engine)
         job = engine.submit([part.samples for part in work.parts])
         return (Stream if work.request.is_streaming else Whole)(service, work, job)
 

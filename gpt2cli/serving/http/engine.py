@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 
@@ -131,7 +132,7 @@ class Engine:
             while self._follow_orders():
                 self._hand_over(self._step())
         except BaseException as error:  # whatever it is, nothing is written any more
-            self._tell_loop(lambda: self._fail(error))
+            self._tell_loop(partial(self._fail, error))
 
     def _follow_orders(self) -> bool:
         """Do what the loop asked for; wait if there is nothing to write. → whether to go on"""

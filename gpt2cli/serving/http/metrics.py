@@ -30,17 +30,9 @@ class Metrics:
         self.requests = Counter(
             "gpt2_requests", "Requests answered.", ["path", "status"], registry=registry
         )
-        self.prompt_tokens = Counter(
-            "gpt2_prompt_tokens", "Tokens of prompts.", registry=registry
-        )
+        self.prompt_tokens = Counter("gpt2_prompt_tokens", "Tokens of prompts.", registry=registry)
         self.completion_tokens = Counter(
             "gpt2_completion_tokens", "Tokens generated.", registry=registry
-        )
-        self.cancelled = Counter(
-            "gpt2_cancelled_requests", "Requests whose client has gone.", registry=registry
-        )
-        self.refused = Counter(
-            "gpt2_refused_requests", "Requests that found the queue full.", registry=registry
         )
         self.first_token = Histogram(
             "gpt2_time_to_first_token_seconds",
@@ -74,7 +66,7 @@ class Metrics:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         every = CollectorRegistry()
-        MultiProcessCollector(every)
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
         return generate_latest(every)
 
     def observe(self, engine: Engine) -> None:

@@ -106,7 +106,7 @@ class Service:
         ids = self.model.ids(prompt)
         room = max(1, self.model.config.context_length - len(ids))
         usual = {"max_tokens": min(MOST_TOKENS, room), "overflow": "error"}
-        window, config = self.model.prepare(ids, usual | request.settings)
+        window, config = self.model.prepare(ids, {**usual, **request.settings})
         samples = engine.scheduler.prepare(window, config)
         return Part(window, config, request.answer_to(prompt, self.model.tokenizer), samples)
 
@@ -137,5 +137,3 @@ def only(body: Mapping[str, Any], *names: str) -> None:
     """Raise `UsageError` for a field of another name."""
     if wrong := next((name for name in body if name not in names), None):
         raise UsageError(f"unknown field {shown(wrong)}; there are {', '.join(names)}")
-
-

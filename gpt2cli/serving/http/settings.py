@@ -29,5 +29,3 @@ class Options:
     queue: int = 256
     log_requests: bool = True
     log_json: bool = False
-
-

@@ -40,8 +40,9 @@ def serve(
     ready: Callable[[], None] = lambda: None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> None:
-    """Serve with `count` processes, as `server.serve` does with one; a process that dies is begun
-    anew. Raises `GPT2CLIError` if one fails soon after its beginning.
+    """Serve with `count` processes, as `server.serve` does with one.
+
+    A process that dies is begun anew. Raises `GPT2CLIError` if one fails soon after it has begun.
     """
     with tempfile.TemporaryDirectory(prefix="gpt2-metrics-") as shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
