@@ -264,7 +264,7 @@ class LoadedModel:
         found = Completion(0, config.seed, len(window))
         found.samples = [Sample() for _ in range(config.samples)]
         for event in self._events(window, config):
-            found.samples[event.sample].add(event)
+            found.add(event)
         return found
 
     def complete(

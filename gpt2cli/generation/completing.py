@@ -81,7 +81,7 @@ class _Completing:
         if isinstance(what, GPT2CLIError):
             completion.error = what
         else:
-            completion.samples[what.sample].add(what)
+            completion.add(what)
         if completion.finished:
             self._inbox.done(key)
             self._finished[key] = self._open.pop(key)

@@ -43,7 +43,8 @@ class Completion:
     """All samples of one prompt, or the `error` that kept them from being written.
 
     `index` is the prompt's place among those given, `prompt_tokens` the length of what the model
-    read of it. The same `seed` gives the same texts again.
+    read of it. The same `seed` gives the same texts again. `prompt_logprobs` has one entry per
+    token of the prompt if they were asked for; the first is None.
     """
 
     index: int
@@ -54,7 +55,9 @@ class Completion:
     prompt_logprobs: list[ChosenLogprob | None] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
-        """One more token of one sample."""
+        """One more token of one of the samples."""
+        if event.prompt_logprobs is not None:
+            self.prompt_logprobs = list(event.prompt_logprobs)
         self.samples[event.sample].add(event)
 
     @property

@@ -27,6 +27,9 @@ class GenerationConfig:
     token ids; −∞ bans one. Tokens that contain a text of `dry_breakers` end a sequence for DRY.
     `beams` is for `beam.generate`, which draws nothing and excludes the settings that do; the best
     `samples` beams are the result. A `constraint` alone decides where a text may end.
+
+    With `logprobs` or `prompt_logprobs` each token, or each of the prompt, has its log-probability
+    and those of as many of the most probable tokens.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -42,6 +45,7 @@ class GenerationConfig:
     beams: int | None = None
     length_penalty: float = LENGTH_PENALTY
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
@@ -61,10 +65,9 @@ class GenerationConfig:
                 "min_tokens",
                 "max_tokens",
             )
-        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
-            raise UsageError(
-                f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}", "logprobs"
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            if (count := getattr(self, name)) is not None and not 0 <= count <= MOST_LOGPROBS:
+                raise UsageError(f"{name} must be between 0 and {MOST_LOGPROBS}, not {count}", name)
         if self.beams is not None:
             self._check_beams(self.beams)
         if self.constraint is not None:
@@ -89,7 +92,7 @@ class GenerationConfig:
         clash = [n for n in names if getattr(self.sampling, n) != getattr(greedy, n)]
         others = ("stop", "stop_token_ids", "bias", "min_tokens")
         clash += [name for name in others if getattr(self, name)]
-        clash += ["logprobs"] if self.logprobs is not None else []
+        clash += [n for n in ("logprobs", "prompt_logprobs") if getattr(self, n) is not None]
         if clash:
             raise UsageError(
                 f"beams and {clash[0]} cannot go together; leave one of them out", "beams", clash[0]
@@ -119,7 +122,9 @@ class Event:
     `text` is what can be shown by now: it lags behind where a character is unfinished or a
     stop string may have begun. `token_id` is None when end-of-text, or a token of
     `stop_token_ids`, ended it. There is a `logprob` if the config asks for it. With a constraint,
-    `matched` says whether the text has ended as it demands.
+    `matched` says whether the text has ended as it demands. `prompt_logprobs` come with the first
+    event of sample 0 if the config asks for them, one for each token of the prompt; the first,
+    which nothing predicts, has none.
     """
 
     sample: int
@@ -128,6 +133,7 @@ class Event:
     finish_reason: FinishReason | None = None
     logprob: ChosenLogprob | None = None
     matched: bool | None = None
+    prompt_logprobs: tuple[ChosenLogprob | None, ...] | None = None
 
 
 def new_seed() -> int:

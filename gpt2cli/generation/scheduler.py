@@ -135,10 +135,14 @@ class Scheduler:
             return []
         reading, logits = self._read()
         ready: list[tuple[_Text, int]] = []
-        for row, (text, chunk) in enumerate(reading):
+        end = 0
+        for text, chunk in reading:
+            begin, end = end, end + (len(chunk.ids) if chunk.every else 1)
+            if chunk.every:
+                text.sequence.measure(chunk.start, logits[begin:end])
             text.held += len(chunk.ids)
             if not text.unread:
-                ready += [(each, row) for each in self._begun(text)]
+                ready += [(each, end - 1) for each in self._begun(text)]
         return list(self._write(ready, logits)) if ready else []
 
     def _admit(self) -> None:
@@ -182,13 +186,16 @@ class Scheduler:
     def _chunk(self, text: _Text, count: int) -> Chunk:
         assert text.place is not None
         begin = text.sequence.start + text.held
-        return Chunk(text.place, text.held, text.sequence.ids[begin : begin + count])
+        ids = text.sequence.ids[begin : begin + count]
+        return Chunk(text.place, text.held, ids, text.sequence.measures(begin + count))
 
     def _share(self, text: _Text) -> None:
         """Skip what others have read of the same beginning."""
         assert text.place is not None
         if text.held % PAGE == 0 and text.unread > PAGE:
-            text.held = self.decoder.share(text.place, text.sequence.window)
+            ids = text.sequence.sharable
+            if len(ids) - text.held > PAGE:
+                text.held = self.decoder.share(text.place, ids)
 
     def _begun(self, text: _Text) -> list[_Text]:
         """A text that has been read, and the other samples that share its prompt."""
@@ -261,5 +268,5 @@ def _brings(other: _Text, text: _Text) -> bool:
     end = text.held + PAGE
     if other.held > text.held or other.unread == 1 or text.unread <= PAGE:
         return False
-    mine, its = text.sequence.window, other.sequence.window
-    return len(its) >= end and mine[:end] == its[:end]
+    mine, its = text.sequence.sharable, other.sequence.window
+    return len(mine) > end and len(its) >= end and mine[:end] == its[:end]

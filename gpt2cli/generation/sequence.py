@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import abc
 from dataclasses import replace
 
-from gpt2cli.arrays import Array, are_numbers
+from gpt2cli.arrays import Array, are_numbers, in_host_memory
 from gpt2cli.errors import GPT2CLIError, UsageError, not_numbers
 from gpt2cli.generation.request import (
     ChosenLogprob,
@@ -62,11 +62,20 @@ class Sequence:
         self.sampler = self._new_sampler(matcher)
         self._matcher = matcher
         self._text = TextStream(tokenizer, config.stop)
+        self._prompt_logprobs: list[ChosenLogprob | None] = []
+        if config.prompt_logprobs is not None and sample == 0:
+            self._prompt_logprobs = [None]
 
     @property
     def window(self) -> list[int]:
         """The tokens that the model attends to next."""
         return self.ids[self.start :]
+
+    @property
+    def sharable(self) -> list[int]:
+        """The tokens of the window that may be held without reading them, but for the last."""
+        found = len(self._prompt_logprobs)
+        return self.ids[:found] if 0 < found < self.prompt_length else self.window
 
     @property
     def started(self) -> bool:
@@ -83,6 +92,20 @@ class Sequence:
         matcher = None if self._matcher is None else self._matcher.copy()
         prompt, context_length = self.ids[: self.prompt_length], self._context_length
         return Sequence(self._tokenizer, context_length, prompt, self.config, sample, matcher)
+
+    def measures(self, end: int) -> bool:
+        """Whether `measure` wants logits after any of the first `end` tokens of the prompt."""
+        return 0 < len(self._prompt_logprobs) <= min(end, self.prompt_length - 1)
+
+    def measure(self, begin: int, logits: Array) -> None:
+        """Note the log-probabilities of the prompt's tokens that follow those from `begin` on.
+
+        The logits (N, V) are those after each of N tokens; what is known already is left out.
+        """
+        found = len(self._prompt_logprobs)
+        targets = self.ids[found : min(begin + len(logits) + 1, self.prompt_length)]
+        rows = logits[found - 1 - begin :][: len(targets)]
+        self._prompt_logprobs += self._logprobs(targets, rows, self.config.prompt_logprobs or 0)
 
     def choose(
         self, logits: Array, proposal: Proposal | None = None, draw: Draw | None = None
@@ -104,8 +127,10 @@ class Sequence:
             raise GPT2CLIError("no token is left to choose; the options ban them all")
         event = self._event(token_id)
         self.finish_reason = event.finish_reason
-        if self.config.logprobs is not None:
-            event = replace(event, logprob=self._logprob(token_id, logits))
+        if (count := self.config.logprobs) is not None:
+            event = replace(event, logprob=self._logprobs([token_id], logits, count)[0])
+        if not self.started and len(self._prompt_logprobs) == self.prompt_length:
+            event = replace(event, prompt_logprobs=tuple(self._prompt_logprobs))
         self.ids.append(token_id)
         if len(self.window) > self._context_length:
             self.start = len(self.ids) - len(slide(self.window, self._context_length))
@@ -139,11 +164,19 @@ class Sequence:
             event = replace(event, text=event.text + self._text.flush(), finish_reason="stop")
         return replace(event, matched=event.finish_reason is not None and matcher.matches())
 
-    def _logprob(self, token_id: int, logits: Array) -> ChosenLogprob:
-        decode, count = self._tokenizer.decode, self.config.logprobs or 0
-        chosen, best = log_probabilities(logits, 0, token_id, count)
-        top = tuple(Logprob(decode([i]), i, value) for i, value in best)
-        return ChosenLogprob(decode([token_id]), token_id, chosen, top)
+    def _logprobs(self, ids: Ids, logits: Array, count: int) -> list[ChosenLogprob]:
+        """Those of a token for each row of the logits. (N,), (N, V)"""
+        decode, host = self._tokenizer.decode, in_host_memory(logits)
+        found = log_probabilities(logits if host is None else host, ids, count)
+        return [
+            ChosenLogprob(
+                decode([token_id]),
+                token_id,
+                value,
+                tuple(Logprob(decode([i]), i, other) for i, other in best),
+            )
+            for token_id, (value, best) in zip(ids, found, strict=True)
+        ]
 
 
 def event_of(

@@ -13,7 +13,7 @@ from gpt2cli.errors import UsageError, did_you_mean, shown
 from gpt2cli.generation.request import GenerationConfig, new_seed
 
 OFF = "off"
-_NOT_IN_A_SESSION = ("samples", "beams", "length_penalty", "logprobs")
+_NOT_IN_A_SESSION = ("samples", "beams", "length_penalty", "logprobs", "prompt_logprobs")
 
 
 def configure(base: SamplingConfig, **given: Any) -> GenerationConfig:

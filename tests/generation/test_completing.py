@@ -61,6 +61,20 @@ def test_every_prompt_becomes_what_it_is_alone(ordered: bool) -> None:
         assert completion.error is None
 
 
+def test_a_completion_has_the_logprobs_of_its_prompt() -> None:
+    config = GenerationConfig(SAMPLED, max_tokens=2, samples=2, prompt_logprobs=1)
+    prompts = [Prepared(Completion(0, 0, 3), [1, 2, 3], config), request(1, 2)]
+    with_, without = complete(batcher(), prompts)
+    [event] = [
+        event
+        for event in loop.generate(ScriptedDecoder(logits_of), BYTES, [1, 2, 3], config)
+        if event.prompt_logprobs
+    ]
+    assert with_.prompt_logprobs == list(event.prompt_logprobs or ())
+    assert [token and token.id for token in with_.prompt_logprobs] == [None, 2, 3]
+    assert without.prompt_logprobs == []
+
+
 def test_prompts_are_taken_as_there_is_room_for_them() -> None:
     taken = 0
 

@@ -275,6 +275,46 @@ def test_repetition_penalty_counts_prompt_and_generated_tokens(
     assert sample_ids(make, tiny_tokenizer, prompt, config)[0] == expected.tolist()
 
 
+def test_prompt_logprobs_are_those_of_transformers(
+    make: MakeDecoder, tiny_directory: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
+    prompt = [5, 6, 7, 5, 250, 0, 31]
+    with torch.no_grad():
+        expected = torch.log_softmax(theirs(torch.tensor([prompt])).logits[0], dim=-1)
+    sampling = SamplingConfig(temperature=0.5, top_k=2)
+    config = GenerationConfig(sampling, samples=2, prompt_logprobs=3, bias={6: 5.0})
+    events = list(generate(make(tokens=256), tiny_tokenizer, prompt, config))
+    [(sample, found)] = [(e.sample, e.prompt_logprobs) for e in events if e.prompt_logprobs]
+    assert sample == 0
+    assert found[0] is None
+    assert [token.id for token in found[1:] if token] == prompt[1:]
+    for token, row in zip(found[1:], expected[:-1], strict=True):
+        assert token is not None
+        best = torch.topk(row, 3)
+        assert [other.id for other in token.top] == best.indices.tolist()
+        assert np.allclose([other.logprob for other in token.top], best.values, atol=1e-4)
+        assert token.logprob == pytest.approx(float(row[token.id]), abs=1e-4)
+        assert token.token == tiny_tokenizer.decode([token.id])
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_prompt_that_fills_the_window_has_its_logprobs(
+    make: MakeDecoder, tiny_config: ModelConfig, tiny_tokenizer: Tokenizer, spare: int
+) -> None:
+    length = tiny_config.context_length - spare
+    config = GenerationConfig(GREEDY, max_tokens=1, prompt_logprobs=0, ignore_eos=True)
+    [event] = generate(make(), tiny_tokenizer, [i % 200 for i in range(length)], config)
+    assert event.prompt_logprobs is not None
+    assert len(event.prompt_logprobs) == length
+
+
+def test_a_prompt_of_one_token_has_no_logprob(make: MakeDecoder, tiny_tokenizer: Tokenizer) -> None:
+    config = GenerationConfig(GREEDY, max_tokens=2, prompt_logprobs=1, ignore_eos=True)
+    first, second = generate(make(), tiny_tokenizer, [5], config)
+    assert (first.prompt_logprobs, second.prompt_logprobs) == ((None,), None)
+
+
 def test_logprobs_are_those_of_the_model_before_any_rule(
     make: MakeDecoder, tiny_model: GPT2, tiny_tokenizer: Tokenizer
 ) -> None:
