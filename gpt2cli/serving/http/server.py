@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from socket import socket
 from threading import Thread
@@ -24,6 +24,7 @@ from gpt2cli.serving.http.settings import Options
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_SECONDS = 30  # that requests have to end after the first signal
 _KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients, who would else write to what closes
 
@@ -36,47 +37,49 @@ def serve(
     fetch: Callable[[], None] = lambda: None,
     ready: Callable[[], None] = lambda: None,
     tell: Callable[[str], object] = lambda _: None,
-    ignore_interrupts: bool = False,
+    signals: Sequence[signal.Signals] = SIGNALS,
 ) -> None:
     """Serve until a signal comes, and end the requests that are being answered then.
 
     The model is opened while the server already says that it is not ready: `fetch` first, and
     `ready` when it is. `tell` takes lines for people, each of a request if the options want that.
-    A second signal ends all at once. Raises `GPT2CLIError` if the model cannot be opened or fails.
+    A second one of the `signals` ends all at once. Raises `GPT2CLIError` if the model cannot be opened or fails.
     """
-    server = _Server(model, listener, options, fetch, ready, tell)
-    if ignore_interrupts:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        server.signals = (signal.SIGTERM,)
+    server = Server(model, listener, options, fetch=fetch, ready=ready, tell=tell)
+    server.signals = signals
     server.run([listener])
     if server.failure is not None:
         raise server.failure
 
 
-class _Server(uvicorn.Server):
-    """uvicorn with our signals, and a model that is opened when it listens."""
+class Server(uvicorn.Server):
+    """uvicorn with our signals, and a model that is opened when it listens; see `serve`.
 
-    signals: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+    `failure` is why it has ended, if that was not asked for.
+    """
+
+    signals: Sequence[signal.Signals] = SIGNALS
 
     def __init__(
         self,
         model: LoadedModel,
         listener: socket,
         options: Options,
-        fetch: Callable[[], None],
-        ready: Callable[[], None],
-        tell: Callable[[str], object],
+        *,
+        fetch: Callable[[], None] = lambda: None,
+        ready: Callable[[], None] = lambda: None,
+        tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.failure: GPT2CLIError | None = None
         self._fetch, self._ready, self._tell = fetch, ready, tell
-        self._service = Service(
+        self.service = Service(
             model,
             max_sequences=options.max_sequences,
             queue=options.queue,
             broken=self._broken,
         )
         app = application(
-            self._service,
+            self.service,
             options.policy,
             origins=options.origins,
             log=tell if options.log_requests else lambda _: None,
@@ -107,7 +110,7 @@ class _Server(uvicorn.Server):
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._fetch()
-            engine = self._service.open()
+            engine = self.service.open()
         except GPT2CLIError as error:
             self.failure, self.should_exit = error, True
         except Exception as error:
@@ -119,12 +122,12 @@ class _Server(uvicorn.Server):
 
     def _begin(self, engine: Engine) -> None:
         engine.start()
-        self._service.engine = engine
+        self.service.engine = engine
         self._ready()
 
     def _broken(self) -> None:
         """The engine has failed: let what is answered be told so, and end."""
-        engine = self._service.engine
+        engine = self.service.engine
         reason = engine and f"{type(engine.error).__name__}: {engine.error}"
         self.failure, self.should_exit = GPT2CLIError(f"the engine has failed: {reason}"), True
 

@@ -151,6 +151,7 @@ def _work(
             os.kill(os.getpid(), signal.SIGTERM)
 
     Thread(target=watch_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     try:
         serve(
             model,
@@ -158,7 +159,7 @@ def _work(
             options,
             ready=lambda: ready.send(None),
             tell=tell,
-            ignore_interrupts=True,
+            signals=(signal.SIGTERM,),
         )
     except GPT2CLIError as error:
         tell(f"error: {error}")
