@@ -43,7 +43,8 @@ def serve(
 
     The model is opened while the server already says that it is not ready: `fetch` first, and
     `ready` when it is. `tell` takes lines for people, each of a request if the options want that.
-    A second one of the `signals` ends all at once. Raises `GPT2CLIError` if the model cannot be opened or fails.
+    A second one of the `signals` ends all at once. Raises `GPT2CLIError` if the model cannot be
+    opened, or fails.
     """
     server = Server(model, listener, options, fetch=fetch, ready=ready, tell=tell)
     server.signals = signals
