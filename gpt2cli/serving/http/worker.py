@@ -1,0 +1,95 @@
+"""One of several processes that serve an address; `workers` begins and watches them.
+
+All accept from one socket. The kernel lets whoever wakes up first take all connections that wait
+there, so each takes one at a time and leaves the next to the others for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from socket import socket
+from threading import Thread
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from gpt2cli.serving.http.protocol import Protocol
+from gpt2cli.serving.http.server import Server
+
+if TYPE_CHECKING:
+    from gpt2cli.api import LoadedModel
+    from gpt2cli.serving.http.settings import Options
+
+_PAUSE = 0.001  # seconds after a connection, for each that is open
+_LONGEST_PAUSE = 0.005
+
+
+def work(
+    model: LoadedModel,
+    listener: socket,
+    options: Options,
+    tell: Callable[[str], object],
+    pipe: Connection,
+) -> None:
+    """Serve until told to end, or the process that has begun this one dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = Worker(model, listener, options, ready=lambda: pipe.send(None), tell=tell)
+    Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+    server.run([listener])
+    if server.failure is not None:
+        pipe.send(server.failure)
+        raise SystemExit(1)
+
+
+def _end_with_parent(server: Server) -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    server.should_exit = True
+
+
+class Worker(Server):
+    """A server that shares its socket with others, and ends when it is told once or many times."""
+
+    signals = (signal.SIGTERM,)
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Begin to accept, and to open the model."""
+        await super().startup([])
+        [self._listener] = sockets or []
+        self._listener.setblocking(False)
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._listen()
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Accept nothing more, and let what is open end."""
+        asyncio.get_running_loop().remove_reader(self._listener)
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain; a supervisor may signal every process, and ours passes the signal on besides."""
+        self.should_exit = True
+
+    def _listen(self) -> None:
+        if not self.should_exit:
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        """Take one connection, and the next the later, the more there are."""
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):  # another process was quicker, or no file can be opened
+            connection, _ = self._listener.accept()
+            connection.setblocking(False)
+            task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        loop.remove_reader(self._listener)
+        pause = _PAUSE
+        loop.call_later(pause, self._listen)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state)
