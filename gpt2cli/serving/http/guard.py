@@ -55,7 +55,7 @@ class Guard:
             return failure(403, f"this server answers as {hosts[0]} only")
         if self._policy.key is not None and scope["path"] != OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            known = hmac.compare_digest(key.strip().encode(), self._policy.key.encode())
+            known = hmac.compare_digest(key.strip().encode("latin-1"), self._policy.key.encode())
             if not (known and scheme.lower() == "bearer"):
                 reason = "the key is wrong" if key else "a key is needed"
                 return failure(
@@ -143,7 +143,10 @@ class Log:
             await self._app(scope, receive, watch)
         finally:
             status = 499 if state.get("gone") or not status else status
-            path = scope["path"] if status not in (404, 405) else "other"
+            # Paths that nobody serves are without number, and so would be the counters of them.
+            is_served = "endpoint" in scope and status not in (404, 405)
+            is_known = is_served and not scope["path_params"]
+            path = scope["path"] if is_known else "other"
             self._metrics.requests.labels(path, str(status)).inc()
             self._tell(scope, status, time.monotonic() - begun, name)
 

@@ -75,6 +75,7 @@ class Server(uvicorn.Server):
             model,
             max_sequences=options.max_sequences,
             queue=options.queue,
+            processes=options.workers,
             broken=self._broken,
         )
         app = application(

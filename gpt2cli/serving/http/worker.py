@@ -1,7 +1,7 @@
 """One of several processes that serve an address; `workers` begins and watches them.
 
 All accept from one socket. The kernel lets whoever wakes up first take all connections that wait
-there, so each takes one at a time and leaves the next to the others for a moment.
+there, so each takes one at a time, and the later, the more it has.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
     from gpt2cli.serving.http.settings import Options
 
-_PAUSE = 0.001  # seconds after a connection, for each that is open
-_LONGEST_PAUSE = 0.005
+_PAUSE = 0.0005  # seconds before a connection is taken, for each that is open
+_LONGEST_PAUSE = 0.01
 
 
 def work(
@@ -76,10 +76,16 @@ class Worker(Server):
 
     def _listen(self) -> None:
         if not self.should_exit:
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            asyncio.get_running_loop().add_reader(self._listener, self._wait)
+
+    def _wait(self) -> None:
+        """Give those who have less to do the time to take what has come."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listener)
+        pause = min(_PAUSE * len(self.server_state.connections), _LONGEST_PAUSE)
+        loop.call_later(pause, self._accept)
 
     def _accept(self) -> None:
-        """Take one connection, and the next the later, the more there are."""
         loop = asyncio.get_running_loop()
         with suppress(OSError):  # another process was quicker, or no file can be opened
             connection, _ = self._listener.accept()
@@ -87,9 +93,7 @@ class Worker(Server):
             task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        loop.remove_reader(self._listener)
-        pause = _PAUSE
-        loop.call_later(pause, self._listen)
+        self._listen()
 
     def _protocol(self) -> Protocol:
         return Protocol(self.config, self.server_state, self.lifespan.state)
