@@ -12,10 +12,11 @@ from gpt2cli.generation.request import ChosenLogprob, Event
 
 @dataclass(slots=True)
 class Sample:
-    """One continuation: its text, its tokens (end-of-text left out) and why it ended.
+    """One continuation: its text, its tokens (the one it ended before left out) and why it ended.
 
     `finish_reason` is None until it has ended, and stays None if it was interrupted.
-    `matched` is true when it has ended as a constraint demands.
+    `matched` is true when it has ended as a constraint demands. `logprobs` has one entry per token
+    if they were asked for; `end_logprob` is that of the token it ended before, if any.
     """
 
     text: str = ""
@@ -32,10 +33,12 @@ class Sample:
         self.text += event.text
         self.finish_reason = event.finish_reason
         self.matched = bool(event.matched)
-        if event.token_id is not None:
-            self.token_ids.append(event.token_id)
-            if event.logprob is not None:
-                self.logprobs.append(event.logprob)
+        if event.token_id is None:
+            self.end_logprob = event.logprob
+            return
+        self.token_ids.append(event.token_id)
+        if event.logprob is not None:
+            self.logprobs.append(event.logprob)
 
 
 @dataclass(slots=True)

@@ -163,14 +163,14 @@ def mask(logits: Array, matchers: Sequence[Matcher]) -> Array:
 def resolve(
     *,
     regex: str | None = None,
-    json_schema: Path | None = None,
+    json_schema: Path | str | None = None,
     choice: Sequence[str] | None = None,
-    grammar: Path | None = None,
+    grammar: Path | str | None = None,
 ) -> Constraint | None:
     """The one constraint that is given, read and checked; None without any.
 
-    Raises `UsageError` for two kinds at once, and for one that no text, or only the empty text,
-    can match.
+    A schema (JSON) or a grammar (Lark) is a file if it is a `Path`, else the text itself. Raises
+    `UsageError` for two kinds at once, and for one that no text, or only the empty text, can match.
     """
     given = {"regex": regex, "json_schema": json_schema, "choice": choice, "grammar": grammar}
     names = [name for name, value in given.items() if value is not None]
@@ -180,31 +180,44 @@ def resolve(
         )
     if regex is not None:
         # An empty pattern would make a comment of the slashes around it; \d is 0 to 9 here.
-        pattern = _library().regex_to_lark(regex or "()", "d")
+        pattern = _library().regex_to_lark(_text("regex", regex) or "()", "d")
         return _checked("regex", regex, f"start: /{pattern}/")
     if json_schema is not None:
         return _from_schema(json_schema)
     if choice is not None:
         return _from_choices(choice)
     if grammar is not None:
-        text = read_file(grammar)
+        text = _text("grammar", grammar)
         return _checked("grammar", text, _library().LLMatcher.grammar_from_lark(text))
     return None
 
 
-def _from_schema(path: Path) -> Constraint:
-    text = read_file(path)
+def _from_schema(given: Path | str) -> Constraint:
+    text, names = _text("json-schema", given), []
+    if isinstance(given, str):
+        given, names = "json_schema", ["json_schema"]
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
+        raise UsageError(f"{given} is not valid JSON: {error}", *names) from None
     if not isinstance(schema, dict):
-        raise UsageError(f"{path} is no JSON schema: it must hold an object")
+        raise UsageError(f"{given} is no JSON schema: it must hold an object", *names)
     try:
         grammar = _library().LLMatcher.grammar_from_json_schema(text, defaults=_COMPACT)
     except ValueError as error:  # such as NaN, which Python accepts as JSON
         raise _refused("json-schema", _first_line(str(error))) from None
     return _checked("json-schema", text, grammar)
+
+
+def _text(kind: Kind, given: Path | str) -> str:
+    """What is given, or what the file holds."""
+    if isinstance(given, Path):
+        return read_file(given)
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise _refused(kind, "it is not valid Unicode text") from None
+    return given
 
 
 def _from_choices(texts: Sequence[str]) -> Constraint:

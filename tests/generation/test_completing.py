@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BYTES, ScriptedDecoder
+from helpers import BYTES, ScriptedDecoder, certain
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.sampling import SamplingConfig
@@ -73,6 +73,21 @@ def test_a_completion_has_the_logprobs_of_its_prompt() -> None:
     assert with_.prompt_logprobs == list(event.prompt_logprobs or ())
     assert [token and token.id for token in with_.prompt_logprobs] == [None, 2, 3]
     assert without.prompt_logprobs == []
+
+
+@pytest.mark.parametrize("stop_token_ids", [(), (65,)])
+def test_what_ended_a_text_is_measured_too(stop_token_ids: tuple[int, ...]) -> None:
+    def ends(_: int, text: Sequence[int]) -> NDArray:
+        return certain(66 if len(text) < 3 else 65 if stop_token_ids else 256)
+
+    config = GenerationConfig(SAMPLED, stop_token_ids=stop_token_ids, logprobs=1)
+    shared = Batcher(Scheduler(ScriptedDecoder(ends), BYTES))
+    [found] = complete(shared, [Prepared(Completion(0, 0, 1), [1], config)])
+    [sample] = found.samples
+    assert sample.token_ids == [token.id for token in sample.logprobs] == [66, 66]
+    assert sample.end_logprob is not None
+    assert sample.end_logprob.id == (65 if stop_token_ids else 256)
+    assert sample.end_logprob.logprob == pytest.approx(-np.log(1 + 256 * np.exp(-9)))
 
 
 def test_prompts_are_taken_as_there_is_room_for_them() -> None:

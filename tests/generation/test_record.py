@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gpt2cli.generation.record import Recorder, Sample
-from gpt2cli.generation.request import Event
+from gpt2cli.generation.request import ChosenLogprob, Event
 
 
 class Clock:
@@ -47,6 +47,15 @@ def test_samples_are_put_together_from_interleaved_events() -> None:
         Sample("", [], None),
     ]
     assert recorder.tokens == 4
+
+
+def test_the_token_that_ended_a_sample_has_its_logprob_apart() -> None:
+    one, end = ChosenLogprob("a", 5, -1.0), ChosenLogprob("<|endoftext|>", 9, -2.0)
+    sample = Sample()
+    sample.add(Event(0, 5, "a", logprob=one))
+    assert sample.end_logprob is None
+    sample.add(Event(0, None, "", "eos", logprob=end))
+    assert (sample.token_ids, sample.logprobs, sample.end_logprob) == ([5], [one], end)
 
 
 def test_each_event_is_kept_before_it_is_passed_on() -> None:

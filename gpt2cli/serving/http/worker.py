@@ -17,6 +17,7 @@ from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from gpt2cli.serving.http.engine import Engine
 from gpt2cli.serving.http.protocol import Protocol
 from gpt2cli.serving.http.server import Server
 
@@ -58,12 +59,11 @@ class Worker(Server):
     signals = (signal.SIGTERM,)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Begin to accept, and to open the model."""
-        await super().startup([])
+        """Begin to open the model."""
         [self._listener] = sockets or []
         self._listener.setblocking(False)
         self._tasks: set[asyncio.Task[object]] = set()
-        self._listen()
+        await super().startup([])
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Accept nothing more, and let what is open end."""
@@ -73,6 +73,10 @@ class Worker(Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain; a supervisor may signal every process, and ours passes the signal on besides."""
         self.should_exit = True
+
+    def _begin(self, engine: Engine) -> None:
+        super()._begin(engine)
+        self._listen()  # not before: another process may be ready
 
     def _listen(self) -> None:
         if not self.should_exit:
