@@ -196,8 +196,6 @@ class _Texts:
         metrics.completion_tokens.inc(self.count)
         state = scope["state"]
         state["prompt_tokens"], state["completion_tokens"] = self._prompt_tokens, self.count
-        if self._service.engine is not None:
-            metrics.observe(self._service.engine)
         if self.first is None:
             return
         begun = state["begun"]
