@@ -97,7 +97,8 @@ class Stream:
         """What one more token of a sample adds."""
         part = self._work.parts[prompt]
         found, sample = self._texts.found[prompt], event.sample
-        if found.samples[sample].count == 1 and (part.answer.echo or not part.answer.asked):
+        is_echoed = self._work.request.is_echoing or not part.answer.asked
+        if is_echoed and found.samples[sample].count == 1:
             yield self._echo(prompt, sample)
         if part.answer.asked:
             yield self._chunk(
@@ -114,7 +115,7 @@ class Stream:
         listed = None
         if found.prompt_logprobs:
             pairs = zip(part.window, found.prompt_logprobs, strict=True)
-            listed = self._listers[prompt][sample].list(pairs)
+            listed = self._listers[prompt][sample].echo(pairs, part.answer.echo)
         reason = None if part.answer.asked else "length"
         return self._chunk(prompt, sample, part.answer.echo, listed, reason)
 
