@@ -125,7 +125,7 @@ def command(*options: str, env: dict[str, str] | None = None) -> Iterator[Comman
 
 @contextmanager
 def here(
-    model: LoadedModel, *, fetch: Callable[[], object] | None = None, **options: Any
+    model: LoadedModel, *, fetch: Callable[[], None] | None = None, **options: Any
 ) -> Iterator[tuple[int, Server]]:
     """A server in a thread of this process: its port, and the server itself.
 

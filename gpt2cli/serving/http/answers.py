@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,8 +46,8 @@ class Whole:
         async with _watched(self._texts, scope, receive):
             response: Response
             try:
-                async for _ in self._texts.news():
-                    pass
+                async for news in self._texts.news():
+                    deque(news, maxlen=0)
                 response = json_response(self._body())
             except GPT2CLIError as error:
                 response = response_to(error)
@@ -162,13 +163,14 @@ class _Texts:
         self.count = 0  # tokens generated
         self.first: float | None = None
 
-    async def news(self) -> AsyncIterator[list[tuple[int, Event]]]:
-        """Each step's events, until all texts have ended or the job is closed.
+    async def news(self) -> AsyncIterator[Iterator[tuple[int, Event]]]:
+        """Each time's events, until all texts have ended or the job is closed.
 
+        There may be several of one text, so each counts only when it is taken, and all must be.
         Raises the `GPT2CLIError` that ends one of them.
         """
         while self._left and (news := await self._job.news()):
-            yield [self._add(*one) for one in news]
+            yield (self._add(*one) for one in news)
 
     def _add(self, prompt: int, what: Any) -> tuple[int, Event]:
         if isinstance(what, GPT2CLIError):

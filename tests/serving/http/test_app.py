@@ -182,7 +182,11 @@ def test_all_the_context_can_be_used_and_no_more(complete: Any) -> None:
 
 def test_a_server_says_that_it_is_not_ready_until_it_is(bard: LoadedModel) -> None:
     gate = threading.Event()
-    with servers.here(bard, fetch=gate.wait) as (port, server):
+
+    def fetch() -> None:
+        gate.wait(60)
+
+    with servers.here(bard, fetch=fetch) as (port, server):
         servers.until(lambda: server.started)
         try:
             for path in ("/health", "/v1/models", "/tokenizer_info", "/openapi.json"):
