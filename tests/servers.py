@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,22 +130,39 @@ def command(
 
 
 @contextmanager
-def here(model: LoadedModel, **options: Any) -> Iterator[tuple[int, Server]]:
-    """A server in a thread of this process, ready: its port, and the server itself."""
+def here(
+    model: LoadedModel, *, fetch: Callable[[], None] | None = None, **options: Any
+) -> Iterator[tuple[int, Server]]:
+    """A server in a thread of this process: its port, and the server itself.
+
+    It is ready, unless there is a `fetch` that it has to wait for.
+    """
     listener = Address(port=0).bind()
     ready = threading.Event()
-    server = Server(model, listener, Options(**options), ready=ready.set)
+    chosen = Options(**options)
+    server = Server(model, listener, chosen, fetch=fetch or (lambda: None), ready=ready.set)
     server.signals = ()
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     port = listener.getsockname()[1]
     thread.start()
     try:
-        assert ready.wait(60), server.failure
+        assert fetch or ready.wait(60), server.failure
         yield port, server
     finally:
         server.should_exit = True
         thread.join(60)
         listener.close()
+
+
+@contextmanager
+def begun(port: int, **body: Any) -> Iterator[http.client.HTTPConnection]:
+    """A request for completions whose answer is not awaited; its client goes in the end."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v1/completions", json.dumps(body), JSON)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def until(condition: Any, seconds: float = 10.0) -> None:

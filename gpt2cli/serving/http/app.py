@@ -44,12 +44,13 @@ def application(
 ) -> ASGIApp:
     """The server of a service. Pages from `origins` may use it, and `log` takes its lines."""
     routes = _Endpoints(service, policy).routes()
-    app: ASGIApp = Starlette(
+    starlette = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _no_endpoint, Exception: _bug},
         lifespan=lifespan,
     )
-    app = Guard(app, policy)
+    starlette.router.redirect_slashes = False  # an error says more than a redirection
+    app: ASGIApp = Guard(starlette, policy)
     if origins:
         app = CORSMiddleware(
             app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]

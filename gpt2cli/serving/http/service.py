@@ -104,7 +104,7 @@ class Service:
         self.check_name(given.get("model") or self.model.name)
         count = len(request.prompts) * request.settings["samples"]
         if count > MOST_TEXTS:
-            raise UsageError(f"a request may have up to {MOST_TEXTS} texts, not {count}")
+            raise UsageError(f"prompts times n may be up to {MOST_TEXTS} texts, not {count}", "n")
         return Work(request, [self._part(request, i, engine) for i in range(len(request.prompts))])
 
     def _part(self, request: Request, i: int, engine: Engine) -> Part:
