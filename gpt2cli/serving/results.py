@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from gpt2cli.serving.rows import Row
 
 FORMATS = ("jsonl", "openai", "parquet")
-OWN = ("completion", "finish_reason", "prompt_tokens", "completion_tokens", "logprobs", "error")
+OWN = (
+    *("completion", "finish_reason", "prompt_tokens", "completion_tokens"),
+    *("logprobs", "prompt_logprobs", "error"),
+)
 _GROUP = 1024  # rows of Parquet in memory at once
 
 
@@ -97,6 +100,8 @@ class Lines:
         result: dict[str, Any] = values[0]
         if len(values) > 1:
             result = {name: [value.get(name) for value in values] for name in values[0]}
+        if found.prompt_logprobs:
+            result["prompt_logprobs"] = [p and asdict(p) for p in found.prompt_logprobs]
         return own | result | {"prompt_tokens": found.prompt_tokens, "seed": found.seed}
 
 

@@ -38,9 +38,9 @@ def application(
     log_json: bool = False,
 ) -> ASGIApp:
     """The server of a service. Pages from `origins` may use it, and `log` takes its lines."""
-    endpoints = _Endpoints(service, policy)
+    routes = _Endpoints(service, policy).routes()
     app: ASGIApp = Starlette(
-        routes=endpoints.routes(),
+        routes=routes,
         exception_handlers={HTTPException: _no_endpoint, Exception: _bug},
     )
     app = Guard(app, policy)
@@ -48,7 +48,7 @@ def application(
         app = CORSMiddleware(
             app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
-    return Log(app, service.metrics, log, as_json=log_json)
+    return Log(app, service.metrics, {route.path for route in routes}, log, as_json=log_json)
 
 
 class _Endpoints:
@@ -168,6 +168,8 @@ class _Endpoints:
 
     async def openapi(self, request: Request) -> Response:
         """What can be asked, for programs."""
+        if self._service.engine is None:
+            return _not_ready()
         return json_response(document(self._service, has_key=self._policy.key is not None))
 
     def _check_model(self, body: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from uuid import uuid4
 
@@ -112,15 +112,22 @@ async def _read_body(receive: Receive) -> bytes:
 
 
 class Log:
-    """Says for each request what was asked, and what became of it; counts them.
+    """Says for each request what was asked, and what became of it; counts them by their `paths`.
 
     Every response gets an `x-request-id`, the client's own if it sends a short one.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, write: Callable[[str], object], *, as_json: bool
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        paths: Collection[str],
+        write: Callable[[str], object],
+        *,
+        as_json: bool,
     ) -> None:
-        self._app, self._metrics, self._write, self._as_json = app, metrics, write, as_json
+        self._app, self._metrics, self._paths = app, metrics, paths
+        self._write, self._as_json = write, as_json
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -143,7 +150,7 @@ class Log:
             await self._app(scope, receive, watch)
         finally:
             status = 499 if state.get("gone") or not status else status
-            path = scope["path"] if status not in (404, 405) else "other"
+            path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.requests.labels(path, str(status)).inc()
             self._tell(scope, status, time.monotonic() - begun, name)
 
@@ -166,8 +173,8 @@ class Log:
 
 
 def _in_words(facts: dict[str, Any]) -> str:
-    words = f"{facts['time'][11:19]} {facts['client']} {facts['method']} {facts['path']!a}"
-    words = words.replace("'", "") + f" {facts['status']}"
+    words = f"{facts['time'][11:19]} {facts['client']} {facts['method']} {facts['path']} "
+    words += str(facts["status"])
     if facts["completion_tokens"] is not None:
         words += f", {facts['prompt_tokens']} + {facts['completion_tokens']} tokens"
     if facts["first_token_seconds"] is not None:

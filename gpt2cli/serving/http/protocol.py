@@ -23,13 +23,14 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._bytes = 0  # of a request whose headers are not complete
+        self._is_between = True  # requests, or within the headers of one
+        self._bytes = 0  # since the last request
         self._too_late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request."""
         super().connection_made(transport)
-        self._too_late = self.loop.call_later(SECONDS, self._give_up)
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing more."""
@@ -38,24 +39,34 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read some bytes."""
-        if self._too_late is None and (self.cycle is None or self.cycle.response_complete):
-            self._too_late = self.loop.call_later(SECONDS, self._give_up)
-        self._bytes += len(data)
+        if self._is_between:
+            self._wait()
+            self._bytes += len(data)
         super().data_received(data)
-        if self._too_late is not None and self._bytes > MOST_BYTES and self.parser is not None:
+        if self._is_between and self._bytes > MOST_BYTES and not self.transport.is_closing():
             self._refuse(431, f"a request may begin with up to {MOST_BYTES >> 10} kB of headers")
 
     def on_headers_complete(self) -> None:
         """Begin a request."""
+        self._is_between = False
         self._stop_waiting()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect another request, as soon as its first bytes come."""
+        self._is_between = True
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP."""
         self._refuse(400, "this is no valid HTTP request")
 
+    def _wait(self) -> None:
+        if self._too_late is None:
+            self._bytes = 0
+            self._too_late = self.loop.call_later(SECONDS, self._give_up)
+
     def _stop_waiting(self) -> None:
-        self._bytes = 0
         if self._too_late is not None:
             self._too_late.cancel()
             self._too_late = None

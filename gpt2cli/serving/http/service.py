@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gpt2cli.api import LoadedModel
@@ -71,7 +72,7 @@ class Service:
     def names(self) -> list[str]:
         """What the model may be called, its own name first."""
         source = self.model.source
-        aliases = source.spec.aliases if source.spec else ()
+        aliases = source.spec.aliases if source.spec else (Path(source.name).name,)
         return list(dict.fromkeys(n for n in (source.name, *aliases, source.repo_id) if n))
 
     @property
