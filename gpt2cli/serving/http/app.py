@@ -229,6 +229,8 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
     """The endpoint, with a response for each way in which a request can be wrong."""
 
     async def respond(request: Request) -> Any:
+        if request.method == "POST" and (refusal := guard.refuse_body(request.headers)):
+            return refusal
         try:
             return await endpoint(request)
         except guard.TooLarge:
@@ -238,7 +240,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
         except guard.Gone:
             return Response(status_code=499)
         except GPT2CLIError as error:
-            return response_to(error, 400)
+            return response_to(error)
 
     return respond
 

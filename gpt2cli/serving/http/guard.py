@@ -64,10 +64,11 @@ class Guard:
                     code="invalid_api_key",
                     headers={"www-authenticate": "Bearer"},
                 )
-        return _refuse_body(headers) if scope["method"] == "POST" else None
+        return None
 
 
-def _refuse_body(headers: Headers) -> Response | None:
+def refuse_body(headers: Headers) -> Response | None:
+    """The refusal of a body by its headers alone."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a page cannot send that without asking first
         return failure(415, "the body must be JSON: send Content-Type: application/json")

@@ -131,7 +131,7 @@ class Service:
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object of a body. Raises `UsageError` for anything else."""
     try:
-        found = load_json(decode_utf8(body, "the body"))
+        found = load_json(decode_utf8(body, "the body"), whole=True)
     except ValueError as error:
         raise UsageError(f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
