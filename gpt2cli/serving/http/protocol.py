@@ -48,7 +48,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request."""
-        self._is_between = False
+        self._is_between, self._bytes = False, 0
         self._stop_waiting()
         super().on_headers_complete()
 
