@@ -76,10 +76,14 @@ def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
         ) from None
 
 
-def load_json(text: str) -> Any:
-    """A value of JSON as the standard has it. Raises `ValueError`, also for NaN and infinities."""
+def load_json(text: str, *, whole: bool = False) -> Any:
+    """A value of JSON as the standard has it. Raises `ValueError`, also for NaN and infinities.
+
+    With `whole` a number without a fraction is an int however it is written, as in JSON schemas.
+    """
+    number = _whole if whole else _finite
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse, parse_float=number)
     except RecursionError as error:
         raise ValueError(str(error)) from None
 
@@ -104,6 +108,11 @@ def _finite(digits: str) -> float:
     if math.isinf(number := float(digits)):
         raise ValueError(f"{digits[:20]} is too large a number")
     return number
+
+
+def _whole(digits: str) -> float | int:
+    number = _finite(digits)
+    return int(number) if number.is_integer() else number
 
 
 def _refuse(constant: str) -> None:

@@ -99,8 +99,13 @@ class Command:
 
 
 @contextmanager
-def command(*options: str, env: dict[str, str] | None = None) -> Iterator[Command]:
-    """`gpt2 serve` with bard unless another model is named, ready; killed in the end."""
+def command(
+    *options: str, env: dict[str, str] | None = None, new_group: bool = False
+) -> Iterator[Command]:
+    """`gpt2 serve` with bard unless another model is named, ready; killed in the end.
+
+    `new_group` makes its process lead a group, to which signals can be sent.
+    """
     model = () if "-m" in options else ("-m", "bard")
     port = () if "--port" in options or "--uds" in options else ("--port", "0")
     process = subprocess.Popen(
@@ -109,6 +114,7 @@ def command(*options: str, env: dict[str, str] | None = None) -> Iterator[Comman
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=env,
+        start_new_session=new_group,
     )
     found, ready = Command(process), threading.Event()
     reader = threading.Thread(target=found._read, args=(ready,), daemon=True)

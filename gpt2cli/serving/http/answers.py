@@ -24,7 +24,7 @@ from gpt2cli.generation.request import Event
 from gpt2cli.serving import completions
 from gpt2cli.serving.completions import Lister
 from gpt2cli.serving.http.engine import Job
-from gpt2cli.serving.http.errors import json_response, response_to
+from gpt2cli.serving.http.errors import json_response, response_to, why_it_ended
 from gpt2cli.serving.http.service import Service, Work
 
 _SSE = {
@@ -88,7 +88,7 @@ class Stream:
                 if not has_begun:
                     await response_to(error)(scope, receive, send)
                     return
-                await send(_end(_event(completions.what_is_wrong(error, kind="server_error"))))
+                await send(_end(_event(why_it_ended(error))))
                 return
             if not self._job.is_closed:
                 self._job.close()
@@ -199,8 +199,6 @@ class _Texts:
         metrics.completion_tokens.inc(self.count)
         state = scope["state"]
         state["prompt_tokens"], state["completion_tokens"] = self._prompt_tokens, self.count
-        if self._service.engine is not None:
-            metrics.observe(self._service.engine)
         if self.first is None:
             return
         begun = state["begun"]

@@ -10,7 +10,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gpt2cli.errors import GPT2CLIError
+from gpt2cli.errors import GPT2CLIError, WeightsError
 from gpt2cli.files import to_json
 from gpt2cli.serving.completions import URL, error, what_is_wrong
 from gpt2cli.serving.http.engine import Broken, Busy
@@ -44,8 +44,8 @@ def failure(
     return json_response(error(message, kind, code=code), status, headers)
 
 
-def response_to(found: GPT2CLIError, status: int = 500) -> Response:
-    """The response to a request that failed; `status` is that of errors that have no own."""
+def response_to(found: GPT2CLIError) -> Response:
+    """The response to a request that failed."""
     if isinstance(found, Busy):
         wait = {"retry-after": str(math.ceil(found.seconds))}
         return failure(429, str(found), code="queue_full", headers=wait)
@@ -53,9 +53,16 @@ def response_to(found: GPT2CLIError, status: int = 500) -> Response:
         return failure(503, str(found))
     if isinstance(found, Unknown):
         return json_response(what_is_wrong(found, code="model_not_found"), 404)
-    if status == 400:
-        return json_response(what_is_wrong(found), 400)
-    return json_response(what_is_wrong(found, kind="server_error"), status, _REPEATS)
+    if isinstance(found, WeightsError):
+        return json_response(why_it_ended(found), 500, _REPEATS)
+    return json_response(why_it_ended(found), 400)
+
+
+def why_it_ended(found: GPT2CLIError) -> dict[str, Any]:
+    """The object for a failure: the server's if its model is broken, else the request's own."""
+    if isinstance(found, Broken | WeightsError):
+        return what_is_wrong(found, kind="server_error")
+    return what_is_wrong(found)
 
 
 def response_of(method: str, path: str, found: HTTPException) -> Response:

@@ -55,7 +55,7 @@ class Guard:
             return failure(403, f"this server answers as {hosts[0]} only")
         if self._policy.key is not None and scope["path"] != OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            known = hmac.compare_digest(key.strip().encode(), self._policy.key.encode())
+            known = hmac.compare_digest(key.strip().encode("latin-1"), self._policy.key.encode())
             if not (known and scheme.lower() == "bearer"):
                 reason = "the key is wrong" if key else "a key is needed"
                 return failure(
@@ -64,10 +64,11 @@ class Guard:
                     code="invalid_api_key",
                     headers={"www-authenticate": "Bearer"},
                 )
-        return _refuse_body(headers) if scope["method"] == "POST" else None
+        return None
 
 
-def _refuse_body(headers: Headers) -> Response | None:
+def refuse_body(headers: Headers) -> Response | None:
+    """The refusal of a body by its headers alone."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # a page cannot send that without asking first
         return failure(415, "the body must be JSON: send Content-Type: application/json")

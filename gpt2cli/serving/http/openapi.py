@@ -58,7 +58,8 @@ def _get(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _post(summary: str, body: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     answer = _response("The answer.", schema)
     if schema is _COMPLETION:
-        answer["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        about = "Server-sent events: the data of each is a part of such an answer, or [DONE]."
+        answer["content"]["text/event-stream"] = {"schema": {"description": about}}
     refusals = {status: _response(about, _ERROR) for status, about in _REFUSALS.items()}
     return {
         "summary": summary,
@@ -218,10 +219,10 @@ _ERROR = _object(
 
 
 def _tokenize(models: dict[str, Any]) -> dict[str, Any]:
-    fields = {"model": models, "prompt": _TEXT_, "add_special_tokens": _SWITCH}
+    fields = {"model": _nullable(models), "prompt": _TEXT_, "add_special_tokens": _SWITCH}
     return _object(fields, "prompt", extra=False)
 
 
 def _detokenize(service: Service, models: dict[str, Any]) -> dict[str, Any]:
     ids = _array(_whole(0, service.model.tokenizer.size - 1))
-    return _object({"model": models, "tokens": ids}, "tokens", extra=False)
+    return _object({"model": _nullable(models), "tokens": ids}, "tokens", extra=False)

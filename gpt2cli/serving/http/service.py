@@ -54,17 +54,22 @@ class Service:
         *,
         max_sequences: int | None = None,
         queue: int = 256,
+        processes: int = 1,
         broken: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.metrics = model, Metrics()
         self.created = int(time.time())
         self.engine: Engine | None = None
         self._max_sequences, self._queue, self._broken = max_sequences, queue, broken
+        self._processes = processes
 
     def open(self) -> Engine:
         """Read the weights. → an engine that is to be started"""
         scheduler = self.model.scheduler(
-            self._max_sequences, BATCH_TOKENS, prompt_tokens=PROMPT_TOKENS
+            self._max_sequences,
+            BATCH_TOKENS,
+            prompt_tokens=PROMPT_TOKENS,
+            processes=self._processes,
         )
         return Engine(scheduler, self._queue, self._broken)
 
@@ -126,7 +131,7 @@ class Service:
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object of a body. Raises `UsageError` for anything else."""
     try:
-        found = load_json(decode_utf8(body, "the body"))
+        found = load_json(decode_utf8(body, "the body"), whole=True)
     except ValueError as error:
         raise UsageError(f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
