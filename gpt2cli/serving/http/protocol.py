@@ -24,7 +24,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_between = True  # requests, or within the headers of one
-        self._bytes = 0  # since the last request
+        self._bytes = 0  # of headers that are not complete
         self._too_late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -48,7 +48,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request."""
-        self._is_between = False
+        self._is_between, self._bytes = False, 0
         self._stop_waiting()
         super().on_headers_complete()
 
