@@ -54,7 +54,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect another request, as soon as its first bytes come."""
-        self._is_between = True
+        self._is_between, self._bytes = True, 0  # its body may have come in one piece with it
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
