@@ -23,18 +23,18 @@ WITHOUT_CONSTRAINT = ("stop", "stop_token_ids", "ignore_eos", "min_tokens")
 CONSTRAINTS = ("regex", "json_schema", "choice", "grammar")
 
 
-def _is_allowed(case: schemathesis.Case) -> bool:
+def _is_allowed(case: schemathesis.Case[Any]) -> bool:
     return case.meta is not None and case.meta.generation.mode.is_positive
 
 
 @schemathesis.hook
 def before_call(
-    ctx: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]
+    ctx: schemathesis.HookContext, case: schemathesis.Case[Any], kwargs: dict[str, Any]
 ) -> None:
     """Settle what is said twice, now in one way and now in the other."""
     if not (_is_allowed(case) and isinstance(case.body, dict)):
         return
-    case.body = body = {name: value for name, value in case.body.items() if value is not None}
+    body: dict[str, Any] = {name: value for name, value in case.body.items() if value is not None}
     if "mirostat_tau" in body:
         for name in WITHOUT_MIROSTAT if len(body) % 2 else ("mirostat_tau",):
             body.pop(name, None)
@@ -49,11 +49,12 @@ def before_call(
         body["stream"] = False
     if not body.get("stream"):
         body.pop("stream_options", None)
+    case.body = body
 
 
 @schemathesis.check
 def refused_for_what_no_schema_says(
-    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
 ) -> None:
     """Fail for a 400 to a request that the schema allows, unless its reason is known."""
     if _is_allowed(case) and response.status_code == 400:
