@@ -180,6 +180,11 @@ def test_all_the_context_can_be_used_and_no_more(complete: Any) -> None:
     assert slid["usage"]["completion_tokens"] == 9
 
 
+def test_a_large_body_is_read_however_it_comes(ask: Any) -> None:
+    body = b'{"prompt": "a", "max_tokens": 1, "user": "%s"}' % (b"x" * 150_000)
+    assert [ask("/v1/completions", body).status for _ in range(10)] == [200] * 10
+
+
 def test_a_server_says_that_it_is_not_ready_until_it_is(bard: LoadedModel) -> None:
     gate = threading.Event()
 
