@@ -30,10 +30,13 @@ def document(service: Service, *, has_key: bool) -> dict[str, Any]:
     paths = {
         URL: {"post": _post("Continue prompts", _completion_request(service, models), _COMPLETION)},
         "/v1/models": {"get": _get("The model that is served", _MODELS)},
+        "/v1/models/{name}": {"get": _named(models)},
         "/tokenize": {"post": _post("Text to tokens", _tokenize(models), _TOKENS)},
         "/detokenize": {"post": _post("Tokens to text", _detokenize(service, models), _TEXT)},
         "/tokenizer_info": {"get": _get("The special tokens", {"type": "object"})},
         "/health": {"get": _get("Whether requests are served", {"type": "object"})},
+        "/metrics": {"get": _metrics()},
+        "/openapi.json": {"get": _get("This description", {"type": "object"})},
     }
     for path, methods in paths.items():
         for operation in methods.values():
@@ -53,6 +56,19 @@ def document(service: Service, *, has_key: bool) -> dict[str, Any]:
 def _get(summary: str, schema: dict[str, Any]) -> dict[str, Any]:
     refusals = {"503": _response(_REFUSALS["503"], _ERROR)}
     return {"summary": summary, "responses": {"200": _response("Yes.", schema)} | refusals}
+
+
+def _named(models: dict[str, Any]) -> dict[str, Any]:
+    found = _get("The same by one of its names", _MODEL)
+    found["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": models}]
+    found["responses"]["404"] = _response(_REFUSALS["404"], _ERROR)
+    return found
+
+
+def _metrics() -> dict[str, Any]:
+    found = _get("What was counted, for Prometheus", _TEXT_)
+    found["responses"]["200"]["content"] = {"text/plain": {"schema": _TEXT_}}
+    return found
 
 
 def _post(summary: str, body: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +154,7 @@ def _completion_request(service: Service, models: dict[str, Any]) -> dict[str, A
         "regex": _TEXT_,
         "json_schema": {"anyOf": [{"type": "object"}, _TEXT_]},
         "choice": _array({"type": "string", "minLength": 1}, minItems=1),
-        "grammar": _TEXT_,
+        "grammar": {"type": "string", "minLength": 1},
     }
     fields = {name: _nullable(schema) for name, schema in (fields | _SAMPLING).items()}
     return _object(fields, extra=False)
@@ -195,9 +211,18 @@ _COMPLETION = _object(
     },
     *("id", "object", "created", "model", "choices", "usage"),
 )
-_MODELS = _object(
-    {"object": {"const": "list"}, "data": _array(_object({"id": _TEXT_}, "id"))}, "object", "data"
+_MODEL = _object(
+    {
+        "id": _TEXT_,
+        "object": {"const": "model"},
+        "created": _whole(),
+        "owned_by": _TEXT_,
+        "aliases": _array(_TEXT_),
+        "max_model_len": _whole(),
+    },
+    *("id", "object", "created", "owned_by"),
 )
+_MODELS = _object({"object": {"const": "list"}, "data": _array(_MODEL)}, "object", "data")
 _TOKENS = _object(
     {"tokens": _array(_whole()), "count": _whole(), "max_model_len": _whole()}, "tokens", "count"
 )

@@ -41,9 +41,9 @@ class Protocol(HttpToolsProtocol):
         """Read some bytes."""
         if self._is_between:
             self._wait()
-            self._bytes += len(data)
+        self._bytes += len(data)
         super().data_received(data)
-        if self._is_between and self._bytes > MOST_BYTES and not self.transport.is_closing():
+        if self._bytes > MOST_BYTES and not self.transport.is_closing():
             self._refuse(431, f"a request may begin with up to {MOST_BYTES >> 10} kB of headers")
 
     def on_headers_complete(self) -> None:
@@ -52,9 +52,14 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body, whose size is the application's concern."""
+        self._bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Expect another request, as soon as its first bytes come."""
-        self._is_between = True
+        self._is_between, self._bytes = True, 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -141,5 +141,6 @@ def parse(body: bytes) -> dict[str, Any]:
 
 def only(body: Mapping[str, Any], *names: str) -> None:
     """Raise `UsageError` for a field of another name."""
-    if wrong := next((name for name in body if name not in names), None):
-        raise UsageError(f"unknown field {shown(wrong)}; there are {', '.join(names)}")
+    for name in body:
+        if name not in names:
+            raise UsageError(f"unknown field {shown(name)}; there are {', '.join(names)}")
