@@ -109,6 +109,12 @@ class Server(uvicorn.Server):
         # No task of the loop, which would wait for a download before it ends.
         Thread(target=self._open, args=(asyncio.get_running_loop(),), daemon=True).start()
 
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """End the requests, and then the engine, unless all is to end at once."""
+        await super().shutdown(sockets)
+        if self.service.engine is not None and not self.force_exit:
+            self.service.engine.stop()
+
     async def on_tick(self, counter: int) -> bool:
         """Once per second let the metrics see the engine, which other processes may show."""
         if counter % 10 == 0 and self.service.engine is not None:
