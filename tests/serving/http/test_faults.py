@@ -22,6 +22,7 @@ from servers import Answer, ask, command, here, until
 import gpt2cli
 from gpt2cli.api import LoadedModel
 from gpt2cli.errors import WeightsError
+from gpt2cli.serving.completions import KNOWN
 from gpt2cli.serving.http import engine as engines
 from gpt2cli.serving.http import guard, protocol
 from gpt2cli.serving.http.server import Server
@@ -294,6 +295,20 @@ def test_a_hostile_body_is_answered_and_no_more(port: int, name: str) -> None:
     assert answer.status == status, answer.body[:500]
     if status != 200:
         assert 0 < len(answer.error) < 1000
+
+
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), [[]], {"a": {}}, True], ids=lambda v: str(v)[:5]
+)
+def test_no_field_takes_what_it_cannot_mean(port: int, value: Any) -> None:
+    for name in KNOWN:
+        if value is True and name in ("echo", "stream", "ignore_eos"):
+            continue
+        if value == {"a": {}} and name == "json_schema":
+            continue
+        answer = ask(port, URL, {"max_tokens": 1} | {name: value})
+        assert answer.status == 400, name
+        assert name in answer.error or answer.json["error"]["param"] == name
 
 
 def test_a_large_body_may_come_in_one_piece_with_its_headers(port: int) -> None:
