@@ -130,11 +130,17 @@ def _check_plain(body: Mapping[str, Any]) -> None:
 
 def _whole(body: Mapping[str, Any], name: str, default: Any, *, least: int = 0) -> Any:
     value = body.get(name, default)
+    _check_size(name, value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if name in body and (type(value) is not int or value < least):
         raise UsageError(f"{name} must be a whole number from {least}, not {shown(value)}", name)
     return value
+
+
+def _check_size(name: str, value: Any) -> None:
+    if type(value) in (int, float) and abs(value) > LARGEST:
+        raise UsageError(f"{name} must be up to {LARGEST:g}, not {shown(value)}", name)
 
 
 def _switch(body: Mapping[str, Any], name: str) -> bool:
@@ -165,8 +171,7 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that need a word of their own, in the types of the library."""
     changed: dict[str, Any] = {}
     for name, value in settings.items():
-        if type(value) in (int, float) and abs(value) > LARGEST:
-            raise UsageError(f"{name} must be up to {LARGEST:g}, not {shown(value)}", name)
+        _check_size(name, value)
         if isinstance(value, float) and value.is_integer():
             changed[name] = int(value)  # JSON knows but one kind of number
         elif isinstance(value, str) and name not in ("stop", "overflow"):
