@@ -306,19 +306,20 @@ def soak(bench: Bench) -> None:
     """10,000 requests, of which every tenth client goes in the middle."""
     command, port = bench.ours()
 
-    async def some(count: int) -> None:
+    async def some(count: int, least: int = 1) -> None:
         waiting = iter(range(count))
 
         async def client() -> None:
             for i in waiting:
-                body = {"prompt": bench.prompt(1 + i % 40), "max_tokens": 1 + i % 12} | GREEDY
-                streams = i % 3 == 0
-                await post(port, body | {"stream": streams}, leaves=i % 10 == 0)
+                length = least + i % (41 - least)
+                body = {"prompt": bench.prompt(length), "max_tokens": 1 + i % 12} | GREEDY
+                await post(port, body | {"stream": i % 3 == 0}, leaves=i % 10 == 0)
 
         await asyncio.gather(*(client() for _ in range(32)))
 
     with server(command, port) as (process, _):
-        asyncio.run(some(1000))
+        # Until as many beginnings are kept for others as ever will be: a quarter of the KV cache.
+        asyncio.run(some(1500, 33))
         before = psutil.Process(process.pid).memory_info().rss
         asyncio.run(some(10_000))
         time.sleep(1)

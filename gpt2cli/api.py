@@ -225,11 +225,13 @@ class LoadedModel:
         batch_tokens: int | None = None,
         *,
         prompt_tokens: int | None = None,
+        processes: int = 1,
     ) -> Scheduler:
         """A batch of its own, on a decoder of its own; the limits are those of `batcher`.
 
         A step in which no text is being written reads up to `prompt_tokens` tokens of prompts, if
-        that is more than `batch_tokens`. Raises `UsageError` for a limit below 1.
+        that is more than `batch_tokens`; `processes` alike share the free memory. Raises
+        `UsageError` for a limit below 1.
         """
         from gpt2cli.generation.scheduler import Scheduler
         from gpt2cli.system.memory import batch_room
@@ -244,7 +246,7 @@ class LoadedModel:
             if limit < 1:
                 raise UsageError(f"{name} must be at least 1, not {limit}", name)
         self.fetch()
-        sequences, tokens = batch_room(self.config, self.placement, max_sequences)
+        sequences, tokens = batch_room(self.config, self.placement, max_sequences, processes)
         given["max_sequences"] = sequences
         return Scheduler(self.decoder(tokens), self.tokenizer, **given)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,8 +99,13 @@ class Command:
 
 
 @contextmanager
-def command(*options: str, env: dict[str, str] | None = None) -> Iterator[Command]:
-    """`gpt2 serve` with bard unless another model is named, ready; killed in the end."""
+def command(
+    *options: str, env: dict[str, str] | None = None, new_group: bool = False
+) -> Iterator[Command]:
+    """`gpt2 serve` with bard unless another model is named, ready; killed in the end.
+
+    `new_group` makes its process lead a group, to which signals can be sent.
+    """
     model = () if "-m" in options else ("-m", "bard")
     port = () if "--port" in options or "--uds" in options else ("--port", "0")
     process = subprocess.Popen(
@@ -109,6 +114,7 @@ def command(*options: str, env: dict[str, str] | None = None) -> Iterator[Comman
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=env,
+        start_new_session=new_group,
     )
     found, ready = Command(process), threading.Event()
     reader = threading.Thread(target=found._read, args=(ready,), daemon=True)
@@ -124,22 +130,39 @@ def command(*options: str, env: dict[str, str] | None = None) -> Iterator[Comman
 
 
 @contextmanager
-def here(model: LoadedModel, **options: Any) -> Iterator[tuple[int, Server]]:
-    """A server in a thread of this process, ready: its port, and the server itself."""
+def here(
+    model: LoadedModel, *, fetch: Callable[[], None] | None = None, **options: Any
+) -> Iterator[tuple[int, Server]]:
+    """A server in a thread of this process: its port, and the server itself.
+
+    It is ready, unless there is a `fetch` that it has to wait for.
+    """
     listener = Address(port=0).bind()
     ready = threading.Event()
-    server = Server(model, listener, Options(**options), ready=ready.set)
+    chosen = Options(**options)
+    server = Server(model, listener, chosen, fetch=fetch or (lambda: None), ready=ready.set)
     server.signals = ()
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     port = listener.getsockname()[1]
     thread.start()
     try:
-        assert ready.wait(60), server.failure
+        assert fetch or ready.wait(60), server.failure
         yield port, server
     finally:
         server.should_exit = True
         thread.join(60)
         listener.close()
+
+
+@contextmanager
+def begun(port: int, **body: Any) -> Iterator[http.client.HTTPConnection]:
+    """A request for completions whose answer is not awaited; its client goes in the end."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v1/completions", json.dumps(body), JSON)
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def until(condition: Any, seconds: float = 10.0) -> None:

@@ -55,7 +55,7 @@ class GenerationConfig:
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, not {self.seed}", "seed")
         if "" in self.stop:
-            raise UsageError("a stop string must not be empty")
+            raise UsageError("a stop string must not be empty", "stop")
         if "" in self.dry_breakers:
             raise UsageError("a DRY breaker must not be empty")
         if not 0 <= self.min_tokens <= self.max_tokens:

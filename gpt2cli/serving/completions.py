@@ -7,13 +7,13 @@ a server read and write them alike.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import ContextError, GPT2CLIError, UsageError, did_you_mean, shown
-from gpt2cli.text.stream import StreamDecoder
 from gpt2cli.text.window import OVERFLOW
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ KNOWN = (*_PLAIN, *("n", "best_of", "echo", "logprobs", "logit_bias"), *_SETTING
 class Answer:
     """What an answer shows of what was generated for a prompt.
 
-    `echo` is put before each text, with its log-probabilities if those of the text are shown:
-    `logprobs` is their number per token. Of more than `n` samples those are shown whose tokens are
-    most probable on average; of a text that was not `asked` for nothing.
+    `echo` is put before each text, with its log-probabilities if they are `listed`. Of more than
+    `n` samples those are shown whose tokens are most probable on average; of a text that was not
+    `asked` for nothing.
     """
 
     echo: str = ""
     n: int | None = None
-    logprobs: int | None = None
+    listed: bool = False
     asked: bool = True
 
 
@@ -73,7 +73,7 @@ class Request:
         if not self.is_echoing:
             return self.answer
         text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-        return Answer(text, self.answer.n, self.answer.logprobs, self.answer.asked)
+        return replace(self.answer, echo=text)
 
 
 def read(body: Mapping[str, Any], given: Collection[str] = ()) -> Request:
@@ -95,11 +95,15 @@ def read(body: Mapping[str, Any], given: Collection[str] = ()) -> Request:
     if best_of < n:
         raise UsageError(f"best_of must be at least n ({n}), not {best_of}", "best_of")
     if best_of > n and streams:
-        raise UsageError("best_of and stream cannot go together: which is best is known last")
-    settings |= {"samples": best_of, "logprobs": 0 if best_of > n else None}
-    settings |= {} if logprobs is None else {"logprobs": logprobs}
-    if echoes and logprobs is not None:  # each token of the prompt has one, so all must be read
-        settings |= {"prompt_logprobs": logprobs, "overflow": "error"}
+        raise UsageError(
+            "best_of and stream cannot go together: which is best is known last", "best_of"
+        )
+    is_counted = not {"n", "best_of"}.isdisjoint(body) or "samples" not in given
+    is_listed = logprobs is not None or "logprobs" in given
+    settings |= {"samples": best_of} if is_counted else {}
+    settings |= {"logprobs": logprobs or 0} if best_of > n or logprobs is not None else {}
+    if echoes and is_listed:  # each token of the prompt has one, so all must be read
+        settings |= {"prompt_logprobs": logprobs or 0, "overflow": "error"}
     settings |= {} if is_asked else {"max_tokens": 1}
     settings |= {"bias": _by_id(body["logit_bias"])} if "logit_bias" in body else {}
     settings |= _checked(settings) | _constraint(body)
@@ -107,7 +111,7 @@ def read(body: Mapping[str, Any], given: Collection[str] = ()) -> Request:
     present |= {"top_p"} if "mirostat_tau" in present else set()
     missing = {name: value for name, value in DEFAULTS.items() if name not in present}
     settings = {name: v for name, v in (missing | settings).items() if v is not None}
-    answer = Answer("", n, logprobs, is_asked)
+    answer = Answer("", n if is_counted else None, is_listed, is_asked)
     return Request(_prompts(body), settings, answer, echoes, streams, end, each)
 
 
@@ -268,8 +272,14 @@ class Lister:
     """Lists the tokens of one text as OpenAI does, from its beginning or as they come."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._text = tokenizer, StreamDecoder(tokenizer)
-        self._offset = 0  # in characters of the text
+        self._tokenizer, self._offset = tokenizer, 0  # in characters of the text
+        self._utf8 = _new_decoder()
+
+    def echo(self, chosen: Iterable[tuple[int, ChosenLogprob | None]], text: str) -> dict[str, Any]:
+        """The tokens of a prompt; `text`, in which they are shown, precedes that of the others."""
+        found = self.list(chosen)
+        self._offset, self._utf8 = len(text), _new_decoder()
+        return found
 
     def list(self, chosen: Iterable[tuple[int, ChosenLogprob | None]]) -> dict[str, Any]:
         """The next tokens, each by its id, where they begin, and how probable they were."""
@@ -278,14 +288,21 @@ class Lister:
             tokens.append(name_of(token_id, self._tokenizer))
             logprobs.append(None if found is None else found.logprob)
             tops.append(None if found is None else self._top(found))
-            offsets.append(self._offset)
-            self._offset += len(self._text.push(token_id))
+            offsets.append(self._place(self._tokenizer.decode_bytes([token_id])))
         return {
             "tokens": tokens,
             "token_logprobs": logprobs,
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+    def _place(self, data: bytes) -> int:
+        """The place of the character in which the next token's first byte is."""
+        shown = self._utf8.decode(data[:1])  # with what has been no character before it
+        is_shown = bool(shown) and not self._utf8.getstate()[0]
+        place = self._offset + len(shown) - is_shown
+        self._offset += len(shown) + len(self._utf8.decode(data[1:]))
+        return place
 
     def _top(self, found: ChosenLogprob) -> dict[str, float]:
         """The most probable tokens, and the chosen one, by names of which none is another's."""
@@ -294,6 +311,10 @@ class Lister:
             name = name_of(each.id, self._tokenizer)
             top[f"token_id:{each.id}" if name in top else name] = each.logprob
         return top
+
+
+def _new_decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")(errors="replace")
 
 
 def name_of(token_id: int, tokenizer: Tokenizer) -> str:
@@ -345,11 +366,13 @@ def _logprobs(
     prompt: Sequence[int],
     tokenizer: Tokenizer,
 ) -> dict[str, Any] | None:
-    if answer.logprobs is None:
+    if not answer.listed:
         return None
-    echoed = list(zip(prompt, found.prompt_logprobs, strict=True)) if found.prompt_logprobs else []
-    written = [(one.id, one) for one in _of_text(sample)] if answer.asked else []
-    return Lister(tokenizer).list([*echoed, *written])
+    lister = Lister(tokenizer)
+    echoed = zip(prompt, found.prompt_logprobs, strict=True) if found.prompt_logprobs else ()
+    before = lister.echo(echoed, answer.echo)
+    after = lister.list((one.id, one) for one in _of_text(sample) if answer.asked)
+    return {name: before[name] + after[name] for name in before}
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:

@@ -135,8 +135,10 @@ def serve(
     _check_library()
     model = opening.load(where)
     with address.bind() as listener:
-        _serve(model, address, listener, chosen, load.workers)
-    address.release()
+        try:
+            _serve(model, address, listener, chosen)
+        finally:
+            address.release()
 
 
 def _address(listening: Listening, access: Access) -> Address:
@@ -168,6 +170,7 @@ def _options(access: Access, load: Load, messages: Messages, address: Address) -
         origins=tuple(o.rstrip("/") for o in access.cors_origin or ()),
         max_sequences=load.max_sequences,
         queue=load.queue,
+        workers=load.workers,
         log_requests=not messages.quiet,
         log_json=messages.log_json,
     )
@@ -189,9 +192,7 @@ def _check_library() -> None:
             raise GPT2CLIError(f"serving needs {name}: pip install 'gpt2cli[serve]'")
 
 
-def _serve(
-    model: LoadedModel, address: Address, listener: socket, chosen: Options, workers: int
-) -> None:
+def _serve(model: LoadedModel, address: Address, listener: socket, chosen: Options) -> None:
     url = address.url(listener)
 
     def ready() -> None:
@@ -199,7 +200,7 @@ def _serve(
             complain(f"{model.describe()}, at {url}; Ctrl-C ends it")
             complain(f"try: {_example(model, address, url, bool(chosen.policy.key))}")
 
-    if workers == 1:
+    if chosen.workers == 1:
         from gpt2cli.serving.http.server import serve as serve_here
 
         serve_here(
@@ -209,7 +210,7 @@ def _serve(
     from gpt2cli.serving.http import workers as several
 
     opening.fetch(model)
-    several.serve(model, listener, chosen, workers, ready=ready, tell=log)
+    several.serve(model, listener, chosen, ready=ready, tell=log)
 
 
 def _example(model: LoadedModel, address: Address, url: str, has_key: bool) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,8 +46,8 @@ class Whole:
         async with _watched(self._texts, scope, receive):
             response: Response
             try:
-                async for _ in self._texts.news():
-                    pass
+                async for news in self._texts.news():
+                    deque(news, maxlen=0)
                 response = json_response(self._body())
             except GPT2CLIError as error:
                 response = response_to(error)
@@ -97,7 +98,8 @@ class Stream:
         """What one more token of a sample adds."""
         part = self._work.parts[prompt]
         found, sample = self._texts.found[prompt], event.sample
-        if found.samples[sample].count == 1 and (part.answer.echo or not part.answer.asked):
+        is_echoed = self._work.request.is_echoing or not part.answer.asked
+        if is_echoed and found.samples[sample].count == 1:
             yield self._echo(prompt, sample)
         if part.answer.asked:
             yield self._chunk(
@@ -114,7 +116,7 @@ class Stream:
         listed = None
         if found.prompt_logprobs:
             pairs = zip(part.window, found.prompt_logprobs, strict=True)
-            listed = self._listers[prompt][sample].list(pairs)
+            listed = self._listers[prompt][sample].echo(pairs, part.answer.echo)
         reason = None if part.answer.asked else "length"
         return self._chunk(prompt, sample, part.answer.echo, listed, reason)
 
@@ -161,13 +163,14 @@ class _Texts:
         self.count = 0  # tokens generated
         self.first: float | None = None
 
-    async def news(self) -> AsyncIterator[list[tuple[int, Event]]]:
-        """Each step's events, until all texts have ended or the job is closed.
+    async def news(self) -> AsyncIterator[Iterator[tuple[int, Event]]]:
+        """Each time's events, until all texts have ended or the job is closed.
 
+        There may be several of one text, so each counts only when it is taken, and all must be.
         Raises the `GPT2CLIError` that ends one of them.
         """
         while self._left and (news := await self._job.news()):
-            yield [self._add(*one) for one in news]
+            yield (self._add(*one) for one in news)
 
     def _add(self, prompt: int, what: Any) -> tuple[int, Event]:
         if isinstance(what, GPT2CLIError):
@@ -196,8 +199,6 @@ class _Texts:
         metrics.completion_tokens.inc(self.count)
         state = scope["state"]
         state["prompt_tokens"], state["completion_tokens"] = self._prompt_tokens, self.count
-        if self._service.engine is not None:
-            metrics.observe(self._service.engine)
         if self.first is None:
             return
         begun = state["begun"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Lifespan
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.serving.completions import URL
@@ -22,7 +23,10 @@ from gpt2cli.serving.http.errors import failure, json_response, response_of, res
 from gpt2cli.serving.http.guard import Guard, Log
 from gpt2cli.serving.http.openapi import document
 from gpt2cli.serving.http.service import Service, only, parse
-from gpt2cli.serving.http.settings import Policy
+from gpt2cli.serving.http.settings import Options, Policy
+
+if TYPE_CHECKING:
+    from gpt2cli.api import LoadedModel
 
 Endpoint: TypeAlias = "Callable[[Request], Awaitable[Any]]"
 _LARGE = 1 << 14  # bytes of a body that are not worth a thread
@@ -36,19 +40,60 @@ def application(
     origins: Sequence[str] = (),
     log: Callable[[str], object] = lambda _: None,
     log_json: bool = False,
+    lifespan: Lifespan[Starlette] | None = None,
 ) -> ASGIApp:
     """The server of a service. Pages from `origins` may use it, and `log` takes its lines."""
     routes = _Endpoints(service, policy).routes()
-    app: ASGIApp = Starlette(
+    starlette = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _no_endpoint, Exception: _bug},
+        lifespan=lifespan,
     )
-    app = Guard(app, policy)
+    starlette.router.redirect_slashes = False  # an error says more than a redirection
+    app: ASGIApp = Guard(starlette, policy)
     if origins:
         app = CORSMiddleware(
             app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]
         )
     return Log(app, service.metrics, {route.path for route in routes}, log, as_json=log_json)
+
+
+def asgi(
+    model: LoadedModel,
+    options: Options | None = None,
+    *,
+    log: Callable[[str], object] = lambda _: None,
+    broken: Callable[[], None] = lambda: None,
+) -> ASGIApp:
+    """The same for any ASGI server: it opens the model when that starts, and stops when it ends.
+
+    `broken` is called when the engine has failed; from then on /health and requests get a 503.
+    """
+    options = options or Options()
+    service = Service(
+        model,
+        max_sequences=options.max_sequences,
+        queue=options.queue,
+        processes=options.workers,
+        broken=broken,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        engine = await asyncio.to_thread(service.open)
+        engine.start()
+        service.engine = engine
+        yield
+        await asyncio.to_thread(engine.stop)
+
+    return application(
+        service,
+        options.policy,
+        origins=options.origins,
+        log=log if options.log_requests else lambda _: None,
+        log_json=options.log_json,
+        lifespan=lifespan,
+    )
 
 
 class _Endpoints:

@@ -55,7 +55,7 @@ class Guard:
             return failure(403, f"this server answers as {hosts[0]} only")
         if self._policy.key is not None and scope["path"] != OPEN:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            known = hmac.compare_digest(key.strip().encode(), self._policy.key.encode())
+            known = hmac.compare_digest(key.strip().encode("latin-1"), self._policy.key.encode())
             if not (known and scheme.lower() == "bearer"):
                 reason = "the key is wrong" if key else "a key is needed"
                 return failure(

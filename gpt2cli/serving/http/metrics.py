@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 if TYPE_CHECKING:
     from gpt2cli.serving.http.engine import Engine
@@ -19,7 +18,7 @@ _TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 class Metrics:
     """Counters, gauges and histograms of one server, in a registry of their own."""
 
-    content_type = CONTENT_TYPE_PLAIN_0_0_4
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()

@@ -24,7 +24,7 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._is_between = True  # requests, or within the headers of one
-        self._bytes = 0  # since the last request, or the last ones of its body
+        self._bytes = 0  # of headers that are not complete
         self._too_late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -37,17 +37,15 @@ def serve(
     fetch: Callable[[], None] = lambda: None,
     ready: Callable[[], None] = lambda: None,
     tell: Callable[[str], object] = lambda _: None,
-    signals: Sequence[signal.Signals] = SIGNALS,
 ) -> None:
     """Serve until a signal comes, and end the requests that are being answered then.
 
     The model is opened while the server already says that it is not ready: `fetch` first, and
     `ready` when it is. `tell` takes lines for people, each of a request if the options want that.
-    A second one of the `signals` ends all at once. Raises `GPT2CLIError` if the model cannot be
+    A second signal ends all at once. Raises `GPT2CLIError` if the model cannot be
     opened, or fails.
     """
     server = Server(model, listener, options, fetch=fetch, ready=ready, tell=tell)
-    server.signals = signals
     server.run([listener])
     if server.failure is not None:
         raise server.failure
@@ -77,6 +75,7 @@ class Server(uvicorn.Server):
             model,
             max_sequences=options.max_sequences,
             queue=options.queue,
+            processes=options.workers,
             broken=self._broken,
         )
         app = application(
@@ -107,6 +106,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         # No task of the loop, which would wait for a download before it ends.
         Thread(target=self._open, args=(asyncio.get_running_loop(),), daemon=True).start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once per second let the metrics see the engine, which other processes may show."""
+        if counter % 10 == 0 and self.service.engine is not None:
+            self.service.metrics.observe(self.service.engine)
+        return await super().on_tick(counter)
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

@@ -54,17 +54,22 @@ class Service:
         *,
         max_sequences: int | None = None,
         queue: int = 256,
+        processes: int = 1,
         broken: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.metrics = model, Metrics()
         self.created = int(time.time())
         self.engine: Engine | None = None
         self._max_sequences, self._queue, self._broken = max_sequences, queue, broken
+        self._processes = processes
 
     def open(self) -> Engine:
         """Read the weights. → an engine that is to be started"""
         scheduler = self.model.scheduler(
-            self._max_sequences, BATCH_TOKENS, prompt_tokens=PROMPT_TOKENS
+            self._max_sequences,
+            BATCH_TOKENS,
+            prompt_tokens=PROMPT_TOKENS,
+            processes=self._processes,
         )
         return Engine(scheduler, self._queue, self._broken)
 
@@ -99,7 +104,7 @@ class Service:
         self.check_name(given.get("model") or self.model.name)
         count = len(request.prompts) * request.settings["samples"]
         if count > MOST_TEXTS:
-            raise UsageError(f"a request may have up to {MOST_TEXTS} texts, not {count}")
+            raise UsageError(f"prompts times n may be up to {MOST_TEXTS} texts, not {count}", "n")
         return Work(request, [self._part(request, i, engine) for i in range(len(request.prompts))])
 
     def _part(self, request: Request, i: int, engine: Engine) -> Part:

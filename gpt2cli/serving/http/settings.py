@@ -27,5 +27,6 @@ class Options:
     origins: tuple[str, ...] = ()
     max_sequences: int | None = None
     queue: int = 256
+    workers: int = 1
     log_requests: bool = True
     log_json: bool = False

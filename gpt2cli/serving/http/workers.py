@@ -1,6 +1,6 @@
 """Several processes that serve one address: each has the model, whose weights they share in memory.
 
-All accept from one socket, so a process takes a connection when it has time for one.
+This one begins them, passes signals on and replaces those that die; `worker` is what they do.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from multiprocessing import get_context, parent_process
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from socket import socket
-from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from gpt2cli.errors import GPT2CLIError
+from gpt2cli.serving.http.server import DRAIN_SECONDS, SIGNALS
+from gpt2cli.serving.http.worker import work
 from gpt2cli.system.device import limit_threads
 from gpt2cli.threads import thread_count
 
@@ -27,140 +32,142 @@ if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
     from gpt2cli.serving.http.settings import Options
 
-_KILL_SECONDS = 35.0  # that a process may take to end, a little more than it may drain
-_TOO_SOON = 10.0  # seconds; a process that fails within them will fail again
+_KILL_SECONDS = DRAIN_SECONDS + 5  # that a process may take to end
 
 
 def serve(
     model: LoadedModel,
     listener: socket,
     options: Options,
-    count: int,
     *,
     ready: Callable[[], None] = lambda: None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> None:
-    """Serve with `count` processes, as `server.serve` does with one.
+    """Serve with `options.workers` processes, as `server.serve` does with one.
 
-    A process that dies is begun anew. Raises `GPT2CLIError` if one fails soon after it has begun.
+    The model must have been fetched, and `tell` is a function of a module. A process that dies is
+    begun anew. Raises `GPT2CLIError` if one fails before it is ready.
     """
+    if "OMP_NUM_THREADS" not in os.environ:
+        limit_threads(max(1, thread_count() // options.workers))
+    begin = partial(_begin, model, listener, options, tell)
     with tempfile.TemporaryDirectory(prefix="gpt2-metrics-") as shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
-        if "OMP_NUM_THREADS" not in os.environ:
-            limit_threads(max(1, thread_count() // count))
-        _Workers(model, listener, options, count, ready, tell).run()
+        _Workers(begin, options.workers, listener, ready, tell).run()
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection  # by which it says None when it is ready, and the error that ends it
+    is_ready: bool = False
+    error: GPT2CLIError | None = None
+
+    def hear(self) -> None:
+        """Take what it has said."""
+        try:
+            while self.pipe.poll():
+                self.error = self.pipe.recv()
+                self.is_ready |= self.error is None
+        except (EOFError, OSError):  # it has ended
+            return
+
+
+def _begin(
+    model: LoadedModel, listener: socket, options: Options, tell: Callable[[str], object]
+) -> _Worker:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    arguments = model, listener, options, tell, theirs
+    process = context.Process(target=work, args=arguments, daemon=True)
+    # A terminal sends Ctrl-C to all processes, and only this one is to act on it.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    theirs.close()
+    return _Worker(process, ours)
 
 
 class _Workers:
     def __init__(
         self,
-        model: LoadedModel,
-        listener: socket,
-        options: Options,
+        begin: Callable[[], _Worker],
         count: int,
+        listener: socket,
         ready: Callable[[], None],
         tell: Callable[[str], object],
     ) -> None:
-        self._given = model, listener, options, tell
+        self._begin, self._count, self._listener = begin, count, listener
         self._ready, self._tell = ready, tell
-        self._processes: list[tuple[SpawnProcess, Connection, float]] = []
-        self._is_ending = self._is_failed = False
-        self._not_ready = count
+        self._workers: list[_Worker] = []
+        self._signals = 0
+        self._end: float | None = None  # when those that have not ended are killed
+        self._error: GPT2CLIError | None = None
 
     def run(self) -> None:
-        """Begin all, and watch them until a signal comes."""
-        before = {s: signal.signal(s, self._end) for s in (signal.SIGINT, signal.SIGTERM)}
+        """Begin all, and watch them until a signal comes. Raises the error of one that fails."""
+        before = {sig: signal.signal(sig, self._count_signal) for sig in SIGNALS}
         try:
-            self._processes = [self._begin() for _ in range(self._not_ready)]
-            while self._processes:
+            for _ in range(self._count):
+                self._workers.append(self._begin())
+            while self._workers:
                 self._watch()
         finally:
-            for process, _, _ in self._processes:
-                process.kill()
+            self._kill()
             for sig, handler in before.items():
                 signal.signal(sig, handler)
-        if self._is_failed:
-            raise GPT2CLIError("a process of the server has failed; see above")
-
-    def _begin(self) -> tuple[SpawnProcess, Connection, float]:
-        context = get_context("spawn")
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(*self._given, theirs), daemon=True)
-        process.start()
-        theirs.close()
-        return process, ours, time.monotonic()
+        if self._error is not None:
+            raise self._error
 
     def _watch(self) -> None:
-        """Wait for news of a process: that it is ready, or has ended."""
-        news = [c for _, c, _ in self._processes if not c.closed]
-        wait([*news, *(process.sentinel for process, _, _ in self._processes)], timeout=1.0)
-        for i, (process, connection, begun) in reversed(list(enumerate(self._processes))):
-            if not connection.closed and connection.poll():
-                self._hear(connection)
-            if process.exitcode is None:
-                continue
-            del self._processes[i]
-            if self._is_ending:
-                continue
-            if process.exitcode and time.monotonic() - begun < _TOO_SOON:
-                self._is_failed = True
-                self._stop()
-            else:
-                self._tell(f"process {process.pid} has ended ({process.exitcode}); begun anew")
-                self._processes.append(self._begin())
-
-    def _hear(self, connection: Connection) -> None:
-        try:
-            connection.recv()
-        except EOFError:
-            connection.close()
-            return
-        connection.close()
-        self._not_ready -= 1
-        if self._not_ready == 0:
-            self._ready()
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        """Pass a signal on; the second one ends the processes at once."""
-        if self._is_ending:
-            for process, _, _ in self._processes:
-                process.kill()
-        else:
+        """Wait a moment for news, and act on them."""
+        starting = [w.pipe for w in self._workers if not w.is_ready]
+        wait([*starting, *(w.process.sentinel for w in self._workers)], timeout=0.1)
+        for worker in list(self._workers):
+            code = worker.process.exitcode  # read first, so that nothing it says comes later
+            was_ready = worker.is_ready
+            worker.hear()
+            if code is not None:
+                self._replace(worker, code)
+            elif worker.is_ready and not was_ready and self._all_ready():
+                self._ready()
+                self._ready = lambda: None
+        if self._signals and self._end is None:
+            self._tell(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
             self._stop()
+        if self._signals > 1 or (self._end is not None and time.monotonic() > self._end):
+            self._kill()
+
+    def _all_ready(self) -> bool:
+        return self._end is None and all(worker.is_ready for worker in self._workers)
+
+    def _replace(self, worker: _Worker, code: int) -> None:
+        """Begin a process in the place of one that has ended, unless that makes no sense."""
+        self._workers.remove(worker)
+        pid = worker.process.pid
+        mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        if self._end is not None:
+            return
+        reason = worker.error or GPT2CLIError(f"a process of the server has ended with code {code}")
+        if code and not worker.is_ready:
+            self._error = reason
+            self._stop()
+        else:
+            self._tell(f"process {pid} is replaced: {reason}")
+            self._workers.append(self._begin())
 
     def _stop(self) -> None:
-        self._is_ending = True
-        for process, _, _ in self._processes:
-            process.terminate()
+        """Let all end what they are doing, and take no more."""
+        self._end = time.monotonic() + _KILL_SECONDS
+        self._listener.close()
+        for worker in self._workers:
+            worker.process.terminate()
 
+    def _kill(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
 
-def _work(
-    model: LoadedModel,
-    listener: socket,
-    options: Options,
-    tell: Callable[[str], object],
-    ready: Connection,
-) -> None:
-    """What a process does."""
-    from gpt2cli.serving.http.server import serve
-
-    def watch_parent() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    Thread(target=watch_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
-    try:
-        serve(
-            model,
-            listener,
-            options,
-            ready=lambda: ready.send(None),
-            tell=tell,
-            signals=(signal.SIGTERM,),
-        )
-    except GPT2CLIError as error:
-        tell(f"error: {error}")
-        raise SystemExit(1) from None
+    def _count_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
