@@ -110,15 +110,16 @@ class Asking(threading.Thread):
         return self.answer
 
 
-def break_down(server: Server, error: Exception, *, once: bool = False) -> None:
-    """Let the engine fail in the middle of a batch of several texts."""
+def break_down(server: Server, error: Exception, texts: int, *, once: bool = False) -> None:
+    """Let the engine fail as soon as a batch has so many texts."""
     engine = server.service.engine
     assert engine is not None
     decoder, done = engine.scheduler.decoder, threading.Event()
     read = decoder.read
 
     def fail(chunks: Any) -> Any:
-        if len(chunks) < 2 or done.is_set():
+        if len(chunks) < texts or done.is_set():
+            time.sleep(0 if done.is_set() else 0.02)  # so that the first do not end before
             return read(chunks)
         if once:
             done.set()
@@ -135,7 +136,7 @@ def test_when_the_engine_has_failed_all_are_told_and_the_server_ends(
         assert server.service.engine is not None
         if stays:  # long enough to be asked how it is
             server.service.engine._broken = lambda: None
-        break_down(server, RuntimeError("a bit has flipped"))
+        break_down(server, RuntimeError("a bit has flipped"), 6)
         asked = [Asking(port), Asking(port, stream=True), Asking(port, n=4)]
         for one in asked:
             answer = one.result()
@@ -188,9 +189,10 @@ def test_a_stream_that_has_begun_ends_with_an_error(bard: LoadedModel) -> None:
 
 def test_weights_that_are_no_numbers_end_what_is_open_and_nothing_else(bard: LoadedModel) -> None:
     with here(bard) as (port, server):
-        break_down(server, WeightsError("the weights are not numbers"), once=True)
-        answer = Asking(port, n=3).result()
-        assert (answer.status, answer.error) == (500, "the weights are not numbers")
+        break_down(server, WeightsError("the weights are not numbers"), 4, once=True)
+        for one in [Asking(port), Asking(port, n=3)]:
+            answer = one.result()
+            assert (answer.status, answer.error) == (500, "the weights are not numbers")
         assert ask(port, URL, {"prompt": "O,", "n": 3}).status == 200
         assert ask(port, "/health").status == 200
 
