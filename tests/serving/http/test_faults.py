@@ -362,7 +362,7 @@ def test_a_websocket_is_not_opened(port: int) -> None:
     with connect(port) as connection:
         connection.sendall(HEALTH[:-2] + upgrade + b"Sec-WebSocket-Key: AAAA\r\n\r\n\x81\x05hello")
         connection.shutdown(socket.SHUT_WR)
-        assert set(statuses(connection.recv(1 << 16))) <= {200, 400, 426}
+        assert statuses(until_closed(connection)) == [200]
 
 
 def test_requests_in_one_piece_are_answered_in_their_order(port: int) -> None:
@@ -370,7 +370,7 @@ def test_requests_in_one_piece_are_answered_in_their_order(port: int) -> None:
     post = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     last = HEALTH[:-2] + b"Connection: close\r\n\r\n"
     answer = exchange(port, HEALTH + post + b"GET /none HTTP/1.1\r\n\r\n" + post + last)
-    assert statuses(answer) == [200, 200, 403 if b" 403 " in answer else 404, 200, 200]
+    assert statuses(answer) == [200, 200, 404, 200, 200]
     assert answer.count(b'"text_completion"') == 2
 
 
