@@ -90,7 +90,7 @@ def asgi(
         service,
         options.policy,
         origins=options.origins,
-        log=log if options.log_requests else lambda _: None,
+        log=(lambda _: None) if options.quiet else log,
         log_json=options.log_json,
         lifespan=lifespan,
     )

@@ -72,7 +72,8 @@ class Server(uvicorn.Server):
         tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.failure: GPT2CLIError | None = None
-        self._fetch, self._ready, self._tell = fetch, ready, tell
+        self._fetch, self._ready = fetch, ready
+        self._note: Callable[[str], object] = (lambda _: None) if options.quiet else tell
         self.service = Service(
             model,
             max_sequences=options.max_sequences,
@@ -84,7 +85,7 @@ class Server(uvicorn.Server):
             self.service,
             options.policy,
             origins=options.origins,
-            log=tell if options.log_requests else lambda _: None,
+            log=self._note,
             log_json=options.log_json,
         )
         _log_errors(tell)
@@ -153,7 +154,7 @@ class Server(uvicorn.Server):
             return
         self.should_exit = True
         if self.server_state.tasks:
-            self._tell(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
+            self._note(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
