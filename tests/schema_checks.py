@@ -17,6 +17,7 @@ REASONS = (
     r"no token is left to choose",  # a penalty of 1e-300, or a bias of each token of a regex
     r"(regex|json_schema|grammar)(: | is )",  # the languages of these
     r"the constraint failed",
+    r"a request may have up to \d+ texts",  # the prompts, each `best_of` times
 )
 WITHOUT_MIROSTAT = ("top_k", "top_p", "min_p", "typical_p", "xtc_probability")
 WITHOUT_CONSTRAINT = ("stop", "stop_token_ids", "ignore_eos", "min_tokens")

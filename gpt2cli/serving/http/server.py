@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from socket import socket
-from threading import Thread
+from threading import Thread, Timer
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_SECONDS = 30  # that requests have to end after the first signal
+_FORCE_SECONDS = 1.0  # that an orderly end may take after the second one
 _KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients, who would else write to what closes
 
 
@@ -147,6 +149,7 @@ class Server(uvicorn.Server):
         """Drain at the first signal, end at the second."""
         if self.should_exit:
             self.force_exit = True
+            _end_soon()
             return
         self.should_exit = True
         if self.server_state.tasks:
@@ -161,6 +164,13 @@ class Server(uvicorn.Server):
         finally:
             for sig, handler in before.items():
                 signal.signal(sig, handler)
+
+
+def _end_soon() -> None:
+    """End the process even if a thread still prepares a request, for which asyncio would wait."""
+    timer = Timer(_FORCE_SECONDS, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 class _Handler(logging.Handler):

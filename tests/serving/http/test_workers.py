@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers import needs_engine
+from hub_server import HubServer
 from servers import JSON, Command, command, until
 
 import gpt2cli
@@ -211,6 +212,18 @@ def test_a_unix_socket_is_served_by_all_and_removed(tmp_path: Path, tiny_directo
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
     assert not path.exists()
+
+
+def test_a_model_of_a_hub_is_fetched_once_and_opened_by_all(
+    tiny_directory: Path, tmp_path: Path
+) -> None:
+    with HubServer() as hub:
+        hub.add_repo("owner/tiny", {p.name: p.read_bytes() for p in tiny_directory.iterdir()})
+        environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
+        with command("--workers", "2", "-m", "owner/tiny", env=environment) as server:
+            assert hub.fetched().count("model.safetensors") == 1
+            answer = server.complete(prompt="a", max_tokens=3, model="owner/tiny")
+            assert answer.json["usage"]["completion_tokens"] == 3
 
 
 @pytest.mark.slow
