@@ -330,19 +330,26 @@ def choices(
     found: Completion, answer: Answer, prompt: Sequence[int], tokenizer: Tokenizer, first: int = 0
 ) -> list[dict[str, Any]]:
     """The choices of one prompt, given as tokens; they are numbered from `first`."""
-    samples = found.samples
-    if answer.n is not None and len(samples) > answer.n:
-        samples = sorted(samples, key=_mean_logprob, reverse=True)[: answer.n]
     return [
         {
             "index": first + i,
-            "text": answer.echo + (sample.text if answer.asked else ""),
-            "finish_reason": finish_reason(sample.finish_reason if answer.asked else "length"),
+            "text": answer.echo + sample.text,
+            "finish_reason": finish_reason(sample.finish_reason),
             "logprobs": _logprobs(found, sample, answer, prompt, tokenizer),
             "seed": found.seed,
         }
-        for i, sample in enumerate(samples)
+        for i, sample in enumerate(shown_of(found, answer))
     ]
+
+
+def shown_of(found: Completion, answer: Answer) -> Sequence[Sample]:
+    """The samples that an answer shows, the best first if it chooses; empty if none was asked."""
+    from gpt2cli.generation.record import Sample
+
+    samples = found.samples
+    if answer.n is not None and len(samples) > answer.n:
+        samples = sorted(samples, key=_mean_logprob, reverse=True)[: answer.n]
+    return samples if answer.asked else [Sample(finish_reason="length") for _ in samples]
 
 
 def finish_reason(reason: str | None) -> str | None:
@@ -371,7 +378,7 @@ def _logprobs(
     lister = Lister(tokenizer)
     echoed = zip(prompt, found.prompt_logprobs, strict=True) if found.prompt_logprobs else ()
     before = lister.echo(echoed, answer.echo)
-    after = lister.list((one.id, one) for one in _of_text(sample) if answer.asked)
+    after = lister.list((one.id, one) for one in _of_text(sample))
     return {name: before[name] + after[name] for name in before}
 
 

@@ -153,7 +153,6 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
     for options, env, key in (
         (["--api-key-file", str(tmp_path / "key")], {"GPT2_API_KEY": "no"}, "from a file"),
         (["--host", "0.0.0.0"], {"GPT2_API_KEY": "from outside"}, "from outside"),
-        (["--api-key", "typed"], {"GPT2_API_KEY": "no"}, "typed"),
     ):
         with servers.command(*options, env=os.environ | env) as server:
             assert server.ask("/v1/models").status == 401
@@ -206,10 +205,12 @@ def test_a_file_is_never_replaced_by_a_socket(run_main: Run, tmp_path: Path) -> 
     )
 
 
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sig", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_lets_requests_end_and_begins_no_more(sig: signal.Signals) -> None:
     with servers.command() as server:
-        body = {"prompt": "a", "max_tokens": 700, "overflow": "slide", "ignore_eos": True}
+        body = {"prompt": "a", "max_tokens": 300, "overflow": "slide", "ignore_eos": True}
         with servers.begun(server.port, **body, stream=True) as connection:
             response = connection.getresponse()
             assert response.readline().startswith(b"data: ")
@@ -218,7 +219,7 @@ def test_a_signal_lets_requests_end_and_begins_no_more(sig: signal.Signals) -> N
             servers.until(lambda: is_refused(server.port))
             rest = response.read()
         assert rest.endswith(b"data: [DONE]\n\n")
-        assert rest.count(b"data: {") == 699
+        assert rest.count(b"data: {") == 299
         assert ended(server.process) == 0
 
 
