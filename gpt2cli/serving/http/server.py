@@ -72,7 +72,8 @@ class Server(uvicorn.Server):
         tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.failure: GPT2CLIError | None = None
-        self._fetch, self._ready, self._tell = fetch, ready, tell
+        self._fetch, self._ready = fetch, ready
+        self._note: Callable[[str], object] = (lambda _: None) if options.quiet else tell
         self.service = Service(
             model,
             max_sequences=options.max_sequences,
@@ -84,7 +85,7 @@ class Server(uvicorn.Server):
             self.service,
             options.policy,
             origins=options.origins,
-            log=tell if options.log_requests else lambda _: None,
+            log=self._note,
             log_json=options.log_json,
         )
         _log_errors(tell)
@@ -108,6 +109,12 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         # No task of the loop, which would wait for a download before it ends.
         Thread(target=self._open, args=(asyncio.get_running_loop(),), daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """End the requests, and then the engine, unless all is to end at once."""
+        await super().shutdown(sockets)
+        if self.service.engine is not None and not self.force_exit:
+            self.service.engine.stop()
 
     async def on_tick(self, counter: int) -> bool:
         """Each 0.1 s let the metrics see the engine, which other processes may show."""
@@ -147,7 +154,7 @@ class Server(uvicorn.Server):
             return
         self.should_exit = True
         if self.server_state.tasks:
-            self._tell(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
+            self._note(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
