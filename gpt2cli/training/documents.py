@@ -127,8 +127,12 @@ class Documents:
 
     def identity(self) -> list[tuple[str, int, int]]:
         """Name, size and time of change of all files, in ns."""
-        stats = ((file, Path(file).stat()) for file in self.files)
-        return [(file, stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+        found = []
+        for file in self.files:
+            with reading(file):
+                stat = Path(file).stat()
+            found.append((file, stat.st_size, stat.st_mtime_ns))
+        return found
 
     def _texts(self, file: str) -> Iterator[Document]:
         with reading(file), open(file, "rb") as raw, decompressed(raw, file) as stream:
