@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.errors import GPT2CLIError, UsageError, shown
 
 LEFTOVER_SECONDS = 24 * 3600
+PIECE = 1 << 20  # bytes of a text read at once
 
 
 @contextmanager
@@ -76,6 +77,15 @@ def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
         ) from None
 
 
+def text_pieces(stream: BinaryIO, origin: str) -> Iterator[str]:
+    """A text of any length in pieces of some lines. Raises `UsageError` if it is not UTF-8."""
+    offset = 0
+    while lines := stream.readlines(PIECE):
+        data = b"".join(lines)
+        yield decode_utf8(data, origin, offset)
+        offset += len(data)
+
+
 def load_json(text: str, *, whole: bool = False) -> Any:
     """A value of JSON as the standard has it. Raises `ValueError`, also for NaN and infinities.
 
@@ -86,6 +96,19 @@ def load_json(text: str, *, whole: bool = False) -> Any:
         return json.loads(text, parse_constant=_refuse, parse_float=number)
     except RecursionError as error:
         raise ValueError(str(error)) from None
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises `UsageError` for anything else."""
+    try:
+        found = load_json(text)
+    except ValueError as error:
+        # The position in the line; that there is only one line needs no words.
+        reason = re.sub(r"line 1 (column \d+) \(char \d+\)", r"\1", str(error))
+        raise UsageError(f"it is not JSON: {reason}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"it is no JSON object, but {shown(found)}")
+    return found
 
 
 def to_json(value: Any) -> bytes:

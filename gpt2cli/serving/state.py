@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2cli.errors import UsageError, shown
 from gpt2cli.generation.request import new_seed
+from gpt2cli.records import Input
 from gpt2cli.serving.journal import Place, has_lines
-from gpt2cli.serving.records import Input
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel

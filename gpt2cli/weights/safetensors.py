@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ _DTYPES = {
     "BF16": ("<u2", "bfloat16"),
     "F64": ("<f8", "float64"),
 }
+INTEGERS = {"U16": ("<u2", "uint16"), "U32": ("<u4", "uint32"), "I64": ("<i8", "int64")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,14 @@ class StoredTensor:
         return tensor.to(device=device, dtype=dtype)
 
 
-def read_mapped(path: Path, ignored: tuple[str, ...] = ()) -> dict[str, StoredTensor]:
+def read_mapped(
+    path: Path,
+    ignored: tuple[str, ...] = (),
+    dtypes: Mapping[str, tuple[str, str]] = _DTYPES,
+) -> dict[str, StoredTensor]:
     """Memory-map one safetensors file, without the tensors whose names end with `ignored`.
+
+    Raises `WeightsError` if it is damaged, or has tensors of other types than `dtypes`.
 
     Its layout (github.com/huggingface/safetensors): 8 bytes of header length, the header in
     JSON, the data. The library checks it; its own tensors would be copies in NumPy.
@@ -89,16 +96,19 @@ def read_mapped(path: Path, ignored: tuple[str, ...] = ()) -> dict[str, StoredTe
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)
     return {
-        key: _stored(data[start:], entry, f"{path}: {key}")
+        key: _stored(data[start:], entry, f"{path}: {key}", dtypes)
         for key, entry in header.items()
         if not key.endswith(ignored)
     }
 
 
-def _stored(data: NDArray, entry: dict[str, Any], where: str) -> StoredTensor:
-    if entry["dtype"] not in _DTYPES:
-        raise WeightsError(f"{where} is stored as {entry['dtype']}, which is no floating point")
-    numpy_type, torch_name = _DTYPES[entry["dtype"]]
+def _stored(
+    data: NDArray, entry: dict[str, Any], where: str, dtypes: Mapping[str, tuple[str, str]]
+) -> StoredTensor:
+    if entry["dtype"] not in dtypes:
+        kind = "floating point" if dtypes is _DTYPES else "integer"
+        raise WeightsError(f"{where} is stored as {entry['dtype']}, which is no {kind}")
+    numpy_type, torch_name = dtypes[entry["dtype"]]
     begin, end = entry["data_offsets"]
     return StoredTensor(data[begin:end].view(numpy_type).reshape(entry["shape"]), torch_name)
 
