@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +128,15 @@ def write_safetensors(
 
     with _replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def write_arrays(arrays: Mapping[str, NDArray], path: Path, metadata: dict[str, str]) -> None:
+    """The same for NumPy's arrays."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with _replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
