@@ -15,6 +15,7 @@ weights. Nothing heavy is imported before threads are limited, and torch only wh
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -219,6 +220,25 @@ class LoadedModel:
             compiled=compiled,
             progress=progress,
         )
+
+    def save(self, directory: Path, progress: Progress | None = None) -> None:
+        """Write the model, its adapters merged in, as a new directory that transformers reads.
+
+        In fp32, since a smaller precision would round what adapters add away. Raises `UsageError`
+        if the directory exists.
+        """
+        import torch
+
+        from gpt2cli.files import new_directory
+        from gpt2cli.text import vocabulary
+        from gpt2cli.weights import checkpoint
+
+        with new_directory(directory) as new:
+            self.fetch(progress=progress)
+            for path in vocabulary.files(self.directory):
+                shutil.copyfile(path, new / path.name)
+            model = checkpoint.load(self.directory, self.adapters)
+            checkpoint.save(model, new, self.tokenizer.end_of_text or 0, torch.float32)
 
     def configure(self, **settings: Any) -> GenerationConfig:
         """Settings of a generation by name, with the model's defaults.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpt2cli.arrays import NDArray, are_numbers
+from gpt2cli.config.lora import MATRICES
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import WeightsError, shown
 from gpt2cli.weights import checkpoint, peft_config
@@ -26,7 +27,6 @@ from gpt2cli.weights.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGH
 from gpt2cli.weights.peft_config import PeftConfig
 from gpt2cli.weights.safetensors import read_mapped, write_arrays, write_text
 
-MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # of a block
 _WEIGHTS = tuple(f"{name}.weight" for name in MATRICES)
 PREFIX = "base_model.model."
 # What adapters hold that are not plain LoRA, by a part of the tensor's name.
@@ -109,13 +109,13 @@ def read(directory: Path, config: ModelConfig) -> Adapter:
     shapes = checkpoint.parameter_shapes(config)
     ours = {_module(name): name for name in shapes}
     factors, saved = _sorted(arrays, ours, directory)
-    _check_complete(settings, ours, factors, saved, directory)
     updates = {
         ours[name]: _low_rank(name, pair, settings, directory) for name, pair in factors.items()
     }
     found = {name: (u.a.shape[1], len(u.b)) for name, u in updates.items()}
     found |= {ours[name]: array.shape for name, array in saved.items()}
     _check_shapes(found, shapes, directory)
+    _check_complete(settings, ours, factors, saved, directory)
     return Adapter(
         updates, {ours[n]: a for n, a in saved.items()}, settings.lora_dropout, settings.base
     )
@@ -157,7 +157,7 @@ def _sorted(
             raise WeightsError(
                 f"the adapter {directory} holds {foreign} ({shown(name)}); gpt2cli reads plain LoRA"
             )
-        if kind in ("A.weight", "B.weight") and module.endswith(MATRICES):
+        if kind in ("A.weight", "B.weight") and parameter.endswith(_WEIGHTS):
             if parameter not in ours:
                 raise WeightsError(
                     f"the adapter {directory} is made for a GPT-2 of another size, which has "

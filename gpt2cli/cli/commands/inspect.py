@@ -151,9 +151,7 @@ def _inspected(
     from gpt2cli.analysis import inspection
     from gpt2cli.weights import checkpoint
 
-    network = checkpoint.load(
-        model.directory, model.adapters, device=model.placement.device
-    )
+    network = checkpoint.load(model.directory, model.adapters, device=model.placement.device)
     return inspection.inspect(
         network, model.tokenizer, window, token=token, window=details.last, top=details.top
     )
