@@ -72,7 +72,7 @@ def resolve(model: str) -> Source:
     if path.is_dir():
         if (path / layout.ADAPTER_CONFIG).is_file() and not (path / layout.CONFIG).is_file():
             raise ConfigError(
-                f"{path} holds an adapter; name the model that it was made for, and adapter {path}",
+                f"{path} is no model; name the one that it was made for, and give it as adapter",
                 "adapter",
             )
         if not (path / layout.CONFIG).is_file():
