@@ -44,7 +44,7 @@ def foreign(directory: Path, out: Path, settings: dict[str, Any] = PLAIN, seed: 
         for p in model.parameters():
             if p.requires_grad:
                 p.add_(torch.randn(p.shape, generator=generator), alpha=0.1)
-    model.save_pretrained(out)
+    model.save_pretrained(str(out))
     return model
 
 

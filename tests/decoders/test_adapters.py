@@ -39,7 +39,8 @@ def open_model(directory: Path, precision: str, *adapters: str | Path) -> Loaded
 
 
 def logits(model: LoadedModel) -> Any:
-    found = model.decoder().read([Chunk(0, 0, IDS, every=True)])
+    decoder = model.decoder()
+    found = decoder.read([Chunk(decoder.open(), 0, IDS, every=True)])
     return np.asarray(found.float() if isinstance(found, torch.Tensor) else found)
 
 

@@ -159,7 +159,7 @@ def test_what_peft_saves_of_other_kinds_is_refused(
     tiny_directory: Path, tiny_config: ModelConfig, tmp_path: Path, kind: dict[str, Any]
 ) -> None:
     foreign(tiny_directory, tmp_path, PLAIN | kind)
-    with pytest.raises(WeightsError, match="DoRA|bias is 'all'|embedding"):
+    with pytest.raises(WeightsError, match=r"DoRA|bias is 'all'|embedding"):
         adapter.read(tmp_path, tiny_config)
 
 
@@ -170,7 +170,7 @@ def test_a_config_that_is_none_is_refused(
     tiny_config: ModelConfig, tmp_path: Path, text: str
 ) -> None:
     (own(tmp_path, tiny_config) / "adapter_config.json").write_text(text)
-    with pytest.raises(WeightsError, match="JSON|too large"):
+    with pytest.raises(WeightsError, match=r"JSON|too large"):
         adapter.read(tmp_path, tiny_config)
 
 
@@ -209,7 +209,7 @@ def test_every_target_that_peft_understands_is_checked_for_missing_tensors(
         foreign(tiny_directory, out, PLAIN | {"target_modules": targets})
         assert "blocks.1.feed_forward.up.weight" in adapter.read(out, tiny_config).updates
         change_tensors(out, {A: None, B: None})
-        with pytest.raises(WeightsError, match="nothing for transformer.h.1.mlp.c_fc.weight"):
+        with pytest.raises(WeightsError, match=r"nothing for transformer\.h\.1"):
             adapter.read(out, tiny_config)
 
 
