@@ -59,7 +59,7 @@ def wrap(
     """Give one matrix, by the name of its parameter, an update; returns what is in its place."""
     path, _, attribute = name.removesuffix(".weight").rpartition(".")
     parent = model.get_submodule(path)
-    layer = LoRALinear(getattr(parent, attribute), config)
+    layer = LoRALinear(getattr(parent, attribute), config).train(model.training)
     nn.init.kaiming_uniform_(layer.a, a=math.sqrt(5), generator=generator)
     setattr(parent, attribute, layer)
     return layer
