@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class Service:
         aliases = source.spec.aliases if source.spec else (Path(source.name).name,)
         return list(dict.fromkeys(n for n in (source.name, *aliases, source.repo_id) if n))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What decides about the texts besides a request: another one may give others."""
         facts = self.model.facts()
