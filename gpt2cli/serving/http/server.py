@@ -116,12 +116,6 @@ class Server(uvicorn.Server):
         if self.service.engine is not None and not self.force_exit:
             self.service.engine.stop()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Each 0.1 s let the metrics see the engine, which other processes may show."""
-        if self.service.engine is not None:
-            self.service.metrics.observe(self.service.engine)
-        return await super().on_tick(counter)
-
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             self._fetch()
