@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from helpers import TEXT
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.training import TrainingConfig
 from gpt2cli.training import run as runs
 from gpt2cli.training import trainer
+from gpt2cli.training.packing import Rows, pack
 from gpt2cli.training.state import Plan
+from gpt2cli.training.tokens import Tokens
 
 PLAN = Plan(
     ModelConfig(300, 16, emb_dim=24, n_heads=2, n_layers=2, drop_rate=0.1, qkv_bias=False),
@@ -26,10 +32,29 @@ def with_settings(**settings: Any) -> Plan:
     return replace(PLAN, training=replace(PLAN.training, **settings))
 
 
+_TEXTS = TemporaryDirectory()
+
+
+def with_text(plan: Plan, text: str) -> Plan:
+    """A plan that learns from a text, which is the same file for the same text."""
+    path = Path(_TEXTS.name) / f"{hashlib.sha256(text.encode()).hexdigest()}.txt"
+    if not path.exists():
+        path.write_bytes(text.encode())
+    return replace(plan, data=replace(plan.data, files=(str(path),)))
+
+
 def open_run(
     directory: Path, plan: Plan = PLAN, text: str = TEXT, resume: bool = False
 ) -> AbstractContextManager[trainer.Trainer]:
-    return runs.open_run(plan, text, directory, resume=resume)
+    return runs.open_run(with_text(plan, text), directory, resume=resume)
+
+
+def windows(ids: Sequence[int], context_length: int) -> Rows:
+    """A text as windows of one context, to predict each of its tokens but the first."""
+    none = np.zeros(1, int)
+    bounds = np.array([1, len(ids)])
+    tokens = Tokens(np.asarray(ids), bounds, none, none, none, None, 0, "", Path())
+    return pack(tokens, np.arange(1), context_length)
 
 
 def train(

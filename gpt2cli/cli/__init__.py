@@ -36,7 +36,7 @@ COMMANDS = {
     "tokenize": "Show the tokens of a text as the model sees them.",
     "info": "Show a model's size, and whether this machine has the memory.",
     "models": "List the models that are here or can be fetched; pull, rm, path.",
-    "train": "Train a GPT-2 of your own from a text file.",
+    "train": "Fine-tune a model on your texts, or train one from scratch.",
     "bench": "Measure how fast a model is here, and how fast it could be.",
 }
 

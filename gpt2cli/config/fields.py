@@ -20,6 +20,8 @@ _LARGEST = {
     "n_layers": 10**4,
     "steps": 10**9,
     "batch_size": 10**9,
+    "micro_batch_size": 10**9,
+    "patience": 10**9,
     "eval_interval": 10**9,
     "warmup_steps": 10**9,
     "seed": 2**63 - 1,
@@ -64,6 +66,15 @@ def _has_no_default(f: Any) -> bool:
     return f.default is MISSING and f.default_factory is MISSING
 
 
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple[str, ...]": "a list of texts",
+}
+
+
 def coerce(value: object, annotation: str, where: str) -> Any:
     """Accept exactly the annotated type; a float may be written 1, 1.0 or 1e-5."""
     kind, optional = annotation.removesuffix(" | None"), annotation.endswith(" | None")
@@ -71,6 +82,10 @@ def coerce(value: object, annotation: str, where: str) -> Any:
         return None
     if kind == "bool" and isinstance(value, bool):
         return value
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind.startswith("tuple[str") and isinstance(value, list | tuple):
+        return tuple(coerce(item, "str", where) for item in value)
     if kind == "int" and isinstance(value, int) and not isinstance(value, bool):
         return value
     # YAML 1.1 reads 1e-5, which has no dot, as a string.
@@ -79,5 +94,5 @@ def coerce(value: object, annotation: str, where: str) -> Any:
             return float(value)
         except (ValueError, OverflowError):
             pass
-    article = {"int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
+    article = _WANTED[kind]
     raise ConfigError(f"{where} must be {article}, not {shown(value)}", where)

@@ -46,6 +46,17 @@ class Spec:
 
 def load_spec(path: Path) -> Spec:
     """Read one YAML file. Raises `ConfigError` for anything that is not a model."""
+    data = read_yaml(path)
+    try:
+        return _parse_spec(data, path)
+    except ConfigError:
+        raise
+    except ValueError:
+        raise ConfigError(f"{path.name} holds a number of absurd size") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file. Raises `ConfigError` where there is no such file."""
     import yaml
 
     try:
@@ -67,12 +78,7 @@ def load_spec(path: Path) -> Spec:
         raise ConfigError(f"{path} is not valid YAML: {detail}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold keys such as emb_dim: 768")
-    try:
-        return _parse_spec({str(k): v for k, v in data.items()}, path)
-    except ConfigError:
-        raise
-    except ValueError:
-        raise ConfigError(f"{path.name} holds a number of absurd size") from None
+    return {str(k): v for k, v in data.items()}
 
 
 def _check_nodes(root: Any, path: Path) -> None:

@@ -19,6 +19,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.model.kv_cache import CacheView
@@ -171,8 +172,12 @@ class TransformerBlock(nn.Module):
 class GPT2(nn.Module):
     """Token and position embeddings, L blocks, a final norm, and a head.
 
-    The head is the token embedding used backwards (tied, as OpenAI's weights are).
+    The head is the token embedding used backwards (tied, as OpenAI's weights are). With
+    `checkpointing`, training keeps only what goes into each block, and computes its inside a second
+    time when its gradients are due (Chen et al. 2016, arXiv:1604.06174).
     """
+
+    checkpointing = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -205,7 +210,10 @@ class GPT2(nn.Module):
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, cache, mask)
+            if self.checkpointing and self.training:
+                x = checkpoint(block, x, cache, mask, use_reentrant=False)
+            else:
+                x = block(x, cache, mask)
         return self.final_norm(x)  # type: ignore[no-any-return]
 
     def head(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from gpt2cli.system.precision import PRECISIONS
 
 SHOWN = ("fp32", "bf16", "int8", "int4")  # fp16 takes as much as bf16
 _FP32 = 4
+_LOGITS = 200_000_000  # bytes: `training.loss.LOGITS_BYTES`, which is above this module
 _H100_MEMORY = 80e9  # bytes; NVIDIA's data sheet for the H100 SXM
 
 
@@ -121,19 +122,36 @@ def sampling_bytes(config: ModelConfig, samples: int) -> int:
     return samples * config.vocab_size * 6 * 8
 
 
-def training_bytes(config: ModelConfig, batch_size: int = 1, precision: str = "fp32") -> int:
-    """Bytes to train with AdamW on sequences of the whole context.
+def training_bytes(
+    config: ModelConfig,
+    batch_size: int = 1,
+    precision: str = "fp32",
+    *,
+    trained: int | None = None,
+    checkpointing: bool = False,
+) -> int:
+    """Bytes to train with AdamW on so many sequences of the whole context at once.
 
-    Weights, gradients and two moments are 16 bytes per parameter. Each layer keeps 16 · T · C
+    Each weight takes 4 bytes, and each that is `trained` (all by default) 8 more for its moments
+    and 4 for its gradient, which takes the place of activations. Each layer keeps 16.5 · T · C
     activations where attention is fused, and two dropout masks, which PyTorch stores in
     fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34
-    bytes in half precision. Logits and log-probabilities have a gradient each. With
-    bf16 weights stay in fp32, and activations take at least half.
+    bytes in half precision. LoRA of all matrices needs no inputs of theirs (7 · T · C), but has a
+    dropout of each (14). With `checkpointing` that is one layer, and of the others what goes
+    into them. Logits are computed by parts. With bf16 weights stay in fp32, and
+    activations take at least half.
     """
-    T, C = config.context_length, config.emb_dim
-    activations = (16 + 2) * T * C * config.n_layers + 4 * T * config.vocab_size
+    T, C, L, V = config.context_length, config.emb_dim, config.n_layers, config.vocab_size
+    total = total_parameters(config)
+    trained = total if trained is None else trained
     width = _FP32 if precision == "fp32" else _FP32 // 2
-    return 4 * _FP32 * total_parameters(config) + width * batch_size * activations
+    layer = 18.5 if trained == total else 25.5
+    layers = layer + L + 3 if checkpointing else layer * L
+    activations = int(width * batch_size * T * C * layers)
+    # Those of the head come first, when all activations are there.
+    at_first = activations + min(_LOGITS, 2 * _FP32 * batch_size * T * V)
+    at_first += _FP32 * V * C if trained == total else 0
+    return _FP32 * total + 8 * trained + max(at_first, _FP32 * trained)
 
 
 def flops_per_token(config: ModelConfig, context: int = 0) -> int:

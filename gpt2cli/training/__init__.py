@@ -1,1 +1,1 @@
-"""A GPT-2 from a text file: corpus, optimiser, trainer, state."""
+"""A GPT-2 from texts: documents, tokens, rows, optimiser, trainer, state."""

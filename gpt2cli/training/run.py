@@ -2,98 +2,209 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.training import paced
 from gpt2cli.errors import UsageError
 from gpt2cli.model.gpt2 import GPT2
-from gpt2cli.system import estimate
-from gpt2cli.system.memory import available
+from gpt2cli.model.lora import add_lora
+from gpt2cli.progress import Advance
+from gpt2cli.system.memory import avoid_fragments
+from gpt2cli.text import vocabulary
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.training import state
 from gpt2cli.training.corpus import (
     SMALLEST_VOCABULARY,
-    Corpus,
     check_length,
-    digest_of,
-    encode_corpus,
+    corpus_of,
     learn_vocabulary,
     split_text,
     vocabulary_files,
 )
+from gpt2cli.training.documents import Documents, Fields
+from gpt2cli.training.fitting import fitted
 from gpt2cli.training.state import Plan
+from gpt2cli.training.tokens import MOST_HELD_OUT, Tokens, prepare
 from gpt2cli.training.trainer import Trainer
+from gpt2cli.weights import checkpoint, sources
+
+# What fine-tuning chooses by the number of sequences, unless it is given.
+PACE = frozenset({"warmup_steps", "eval_interval", "min_learning_rate"})
+
+
+class Texts(NamedTuple):
+    """The documents to learn from, and those to validate on if they are others."""
+
+    training: Documents
+    validation: Documents | None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Texts:
+        """Those that a plan names. Raises `UsageError` for what cannot be read."""
+        fields = Fields.parse(plan.data.fields)
+        held_out = plan.data.validation
+        return cls(
+            Documents(plan.data.files, fields), Documents(held_out, fields) if held_out else None
+        )
 
 
 @contextmanager
 def open_run(
-    plan: Plan, text: str, directory: Path, *, device: str = "cpu", resume: bool = False
+    plan: Plan,
+    directory: Path,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    given: frozenset[str] = PACE,
+    advance: Advance = lambda _: None,
 ) -> Iterator[Trainer]:
     """Prepare or resume a run in `directory`, and lock the directory meanwhile.
 
-    A new run learns its vocabulary here, and writes nothing before its first save.
-    Raises `UsageError` if a model would be overwritten, the text is too short or another,
-    a setting has changed or memory does not suffice, and `WeightsError` if there is nothing
-    to resume.
+    A new run from scratch learns its vocabulary here; one of a given model chooses the settings
+    of its pace that are not `given`. Besides tokens, of which `advance` is told, nothing is
+    written before its first save. Raises `UsageError` if a model would be overwritten, the text
+    is too short or another, a setting has changed or memory does not suffice, and `WeightsError`
+    if there is nothing to resume.
     """
-    train, val = split_text(text, plan.training.val_fraction)
-    # No token is shorter than a byte; the validation part has one token before its text.
-    check_length(len(train.encode()), len(val.encode()) + 1, plan.model, "bytes")
-    check_memory(replace(plan.model, vocab_size=SMALLEST_VOCABULARY), plan, device)
-    if resume:
-        state.read_position(directory)
+    if device == "cpu":
+        avoid_fragments()
+    texts = Texts.of(plan)
+    smallest = plan.model if plan.base else replace(plan.model, vocab_size=SMALLEST_VOCABULARY)
+    fitted(plan, smallest, device)
+    position = state.read_position(directory) if resume else None
+    if position is not None:
+        position.plan.check_same(plan)
+    learned = None if resume or plan.base else _to_learn_from(plan, texts)
     with state.locked(directory):
-        if resume:
-            yield _resumed(plan, train, val, directory, device)
-        else:
+        if position is None:
             state.check_directory(directory)
-            tokenizer = learn_vocabulary(train, plan.model.vocab_size)
-            corpus = encode_corpus(tokenizer, train, val)
-            model = _new_model(plan, tokenizer, corpus, device)
-            files = vocabulary_files(tokenizer)
-            yield Trainer(model, tokenizer, corpus, plan, directory, unwritten=files)
+        if learned is not None:
+            tokenizer = learn_vocabulary(learned, plan.model.vocab_size)
+        else:
+            own = resume and plan.lora is None
+            tokenizer = Tokenizer.load(directory if own else _base(plan))
+        tokens = _tokens(plan, texts, tokenizer, directory, advance)
+        try:
+            if position is None:
+                yield _begun(plan, tokenizer, tokens, directory, device, given)
+            else:
+                yield _resumed(plan, tokenizer, tokens, directory, device)
+        finally:
+            if not (directory / state.STATE_FILE).exists():
+                with suppress(OSError):  # Windows keeps a file that is mapped
+                    tokens.path.unlink()
 
 
-def _resumed(plan: Plan, train: str, val: str, directory: Path, device: str) -> Trainer:
+def _begun(
+    plan: Plan,
+    tokenizer: Tokenizer,
+    tokens: Tokens,
+    directory: Path,
+    device: str,
+    given: frozenset[str],
+) -> Trainer:
+    corpus = corpus_of(tokens, plan)
+    training = plan.training.for_rows(corpus.rows)
+    if plan.base:
+        training = paced(training, corpus.rows, given)
+        base = _base(plan)
+        files = {path.name: path.read_text("utf-8") for path in vocabulary.files(base)}
+    else:
+        files = vocabulary_files(tokenizer)
+    if plan.lora is not None:  # whose model brings its vocabulary
+        files = {}
+    config = _config(plan, tokenizer)
+    plan = fitted(replace(plan, training=training), config, device)
+    model = _model(plan, config, is_new=True).to(device)
+    files |= {state.RUN_FILE: state.to_yaml(plan)}
+    return Trainer(model, tokenizer, corpus, plan, directory, unwritten=files)
+
+
+def _resumed(
+    plan: Plan, tokenizer: Tokenizer, tokens: Tokens, directory: Path, device: str
+) -> Trainer:
     position = state.read_position(directory)
-    position.check_goes_on_as(plan)
-    if digest_of(train, val) != position.digest:
+    if tokens.digest != position.digest:
+        with suppress(OSError):
+            tokens.path.unlink()
         raise UsageError(
             f"the text is not the one that the run in {directory} began with; resume with that, "
             "or train anew in another directory"
         )
-    tokenizer = Tokenizer.load(directory)
-    corpus = encode_corpus(tokenizer, train, val)
-    model = _new_model(plan, tokenizer, corpus, device)
-    trainer = Trainer(model, tokenizer, corpus, plan, directory)
+    corpus = corpus_of(tokens, plan)
+    config = _config(plan, tokenizer)
+    plan = replace(plan, training=plan.training.for_rows(corpus.rows))
+    position.check_goes_on_as(plan)
+    plan = fitted(plan, config, device)
+    model = _model(plan, config, is_new=False).to(device)
+    files = {state.RUN_FILE: state.to_yaml(plan)}
+    trainer = Trainer(model, tokenizer, corpus, plan, directory, unwritten=files)
     trainer.load_state(position)
     return trainer
 
 
-def _new_model(plan: Plan, tokenizer: Tokenizer, corpus: Corpus, device: str) -> GPT2:
-    """A model with random weights, sized by the vocabulary learned."""
-    config = replace(plan.model, vocab_size=tokenizer.size)
-    check_length(len(corpus.train), len(corpus.val), config)
-    check_memory(config, plan, device)
+def _base(plan: Plan) -> Path:
+    """The files of the model that a run begins with."""
+    directory = sources.fetch(sources.resolve(plan.base)).directory
+    assert directory is not None
+    return directory
+
+
+def _config(plan: Plan, tokenizer: Tokenizer) -> ModelConfig:
+    """The architecture: from scratch it has as many tokens as the vocabulary learned."""
+    return plan.model if plan.base else replace(plan.model, vocab_size=tokenizer.size)
+
+
+def _model(plan: Plan, config: ModelConfig, *, is_new: bool) -> GPT2:
+    """The model as it begins; one that goes on gets what was trained of it from its state."""
     generator = torch.Generator().manual_seed(plan.training.seed)
-    return GPT2(config).init_weights(generator).to(device)
+    if plan.base and (is_new or plan.lora):
+        _, tensors = checkpoint.read(_base(plan))
+        state_ = {name: t.to_torch("cpu", torch.float32) for name, t in tensors.items()}
+        model = checkpoint.assemble(config, state_).requires_grad_(True)
+    else:
+        model = GPT2(config)
+        if is_new:
+            model.init_weights(generator)
+    if plan.lora is not None:
+        add_lora(model, plan.lora, generator)
+    model.checkpointing = plan.training.activation_checkpointing
+    if plan.training.compile:
+        for block in model.blocks:
+            block.compile()
+    return model
 
 
-def check_memory(config: ModelConfig, plan: Plan, device: str) -> None:
-    """Raise `UsageError` if a run cannot fit the memory."""
-    batch_size, context = plan.training.batch_size, config.context_length
-    needed = estimate.training_bytes(config, batch_size, plan.precision)
-    free = available(device)
-    # Gradients replace freed activations: 124M in fp32 was measured at 0.95 of the estimate.
-    if 0.9 * needed > free:
-        raise UsageError(
-            f"batch_size {batch_size} with a context of {context} tokens needs "
-            f"{needed / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are free; choose a "
-            "smaller batch, context or model",
-            "batch_size",
-        )
+def _to_learn_from(plan: Plan, texts: Texts) -> Iterable[str]:
+    """What a vocabulary is learned from; of a single text nothing of what is held out."""
+    found = iter(texts.training)
+    single = "".join(first.text) if (first := next(found, None)) else ""
+    if texts.validation is None and next(found, None) is None:
+        train, val = split_text(single, plan.training.val_fraction)
+        # No token is shorter than a byte; the validation part has one token before its text.
+        length, T = len(train.encode()), plan.model.context_length
+        check_length(length, len(val.encode()) + 1, T, "bytes")
+        return [train]
+    return ((document.prompt or "") + "".join(document.text) for document in texts.training)
+
+
+def _tokens(
+    plan: Plan, texts: Texts, tokenizer: Tokenizer, directory: Path, advance: Advance
+) -> Tokens:
+    """The documents as tokens, in a file of the directory."""
+    return prepare(
+        texts.training,
+        tokenizer,
+        directory,
+        validation=texts.validation,
+        fraction=plan.training.val_fraction,
+        most=MOST_HELD_OUT if plan.base else 1 << 62,
+        advance=advance,
+    )

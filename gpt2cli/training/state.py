@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from gpt2cli.config.fields import build
+from gpt2cli.config.lora import LoraConfig
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.config.training import TrainingConfig
-from gpt2cli.errors import GPT2CLIError, UsageError, WeightsError
+from gpt2cli.config.spec import read_yaml
+from gpt2cli.config.training import DataConfig, TrainingConfig
+from gpt2cli.errors import ConfigError, GPT2CLIError, UsageError, WeightsError
 from gpt2cli.system.precision import parse
 from gpt2cli.text.vocabulary import VOCABULARIES
 from gpt2cli.weights import layout
 from gpt2cli.weights.safetensors import read_metadata
 
 STATE_FILE = "training_state.safetensors"
+RUN_FILE = "run.yaml"
 _LOCK = ".training.lock"
+
+
+# What may be another when a run goes on: how long it takes, and what gives the same numbers.
+_FREE = ("steps", "epochs", "patience", "micro_batch_size", "activation_checkpointing", "compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +39,23 @@ class Plan:
     """What a run does: the same plan and the same text give the same model.
 
     `model.vocab_size` is what was asked for; a short text may have given less. `precision` is what
-    products are computed in, `save_precision` what the model is stored in. `data` only says where
-    the text was. These three are empty where they are not known.
+    products are computed in, `save_precision` what the model is stored in; both are empty where
+    they are not known. `base` names the model to begin with, none for one of random weights, and
+    with `lora` an adapter of it is trained.
     """
 
     model: ModelConfig
     training: TrainingConfig
     precision: str = "fp32"
     save_precision: str = "fp32"
-    data: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    base: str = ""
+    lora: LoraConfig | None = None
 
     def check_same(self, other: Plan) -> None:
         """Raise `UsageError`, naming the setting, if a setting of `other` differs.
 
-        The number of steps may differ, and the path of the text.
+        What does not change the steps so far may differ, and the names of the files.
         """
         before, now = self._settings(), other._settings()
         # Versions that did not record the precisions recorded the vocabulary's actual size.
@@ -58,20 +69,31 @@ class Plan:
                 )
 
     def _settings(self) -> dict[str, object]:
-        own = {"precision": self.precision, "save_precision": self.save_precision}
-        same = asdict(self.model) | asdict(self.training) | own
-        del same["steps"]
-        return same
+        same = asdict(self.model) | asdict(self.training)
+        same |= {f.name: getattr(self.lora, f.name, None) for f in fields(LoraConfig)}
+        same |= {name: getattr(self, name) for name in ("base", "precision", "save_precision")}
+        same |= {"mask_prompts": self.data.mask_prompts}
+        return {name: value for name, value in same.items() if name not in _FREE}
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The progress of a run when its state was saved. `digest` identifies its text."""
+    """The progress of a run when its state was saved. `digest` identifies its text.
+
+    `stale` counts the validations since the best one.
+    """
 
     plan: Plan
     digest: str
     step: int
     best_val_loss: float = math.inf
+    stale: int = 0
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether validation has not improved for as long as the plan is patient."""
+        patience = self.plan.training.patience
+        return patience is not None and self.stale >= patience
 
     def check_goes_on_as(self, plan: Plan) -> None:
         """Raise `UsageError` if the run cannot continue with this plan."""
@@ -91,6 +113,7 @@ class Position:
             "digest": self.digest,
             "step": str(self.step),
             "best_val_loss": self.best_val_loss.hex(),
+            "stale": str(self.stale),
         }
 
 
@@ -104,14 +127,14 @@ def read_position(directory: Path) -> Position:
         raise WeightsError(f"nothing to resume: there is no {path}")
     metadata = read_metadata(path)
     try:
-        plan, digest = _read_plan(metadata, str(path))
+        plan, digest = _recorded(metadata, str(path))
         step, best = int(metadata["step"]), float.fromhex(metadata["best_val_loss"])
-        return Position(plan, digest, step, best)
+        return Position(plan, digest, step, best, int(metadata.get("stale", 0)))
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UsageError):
         raise WeightsError(f"{path} is damaged; it does not say what the run was") from None
 
 
-def _read_plan(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
+def _recorded(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
     if "plan" in metadata:
         noted, digest = json.loads(metadata["plan"]), metadata["digest"]
     else:  # by a version that recorded less
@@ -122,19 +145,52 @@ def _read_plan(metadata: dict[str, str], source: str) -> tuple[Plan, str]:
         parse(name) if (name := str(noted.get(new, noted.get(old, "")))) else ""
         for new, old in (("precision", "dtype"), ("save_precision", "save_dtype"))
     )
-    plan = Plan(
+    if isinstance(text := noted.get("data"), str):  # by a version that had one text
+        noted["data"] = {"files": [text] if text else []}
+    names = {"precision": precision, "save_precision": save_precision}
+    return _built({**noted, **names}, source), str(digest)
+
+
+def _built(noted: Mapping[str, Any], source: str) -> Plan:
+    """A plan from plain data. Raises `ConfigError`, or others for what is nothing like a plan."""
+    lora = noted.get("lora")
+    return Plan(
         build(ModelConfig, noted["model"], source),
         build(TrainingConfig, noted["training"], source),
-        precision,
-        save_precision,
-        str(noted.get("data", "")),
+        str(noted["precision"]),
+        str(noted["save_precision"]),
+        build(DataConfig, noted.get("data", {}), source),
+        str(noted.get("base", "")),
+        None if lora is None else build(LoraConfig, lora, source),
     )
-    return plan, str(digest)
+
+
+_TITLE = """\
+# A run of gpt2 train, with every setting that it was given or chose. To repeat it:
+# gpt2 train --run THIS-FILE --out ANOTHER-DIRECTORY
+"""
+
+
+def to_yaml(plan: Plan) -> str:
+    """A plan as a file that people may read and change, and `read_plan` reads."""
+    import yaml
+
+    plain = json.loads(json.dumps(asdict(plan)))  # without tuples
+    return _TITLE + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file that a run has written. Raises `ConfigError` for any other."""
+    data = read_yaml(path)
+    try:
+        return _built(data, path.name)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise ConfigError(f"{path} does not hold a run; a run writes {RUN_FILE}") from None
 
 
 def check_directory(directory: Path) -> None:
-    """Raise `UsageError` if a directory already holds a model or a vocabulary."""
-    for name in (STATE_FILE, layout.WEIGHTS, layout.INDEX):
+    """Raise `UsageError` if a directory already holds a model, an adapter or a vocabulary."""
+    for name in (STATE_FILE, layout.WEIGHTS, layout.INDEX, layout.ADAPTER_WEIGHTS):
         if (directory / name).exists():
             hint = ", or resume its run" if name == STATE_FILE else ""
             raise UsageError(f"{directory} already holds a model; choose another directory{hint}")

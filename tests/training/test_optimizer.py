@@ -22,7 +22,7 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
 
 
 def test_only_matrices_decay() -> None:
-    model = random_model(PLAN.model)
+    model = random_model(PLAN.model).requires_grad_(True)
     groups = make_optimizer(model, PLAN.training).param_groups
     decayed = {id(p) for g in groups if g["weight_decay"] for p in g["params"]}
     for name, p in model.named_parameters():

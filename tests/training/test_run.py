@@ -69,7 +69,7 @@ def test_memory_is_counted_before_the_text_is_read_closely(
 ) -> None:
     monkeypatch.setattr(runs, "learn_vocabulary", None)
     for plan in (
-        with_settings(batch_size=10**8),
+        with_settings(batch_size=10**9),
         replace(PLAN, model=replace(PLAN.model, emb_dim=10**5)),
     ):
         with pytest.raises(UsageError, match=r"needs [\d,.]+ GB of memory and [\d,.]+ GB are free"):

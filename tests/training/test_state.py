@@ -26,9 +26,12 @@ def test_a_state_of_an_older_version_resumes_with_the_whole_plan(tmp_path: Path)
     write_safetensors({k: t.clone() for k, t in tensors.items()}, path, metadata)
     with pytest.raises(UsageError, match="seed was 0"):
         train(tmp_path, replace(wanted, training=with_settings(seed=1).training), resume=True)
-    _, reports = train(tmp_path, wanted, resume=True)
+    resumed, reports = train(tmp_path, wanted, resume=True)
     assert reports[0].step == 4
-    assert read_position(tmp_path).plan == wanted
+    plan = read_position(tmp_path).plan
+    assert plan == resumed.plan
+    assert plan.model == wanted.model
+    assert (plan.precision, plan.save_precision) == ("fp32", "fp32")
 
 
 def test_resuming_from_damage_or_nothing_is_an_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from gpt2cli.errors import GPT2CLIError, TokenizerError, UsageError
 from gpt2cli.text.tokenizer import Tokenizer
-from gpt2cli.training.corpus import encode_corpus, split_text, train_vocabulary
+from gpt2cli.training.corpus import split_text, train_vocabulary
 from gpt2cli.training.documents import Documents
 from gpt2cli.training.shuffling import shuffled
 from gpt2cli.training.tokens import Tokens, _cut, open_tokens, prepare
@@ -116,12 +116,11 @@ def test_a_single_text_is_split_as_training_from_scratch_does(tmp_path: Path) ->
     train, val = split_text(text, 0.1)
     tokenizer = train_vocabulary(train, 300, tmp_path)
     tokens = prepare(Documents([path]), tokenizer, tmp_path)
-    corpus = encode_corpus(tokenizer, train, val)
     assert [part.tolist() for part in tokens.split(seed=0, fraction=0.1)] == [[0], [1]]
     begin, cut, end = tokens.bounds
-    assert tokens.ids[begin:cut].tolist() == corpus.train.tolist()
-    assert tokens.ids[cut - 1 : end].tolist() == corpus.val.tolist()
-    assert tokens.text_bytes[1] == corpus.val_bytes
+    assert tokens.ids[begin:cut].tolist() == list(tokenizer.encode(train))
+    assert tokens.ids[cut:end].tolist() == list(tokenizer.encode(val))
+    assert tokens.text_bytes[1] == len(val.encode())
     assert len(tokens.ids) == end
     smaller = prepare(Documents([path]), tokenizer, tmp_path, most=100)
     assert smaller.text_bytes[1] == 100

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TEXT, random_model
-from runs import PLAN, open_run, train, with_settings
+from runs import PLAN, open_run, train, windows, with_settings
 from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
 from gpt2cli.errors import GPT2CLIError, WeightsError
@@ -26,13 +26,14 @@ from gpt2cli.weights import checkpoint
 def test_evaluation_predicts_every_token_once(length: int) -> None:
     """Against transformers, window by window."""
     model = random_model(PLAN.model)
-    ids = torch.randint(0, 300, (length,))
+    ids = torch.randint(0, 300, (length,), generator=torch.Generator().manual_seed(0))
+    rows = windows(ids.tolist(), 16)
     total = 0.0
     for start in range(0, length - 1, 16):
         window = ids[start : start + 17]
         logits = model(window[None, :-1])[0]
         total += sum(-logits.log_softmax(-1)[i, t].item() for i, t in enumerate(window[1:]))
-    assert trainer.evaluate(model, ids, batch_size=2) == pytest.approx(total / (length - 1), 1e-5)
+    assert trainer.evaluate(model, rows, batch_size=2) == pytest.approx(total / (length - 1), 1e-5)
 
 
 def test_a_run_learns_reports_and_leaves_a_model(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_a_run_learns_reports_and_leaves_a_model(tmp_path: Path) -> None:
     assert last.bits_per_byte == pytest.approx(nats / math.log(2) / len(val.encode()))
     best = min(r.val_loss for r in reports if r.val_loss is not None)
     saved = checkpoint.load(tmp_path)
-    assert trainer.evaluate(saved, run.corpus.val) == pytest.approx(best, abs=1e-4)
+    assert trainer.evaluate(saved, run.corpus.validation) == pytest.approx(best, abs=1e-4)
 
 
 def test_the_directory_loads_in_transformers_with_the_same_tokens_and_logits(

@@ -1,8 +1,7 @@
-"""`gpt2 train`: a GPT-2 of your own, from a text file."""
+"""`gpt2 train`: a GPT-2 of your own, from your texts."""
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import time
@@ -14,117 +13,76 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gpt2cli.cli import options
+from gpt2cli.cli import options, trying
 from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.terminal import complain, notice
 from gpt2cli.cli.render import train_view
-from gpt2cli.config.spec import Spec, find_spec, known_names, load_spec
-from gpt2cli.errors import UsageError, did_you_mean
-from gpt2cli.files import read_file
+from gpt2cli.cli.training_options import Computing, Data, Lora, Recipe, Run, fetched, make_plan
+from gpt2cli.errors import UsageError
+from gpt2cli.files import check_writable, write_file
 from gpt2cli.system.device import check_device, limit_threads, place
 from gpt2cli.system.precision import PRECISIONS, parse
 
 if TYPE_CHECKING:
-    from gpt2cli.training.state import Plan
-    from gpt2cli.training.trainer import Trainer
+    from gpt2cli.training.log import Log
+    from gpt2cli.training.state import Plan, Position
+    from gpt2cli.training.trainer import Report, Trainer
 
-
-_FLOATS = ("fp32", "bf16", "fp16")
-
-
-@dataclass(frozen=True)
-class Run(Group):
-    """Run"""
-
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            "-c",
-            metavar="NAME",
-            autocompletion=options.complete_config,
-            help="YAML file, or the name of a shipped config.",
-        ),
-    ] = None
-    data: Annotated[
-        Path | None, typer.Option("--data", "-d", metavar="FILE", help="UTF-8 text to learn from.")
-    ] = None
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Continue the run in DIR exactly; it knows its settings and where its text was.",
-        ),
-    ] = False
-
-
-@dataclass(frozen=True)
-class Recipe(Group):
-    """Recipe"""
-
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Optimiser steps; with --resume, a new number of them in all, to whose end the "
-            "learning rate then falls. [default: the config's]",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Sequences per step. [default: the config's]")
-    ] = None
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="N", help="Peak learning rate. [default: the config's]")
-    ] = None
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Random seed. [default: the config's]")
-    ] = None
-    save_precision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=options.one_of(*_FLOATS),
-            help="Precision on disk: fp32, bf16 or fp16. [default: fp32]",
-        ),
-    ] = None
-
-    def given(self) -> dict[str, int | float]:
-        """Settings of the training by name."""
-        names = ("batch_size", "learning_rate", "seed", "steps")
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Computing(Group):
-    """Machine"""
-
-    device: options.Device = "auto"
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            autocompletion=options.one_of("auto", "fp32", "bf16"),
-            help="auto (bf16 on GPUs that have it, else fp32), fp32 or bf16.",
-        ),
-    ] = "auto"
-    threads: options.Threads = None
-
+_PICTURES = (".png", ".svg")
 
 Out = Annotated[
     Path,
     typer.Option(
-        "--out", "-o", metavar="DIR", rich_help_panel="Run", help="Directory for the model."
+        "--out",
+        "-o",
+        metavar="DIR",
+        rich_help_panel="Run",
+        help="Directory for the model, or its adapter.",
     ),
 ]
 
 
-JsonSteps = Annotated[
-    bool,
-    typer.Option(
-        "--json", rich_help_panel="Output", help="Print one JSON object per line and step."
-    ),
-]
+@dataclass(frozen=True)
+class Following(Group):
+    """Output"""
+
+    sample_prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="What the model continues before and after. [default: held out]"
+        ),
+    ] = None
+    sample_every: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Show a sample every N steps, too.")
+    ] = None
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A line per step, as JSONL or CSV. [default: DIR/log.jsonl]"
+        ),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The loss curve, as PNG or SVG (needs matplotlib)."),
+    ] = None
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line and step.")
+    ] = False
+
+    def check(self) -> None:
+        """Raise `UsageError` for files that cannot be written."""
+        for path in (self.log, self.plot):
+            if path is not None:
+                check_writable(path)
+        if self.plot is not None:
+            from importlib.util import find_spec
+
+            if self.plot.suffix.lower() not in _PICTURES:
+                raise UsageError(f"plot must end in .png or .svg, not {self.plot.name}", "plot")
+            if find_spec("matplotlib") is None:
+                raise UsageError(
+                    "plot needs matplotlib; install it with: pip install 'gpt2cli[plot]'", "plot"
+                )
 
 
 @grouped
@@ -132,50 +90,96 @@ def train(
     *,
     out: Out,
     run: Run,
+    data: Data,
+    lora: Lora,
     recipe: Recipe,
     computing: Computing,
-    as_json: JsonSteps = False,
+    following: Following,
     messages: options.Messages,
 ) -> None:
-    """Train a GPT-2 of your own from a text file.
+    """Fine-tune a model on your texts, or train one of your own from scratch.
 
-    Its vocabulary comes first, then its weights.
+    With --from, all of a model is trained, or with --lora a small adapter of it. With --config
+    a vocabulary is learned first, and then a model of that size.
 
-    The last part of the text is held out to measure bits per byte; the best model so far
+    A part of the texts is held out to measure bits per byte; the best model so far
     is what DIR holds. Ctrl-C and SIGTERM save and stop; --resume continues from there, and with
-    more --steps trains a finished model longer. The directory loads with --model DIR, and in
-    transformers.
+    more --epochs or --steps trains a finished model longer. DIR loads with --model, or --adapter,
+    and in transformers and PEFT.
 
     \b
     Examples:
+      gpt2 train --from 124M --data book.txt --out mine
+      gpt2 train --from 124M --lora --data answers.jsonl --epochs 2 --out tuned
       gpt2 train --config bard --data shakespeare.txt --out my-bard
-      gpt2 train --config mine.yaml --data book.txt --out mine --steps 500 --precision bf16
-      gpt2 train --out my-bard --resume
+      gpt2 train --out mine --resume
     """
     if computing.threads is not None:
         limit_threads(computing.threads)
     check_device(computing.device)
     precision = _precision(computing.precision)
-    from gpt2cli.training.state import read_position
+    following.check()
+    from gpt2cli.training.state import check_directory, read_position
 
     position = read_position(out) if run.resume else None
-    plan = _plan(position.plan if position else None, run, recipe)
-    placement = place(computing.device, plan.precision if precision == "auto" else precision)
+    if position is None:
+        check_directory(out)
+    plan = make_plan(position.plan if position else None, run, data, lora, recipe, computing)
+    if precision == "auto":
+        precision = plan.precision
+    placement = place(computing.device, precision)
     plan = replace(plan, precision=placement.precision)
-    if position:
-        position.check_goes_on_as(plan)
-        if position.step == plan.training.steps:
-            notice(f"{out} has had its {position.step} steps; more --steps continue it", asked=True)
-            return
-    text = _read_text(Path(plan.data), moved=run.data is not None or position is None)
-    notice("encoding the text" if run.resume else "learning a vocabulary")
+    _check_data(plan, moved=bool(data.data) or position is None)
+    if position and _has_ended(position, plan):
+        notice(f"{out} has had its {position.step} steps; more --steps continue it", asked=True)
+        return
+    if plan.base and (run.run is not None or position):
+        fetched(plan.base, computing)
+    notice("reading the text" if run.resume or plan.base else "learning a vocabulary")
+    _train(plan, out, placement.device, run, recipe, following, messages.verbose)
 
-    from gpt2cli.training.run import open_run
 
-    opened = open_run(plan, text, out, device=placement.device, resume=run.resume)
+def _train(
+    plan: Plan,
+    out: Path,
+    device: str,
+    run: Run,
+    recipe: Recipe,
+    following: Following,
+    verbose: bool,
+) -> None:
+    from gpt2cli.training.log import LOG_FILE, Log
+    from gpt2cli.training.run import PACE, open_run
+
+    given = frozenset(recipe.given()) if run.base else PACE
+    opened = open_run(plan, out, device=device, resume=run.resume, given=given)
     with opened as trainer, _stop_on_signals() as stop:
-        _follow(trainer, stop, as_json=as_json, verbose=messages.verbose)
-    notice(f"done; try: gpt2 generate --model {shlex.quote(str(out))}", asked=True)
+        if verbose or trainer.plan.base:
+            train_view.tell_of(trainer)
+        log = Log(following.log or out / LOG_FILE, trainer.step)
+        _follow(trainer, stop, log, following, verbose=verbose)
+        _tell_of_end(trainer, log, out, following)
+
+
+def _check_data(plan: Plan, *, moved: bool) -> None:
+    """Raise `UsageError` for files that cannot be read."""
+    from gpt2cli.training.documents import Documents, Fields
+
+    for name in (*plan.data.files, *plan.data.validation):
+        if not moved and not Path(name).exists():
+            raise UsageError(f"the run's text, {name}, is gone; --data FILE tells where it is now")
+        Documents([name], Fields.parse(plan.data.fields))
+
+
+def _has_ended(position: Position, plan: Plan) -> bool:
+    """Whether a run has ended, and nothing says that it is to go on."""
+    before, now = position.plan.training, plan.training
+    is_same = (before.steps, before.epochs, before.patience) == (
+        now.steps,
+        now.epochs,
+        now.patience,
+    )
+    return is_same and (position.step == now.steps or position.ended_early)
 
 
 def _precision(name: str) -> str:
@@ -188,80 +192,57 @@ def _precision(name: str) -> str:
     return precision
 
 
-def _follow(trainer: Trainer, stop: _Stop, *, as_json: bool, verbose: bool) -> None:
+def _follow(
+    trainer: Trainer, stop: _Stop, log: Log, following: Following, *, verbose: bool
+) -> None:
     """Train and show progress. Raises `SystemExit` if a signal came first."""
-    if verbose:
-        _tell_of(trainer)
     begin, started = trainer.step, time.perf_counter()
-    train_view.follow(trainer, trainer.run(stop), as_json)
+    try:
+        train_view.follow(trainer, _watched(trainer, stop, log, following), following.as_json)
+    finally:
+        if following.plot is not None:
+            _plot(trainer, log, following.plot)
     if verbose:
         took = time.perf_counter() - started
         notice(f"{trainer.step - begin} steps in {took:,.1f} s", asked=True)
-    if trainer.step < trainer.settings.steps:
+    if not trainer.finished:
         complain(f"stopped after step {trainer.step} and saved; --resume continues from there")
         raise SystemExit(128 + stop.signal)
 
 
-def _plan(before: Plan | None, run: Run, recipe: Recipe) -> Plan:
-    """A new run's plan, or that of the run `before`, changed by what is given.
-
-    Precisions are auto where they are not known yet. The number of steps is the old one unless
-    given, for a command may have set it then. Raises `UsageError` for what is missing.
-    """
-    from gpt2cli.training.state import Plan
-
-    if before is None or not before.data:
-        for value, option in ((run.config, "--config NAME"), (run.data, "--data FILE")):
-            if value is None:
-                why = " to resume a run of an older version" if before else ""
-                raise UsageError(f"train needs {option}{why}")
-    spec = _load(run.config) if run.config else None
-    if spec:
-        plan = Plan(spec.model, spec.training)
-    else:
-        assert before is not None
-        plan = before
-    given = recipe.given()
-    if before:
-        given = {"steps": before.training.steps} | given
-    saved = before.save_precision if before else ""
-    if recipe.save_precision is not None:
-        saved = parse(recipe.save_precision, _FLOATS, "save_precision")
-    where = os.path.abspath(run.data) if run.data else before.data if before else ""
-    return replace(
-        plan,
-        training=replace(plan.training, **given),  # type: ignore[arg-type]
-        precision=(before.precision if before else "") or "auto",
-        save_precision=saved or "fp32",
-        data=where,
-    )
+def _watched(trainer: Trainer, stop: _Stop, log: Log, following: Following) -> Iterator[Report]:
+    """The reports of a run, which are written down, with samples in between."""
+    every = following.sample_every
+    for report in trainer.run(stop):
+        log.write(report)
+        yield report
+        first = report.step == 0 and trainer.plan.base
+        if first or (every is not None and report.step and report.step % every == 0):
+            _sample(trainer, "before" if first else f"step {report.step}", following.sample_prompt)
 
 
-def _read_text(path: Path, moved: bool) -> str:
-    if not moved and not path.exists():
-        raise UsageError(f"the run's text, {path}, is gone; --data FILE tells where it is now")
-    return read_file(path)
+def _sample(trainer: Trainer, title: str, prompt: str | None) -> None:
+    ids = trying.default_prompt(trainer) if prompt is None else trainer.tokenizer.encode(prompt)
+    trying.show(title, trainer.tokenizer.decode(ids), trying.write(trainer, ids))
 
 
-def _tell_of(run: Trainer) -> None:
-    """The parameters, tokens and device of a run, as text."""
-    parameters = sum(p.numel() for p in run.model.parameters())
-    notice(
-        f"{parameters:,} parameters, {len(run.corpus.train):,} tokens to learn from and "
-        f"{len(run.corpus.val) - 1:,} held out, on {run.device} in {run.plan.precision}",
-        asked=True,
-    )
+def _plot(trainer: Trainer, log: Log, path: Path) -> None:
+    from gpt2cli.cli.render import loss_plot
+
+    title = f"gpt2 train · {trainer.directory}"
+    write_file(path, loss_plot.picture(log.records, title, path.suffix.lower()[1:]))
 
 
-def _load(config: str) -> Spec:
-    if config.endswith((".yaml", ".yml")):
-        return load_spec(Path(config))
-    if spec := find_spec(config):
-        return spec
-    raise UsageError(
-        f"there is no config {config!r}; give a YAML file or a name of `gpt2 models`"
-        f"{did_you_mean(config, known_names())}"
-    )
+def _tell_of_end(trainer: Trainer, log: Log, out: Path, following: Following) -> None:
+    """What the run has changed, and how to try it."""
+    base, adapted = trainer.plan.base, trainer.plan.lora is not None
+    if base:
+        train_view.tell_of_change(log.records, early=trainer.position.ended_early)
+    if base or following.sample_prompt is not None:
+        trainer.load_best()
+        _sample(trainer, "after", following.sample_prompt)
+    model = ["--model", base, "--adapter", str(out)] if adapted else ["--model", str(out)]
+    notice(f"done; try: gpt2 generate {shlex.join(model)}", asked=True)
 
 
 class _Stop:

@@ -7,12 +7,13 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gpt2cli.cli.io.terminal import Output, is_watched, notice
+from gpt2cli.cli.io.terminal import Output, is_watched, log, notice
+from gpt2cli.cli.render import loss_plot
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
@@ -33,8 +34,11 @@ def follow(run: Trainer, reports: Iterator[Report], as_json: bool) -> None:
     with _status_line() as bars:
         task = bars.add_task("", total=run.settings.steps, completed=run.step)
         for report in reports:
-            bars.update(task, completed=report.step, loss=report.loss)
-            bars.update(task, speed=report.tokens_per_second)
+            if report.loss is not None:
+                bars.update(task, completed=report.step, loss=report.loss)
+                bars.update(task, speed=report.tokens_per_second)
+                if (share := _utilisation(run, report)) is not None:
+                    bars.update(task, mfu=share)
             if as_json:
                 output.write(json.dumps(asdict(report)) + "\n")
             if report.bits_per_byte is not None:
@@ -42,9 +46,70 @@ def follow(run: Trainer, reports: Iterator[Report], as_json: bool) -> None:
                 notice(validation_line(report, _width() - _PREFIX), asked=True)
 
 
+def _utilisation(run: Trainer, report: Report) -> float | None:
+    """The part of the GPU's speed that is used, if it is known."""
+    if run.device.type != "cuda" or run.plan.precision != "bf16":
+        return None
+    import torch
+
+    from gpt2cli.system.peaks import model_flops_utilisation
+
+    gpu, speed = torch.cuda.get_device_name(run.device), report.tokens_per_second
+    return model_flops_utilisation(run.config, speed, gpu, lora=run.plan.lora is not None)
+
+
+def tell_of(run: Trainer) -> None:
+    """What is trained, on what, for how long, and the memory that it takes, as text."""
+    from gpt2cli.system.memory import available
+    from gpt2cli.training.fitting import needed
+
+    settings, corpus = run.settings, run.corpus
+    total = sum(p.numel() for p in run.model.parameters())
+    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    what = f"{trained:,} of {total:,} parameters" if trained < total else f"{total:,} parameters"
+    held_out = int(corpus.validation.targets.sum())
+    notice(
+        f"{what}, {corpus.targets:,} tokens to learn from and {held_out:,} held out, "
+        f"on {run.device} in {run.plan.precision}",
+        asked=True,
+    )
+    epochs = settings.steps * settings.batch_size / corpus.rows
+    at_once = (
+        f", {settings.micro_batch} at once" if settings.micro_batch < settings.batch_size else ""
+    )
+    memory, free = needed(run.plan, run.config) / 1e9, available(str(run.device)) / 1e9
+    notice(
+        f"{settings.steps:,} steps of {settings.batch_size} sequences{at_once}: {epochs:.3g} "
+        f"epochs; about {memory:,.1f} GB of memory, {free:,.1f} GB free",
+        asked=True,
+    )
+
+
+def tell_of_change(records: Sequence[Mapping[str, Any]], *, early: bool) -> None:
+    """The loss curve, and validation before and after."""
+    if is_watched():
+        for line in loss_plot.lines(records, int(min(_width(), 80))):
+            log(line)
+    known = [record for record in records if record["val_loss"] is not None]
+    if not known:
+        return
+    first, best = known[0], min(known, key=lambda record: record["val_loss"])
+    if early:
+        notice("validation has not improved for a while, so that training ended early", asked=True)
+    if best is first:
+        notice("no validation was better than the first; the model has not improved", asked=True)
+    notice(
+        f"validation: {first['val_loss']:.3f} before, {best['val_loss']:.3f} at its best "
+        f"(step {best['step']}): {first['bits_per_byte']:.3f} and {best['bits_per_byte']:.3f} "
+        "bits/byte",
+        asked=True,
+    )
+
+
 def validation_line(report: Report, width: float) -> str:
     """The results of a validation, as far as they fit, in a fixed format."""
-    parts = [(0, f"step {report.step}:"), (3, f"loss {report.loss:.3f},")]
+    parts = [(0, f"step {report.step}:")]
+    parts += [] if report.loss is None else [(3, f"loss {report.loss:.3f},")]
     parts += [(2, f"val {report.val_loss:.3f},"), (0, f"{report.bits_per_byte:.3f} bits/byte,")]
     parts += [(1, "saved")] if report.best else []
     return " ".join(fitting(parts, width)).rstrip(",")
@@ -99,6 +164,7 @@ def status(task: Task) -> list[Part]:
         (1, "loss", "loss {:.3f}"),
         (2, "bits", "{:.3f} bits/byte"),
         (4, "speed", "{:,.0f} tokens/s"),
+        (6, "mfu", "{:.0%} MFU"),
     ):
         if name in task.fields:
             parts.append((rank, form.format(task.fields[name])))

@@ -131,13 +131,13 @@ def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
     ("extra", "code", "message"),
     [
         (["--config", "nothing"], 2, "there is no config 'nothing'"),
-        (["--data", "/nowhere"], 2, "cannot read /nowhere"),
+        (["--data", "/nowhere"], 2, "there is no file '/nowhere'"),
         (["--steps", "0"], 2, "steps must be at least 1"),
         (["--precision", "fp16"], 2, "training needs --precision fp32 or bf16"),
         (["--device", "tpu"], 2, "unknown device"),
         (["--resume"], 1, "nothing to resume"),
-        (["--batch-size", "100000000"], 2, "GB are free; choose a smaller batch"),
-        (["--data", "/dev/null"], 2, "text has only 0 bytes"),
+        (["--batch-size", "1000000000"], 2, "GB are free; choose a smaller batch"),
+        (["--data", "/dev/null"], 2, "cannot read /dev/null: it is no regular file"),
         (["--out", "/dev/null"], 2, "/dev/null is a file, not a directory"),
         (["--out", "/proc/x1"], 2, "cannot write a model into /proc/x1"),
         (["--save-precision", "int8"], 2, "--save-precision must be fp32, bf16 or fp16"),
@@ -156,7 +156,9 @@ def test_wrong_use_is_one_sentence_before_the_text_is_encoded(
     assert message in error_of(done)
 
 
-@pytest.mark.parametrize(("left", "message"), [(2, "needs --data FILE"), (4, "needs --config")])
+@pytest.mark.parametrize(
+    ("left", "message"), [(2, "needs --data FILE"), (4, "--config NAME to begin from scratch")]
+)
 def test_a_new_run_needs_config_and_text(
     run_main: Run, arguments: list[str], left: int, message: str
 ) -> None:
