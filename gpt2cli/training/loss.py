@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOGITS_BYTES = 200_000_000  # for logits and what is made of them, at any time
+# GPUs multiply matrices faster whose sides are multiples of this, as 50,257 is not.
+MULTIPLES = {"cuda": 64}
 
 
 def summed_loss(
@@ -49,19 +52,24 @@ class _SummedCrossEntropy(torch.autograd.Function):
         need_hidden, need_head = (learns and need for need in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_head = torch.zeros_like(head) if need_head else None
-        weight, total = head.to(dtype), torch.zeros((), dtype=wide, device=hidden.device)
+        V = len(head)
+        weight = F.pad(head.to(dtype), (0, 0, 0, -V % MULTIPLES.get(device, 1)))
+        total = torch.zeros((), dtype=wide, device=hidden.device)
         copies = wide.itemsize + (dtype.itemsize if dtype != wide else 0)
-        size = max(1, LOGITS_BYTES // (len(head) * copies))
+        size = max(1, LOGITS_BYTES // (len(weight) * copies))
         for begin in range(0, len(hidden), size):
             span = slice(begin, begin + size)
             x, own = hidden[span].to(dtype), targets[span, None]
-            losses, scores = _softmax((x @ weight.T).to(wide), own)
+            logits = (x @ weight.T).to(wide)
+            logits[:, V:] = -torch.inf  # which no token has
+            losses, scores = _softmax(logits, own)
+            del logits  # whose memory is that of the scores
             total += losses.sum()
             scores = scores.scatter_add_(1, own, -torch.ones_like(losses)).to(dtype)
             if grad_hidden is not None:
                 grad_hidden[span] = scores @ weight
             if grad_head is not None:
-                _add_product(grad_head, scores.T, x)
+                _add_product(grad_head, scores[:, :V].T, x)
             del scores  # before the next ones
         ctx.gradients = grad_hidden, grad_head
         return total

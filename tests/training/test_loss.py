@@ -51,6 +51,17 @@ def test_it_equals_cross_entropy_of_all_logits(
         assert torch.allclose(ours, theirs, atol=1e-12)
 
 
+def test_a_padded_head_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets, mask = numbers()
+    plain, _ = summed_loss(hidden, head, targets, mask)
+    wanted = torch.autograd.grad(plain, (hidden, head))
+    monkeypatch.setattr(loss, "MULTIPLES", {"cpu": 64})
+    padded, _ = summed_loss(hidden, head, targets, mask)
+    assert torch.allclose(padded, plain, rtol=1e-12)
+    for ours, theirs in zip(torch.autograd.grad(padded, (hidden, head)), wanted, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-12)
+
+
 def test_logits_that_overflow_an_exponential_are_no_trouble() -> None:
     hidden, head, targets, _ = numbers(torch.float32)
     total, _ = summed_loss(hidden * 1000, head, targets)

@@ -40,7 +40,9 @@ def test_a_text_and_a_model_are_all_it_takes(
 ) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     out = str(tmp_path / "out")
-    done = run_main("train", "--from", str(tiny_directory), "-d", str(tmp_path / "text.txt"), "-o", out)
+    done = run_main(
+        "train", "--from", str(tiny_directory), "-d", str(tmp_path / "text.txt"), "-o", out
+    )
     lines = done.stderr.decode().splitlines()
     assert "parameters, " in lines[0]
     assert " held out, on cpu in fp32" in lines[0]
