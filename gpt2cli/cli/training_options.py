@@ -223,11 +223,13 @@ class Recipe(Group):
     ] = None
 
     def given(self) -> dict[str, Any]:
-        """Settings of `TrainingConfig` by name."""
+        """Settings of `TrainingConfig` by name. Raises `UsageError` for two lengths."""
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError("epochs and steps exclude each other", "epochs", "steps")
         names = (f.name for f in fields(TrainingConfig))
         values = {name: getattr(self, name, None) for name in names}
         known = {name: value for name, value in values.items() if value is not None}
-        return {"epochs": None, **known} if "steps" in known and self.epochs is None else known
+        return {"epochs": None, **known} if "steps" in known else known
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def test_accumulated_steps_are_those_of_the_whole_batch(
     plan: Plan, tmp_path: Path, micro: int
 ) -> None:
     """Rows learn different numbers of tokens, so that means of means would differ."""
-    plan = with_settings(replace(plan, model=replace(plan.model, drop_rate=0.0)), batch_size=8)
+    plan = replace(plan, model=replace(plan.model, drop_rate=0.0))
+    plan = with_settings(plan, batch_size=8, epochs=None, steps=5)
     whole, first = trained(with_settings(plan, micro_batch_size=8), tmp_path / "whole")
     parts, second = trained(with_settings(plan, micro_batch_size=micro), tmp_path / "parts")
     assert len({int(n) for n in whole.corpus.batches.rows.targets}) > 2  # type: ignore[attr-defined]

@@ -97,7 +97,7 @@ def train(
     following: Following,
     messages: options.Messages,
 ) -> None:
-    """Fine-tune a model on your texts, or train one of your own from scratch.
+    """Fine-tune a model on your texts, or train one from scratch.
 
     With --from, all of a model is trained, or with --lora a small adapter of it. With --config
     a vocabulary is learned first, and then a model of that size.

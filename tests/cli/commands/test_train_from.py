@@ -16,7 +16,7 @@ from helpers import TEXT, Run, error_of
 
 from gpt2cli.training.state import STATE_FILE
 
-QUICK = ["--epochs", "1", "--batch-size", "4", "--learning-rate", "0.003", "--eval-interval", "2"]
+QUICK = ["--batch-size", "4", "--learning-rate", "0.003", "--eval-interval", "2"]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_text_and_a_model_are_all_it_takes(
     assert any(line.startswith("gpt2: validation: ") for line in lines)
     assert "gpt2: after" in lines
     assert lines[-1] == f"gpt2: done; try: gpt2 generate --model {out}"
-    run_main(*lines[-1].partition("try: gpt2 ")[2].split(), "-n", "3")
+    run_main(*lines[-1].partition("try: gpt2 ")[2].split(), "Who", "-n", "3")
 
 
 def test_an_adapter_is_tuned_and_the_command_to_try_it_works(
@@ -65,7 +65,7 @@ def test_an_adapter_is_tuned_and_the_command_to_try_it_works(
     trained = 2 * 2 * ((24 + 72) + (24 + 96))
     assert lines[0].startswith(f"gpt2: {trained:,} of ")
     assert lines[-1].endswith(f"--model {tiny_directory} --adapter {tmp_path / 'out'}")
-    run_main(*lines[-1].partition("try: gpt2 ")[2].split(), "-n", "3")
+    run_main(*lines[-1].partition("try: gpt2 ")[2].split(), "Who", "-n", "3")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["target_modules"] == ["attn.c_attn", "mlp.c_fc"]
     assert (config["r"], config["base_model_name_or_path"]) == (2, str(tiny_directory))
@@ -129,6 +129,7 @@ def test_a_run_killed_at_any_moment_goes_on_exactly(
         (["--schedule", "linear"], "--schedule must be one of cosine, wsd"),
         (["--micro-batch", "0"], "--micro-batch must be at least 1"),
         (["--epochs", "0"], "--epochs must be above 0"),
+        (["--epochs", "2", "--steps", "9"], "--epochs and --steps exclude each other"),
         (["--dropout", "1"], "must be at least 0 and below 1"),
         (["--plot", "/tmp/loss.gif"], "--plot must end in .png or .svg"),
         (["--log", "/nowhere/log.csv"], "/nowhere is no directory"),
