@@ -133,25 +133,41 @@ def training_bytes(
     """Bytes to train with AdamW on so many sequences of the whole context at once.
 
     Each weight takes 4 bytes, and each that is `trained` (all by default) 8 more for its moments
-    and 4 for its gradient, which takes the place of activations. Each layer keeps 16.5 · T · C
-    activations where attention is fused, and two dropout masks, which PyTorch stores in
-    fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34
-    bytes in half precision. LoRA of all matrices needs no inputs of theirs (7 · T · C), but has a
-    dropout of each (14). With `checkpointing` that is one layer, and of the others what goes
-    into them. Logits are computed by parts. With bf16 weights stay in fp32, and
-    activations take at least half.
+    and 4 for its gradient, which takes the place of activations. Logits are computed by parts.
     """
-    T, C, L, V = config.context_length, config.emb_dim, config.n_layers, config.vocab_size
+    T, C, V = config.context_length, config.emb_dim, config.vocab_size
     total = total_parameters(config)
     trained = total if trained is None else trained
-    width = _FP32 if precision == "fp32" else _FP32 // 2
-    layer = 18.5 if trained == total else 25.5
-    layers = layer + L + 3 if checkpointing else layer * L
-    activations = int(width * batch_size * T * C * layers)
+    lora = trained < total
     # Those of the head come first, when all activations are there.
-    at_first = activations + min(_LOGITS, 2 * _FP32 * batch_size * T * V)
-    at_first += _FP32 * V * C if trained == total else 0
+    at_first = activation_bytes(
+        config, batch_size, precision, lora=lora, checkpointing=checkpointing
+    )
+    at_first += min(_LOGITS, 2 * _FP32 * batch_size * T * V)
+    at_first += 0 if lora else _FP32 * V * C
     return _FP32 * total + 8 * trained + max(at_first, _FP32 * trained)
+
+
+def activation_bytes(
+    config: ModelConfig,
+    batch_size: int = 1,
+    precision: str = "fp32",
+    *,
+    lora: bool = False,
+    checkpointing: bool = False,
+) -> int:
+    """Bytes that a training step keeps of the way forward, but for logits.
+
+    Each layer keeps 16.5 · T · C numbers where attention is fused, and two dropout masks, which
+    PyTorch stores in fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1,
+    count as 34 bytes in half precision. LoRA of all matrices needs no inputs of theirs (7 · T · C),
+    but has a dropout of each (14). With `checkpointing` that is one layer, and of the others what
+    goes into them. With bf16 they take at least half.
+    """
+    layer, L = 25.5 if lora else 18.5, config.n_layers
+    layers = layer + L + 3 if checkpointing else layer * L
+    width = _FP32 if precision == "fp32" else _FP32 // 2
+    return int(width * batch_size * config.context_length * config.emb_dim * layers)
 
 
 def flops_per_token(config: ModelConfig, context: int = 0) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.system import estimate, machine
@@ -81,23 +79,6 @@ def available(device: str) -> int:
     """Bytes that are free on a device."""
     on_gpu = device.startswith("cuda")
     return machine.detect().memory_available if on_gpu else machine.memory()[1]
-
-
-_MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
-
-
-def avoid_fragments() -> None:
-    """Let large arrays of this process have pages of their own, where the C library is glibc.
-
-    It would otherwise put arrays of up to 32 MB side by side, and training, which frees
-    activations of several sizes in another order than it makes them, took up to 40 % more memory.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes
-
-    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 def _needed(config: ModelConfig, placement: Placement, rows: int, tokens: int) -> int:

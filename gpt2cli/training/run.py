@@ -16,7 +16,6 @@ from gpt2cli.errors import UsageError
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.lora import add_lora
 from gpt2cli.progress import Advance
-from gpt2cli.system.memory import avoid_fragments
 from gpt2cli.text import vocabulary
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.training import state
@@ -29,7 +28,7 @@ from gpt2cli.training.corpus import (
     vocabulary_files,
 )
 from gpt2cli.training.documents import Documents, Fields
-from gpt2cli.training.fitting import fitted
+from gpt2cli.training.fitting import fitted, save_memory
 from gpt2cli.training.state import Plan
 from gpt2cli.training.tokens import MOST_HELD_OUT, Tokens, prepare
 from gpt2cli.training.trainer import Trainer
@@ -73,8 +72,8 @@ def open_run(
     is too short or another, a setting has changed or memory does not suffice, and `WeightsError`
     if there is nothing to resume.
     """
-    if device == "cpu":
-        avoid_fragments()
+    if device == "cpu" and plan.training.activation_checkpointing:
+        save_memory()
     texts = Texts.of(plan)
     smallest = plan.model if plan.base else replace(plan.model, vocab_size=SMALLEST_VOCABULARY)
     fitted(plan, smallest, device)

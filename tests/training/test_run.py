@@ -11,7 +11,8 @@ from helpers import TEXT
 from runs import PLAN, train, with_settings
 
 from gpt2cli.errors import UsageError
-from gpt2cli.system import estimate, machine
+from gpt2cli.system import machine
+from gpt2cli.training import fitting
 from gpt2cli.training import run as runs
 from gpt2cli.training.optimizer import learning_rate
 from gpt2cli.training.state import read_position
@@ -78,9 +79,10 @@ def test_memory_is_counted_before_the_text_is_read_closely(
 
 
 def test_what_fits_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = estimate.training_bytes(PLAN.model, PLAN.training.batch_size)
+    plan = with_settings(micro_batch_size=PLAN.training.batch_size)
+    needed = fitting.needed(plan, PLAN.model, "cpu")
     monkeypatch.setattr(machine, "memory", lambda: (needed, needed))
-    train(tmp_path, stop_after=1)
+    train(tmp_path, plan, stop_after=1)
 
 
 @pytest.mark.parametrize("text", ["", "To be, or not to be."])

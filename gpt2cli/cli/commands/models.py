@@ -46,7 +46,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List the models that are here or can be fetched; pull, rm, path, merge.
+    """List the models here or to be fetched; pull, rm, path, merge.
 
     \b
     Examples:

@@ -77,7 +77,8 @@ def tell_of(run: Trainer) -> None:
     at_once = (
         f", {settings.micro_batch} at once" if settings.micro_batch < settings.batch_size else ""
     )
-    memory, free = needed(run.plan, run.config) / 1e9, available(str(run.device)) / 1e9
+    device = str(run.device)
+    memory, free = needed(run.plan, run.config, device) / 1e9, available(device) / 1e9
     notice(
         f"{settings.steps:,} steps of {settings.batch_size} sequences{at_once}: {epochs:.3g} "
         f"epochs; about {memory:,.1f} GB of memory, {free:,.1f} GB free",
