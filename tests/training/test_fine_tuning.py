@@ -291,3 +291,13 @@ def test_random_models_stay_as_they_are(tiny_config: ModelConfig, tiny_directory
     """No run of the others has changed the files that it began with."""
     for name, p in random_model(tiny_config).named_parameters():
         assert torch.equal(p, checkpoint.load(tiny_directory).get_parameter(name)), name
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(plan: Plan, tmp_path: Path) -> None:
+    plan = replace(plan, model=replace(plan.model, drop_rate=0.0))
+    _, plain = trained(plan, tmp_path / "plain", stop_after=3)
+    run, compiled = trained(with_settings(plan, compile=True), tmp_path / "fast", stop_after=3)
+    assert run.model.blocks[0]._compiled_call_impl is not None
+    assert [r.loss for r in plain[1:]] == pytest.approx([r.loss for r in compiled[1:]], rel=1e-4)
+    checkpoint.load(tmp_path / "fast")
