@@ -184,7 +184,7 @@ def bulk(bench: Bench) -> None:
     file, out = bench.directory / "rows.jsonl", bench.directory / "out.jsonl"
     with server(command, port):
         for clients in (16, 64):
-            bodies = bench.requests(4 * clients, 64)
+            bodies = bench.requests(3 * clients, 40)
             streamed, plain, its = [], [], []
             for _ in range(bench.rounds):
                 for body in bodies:
