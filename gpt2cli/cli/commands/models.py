@@ -46,7 +46,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List the models that are here or can be fetched; pull, rm, path, merge.
+    """List models, here or on the hub; pull, rm, path, merge.
 
     \b
     Examples:

@@ -171,7 +171,7 @@ def _options(access: Access, load: Load, messages: Messages, address: Address) -
         max_sequences=load.max_sequences,
         queue=load.queue,
         workers=load.workers,
-        log_requests=not messages.quiet,
+        quiet=messages.quiet,
         log_json=messages.log_json,
     )
 
@@ -196,7 +196,7 @@ def _serve(model: LoadedModel, address: Address, listener: socket, chosen: Optio
     url = address.url(listener)
 
     def ready() -> None:
-        if chosen.log_requests:
+        if not chosen.quiet:
             complain(f"{model.describe()}, at {url}; Ctrl-C ends it")
             complain(f"try: {_example(model, address, url, bool(chosen.policy.key))}")
 
