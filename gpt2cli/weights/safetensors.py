@@ -140,6 +140,15 @@ def write_safetensors(
         save_file(tensors, temporary, metadata)
 
 
+def write_arrays(arrays: Mapping[str, NDArray], path: Path, metadata: dict[str, str]) -> None:
+    """The same for NumPy's arrays."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with _replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata)
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """The metadata in a safetensors file's header. Raises `WeightsError` if it is damaged."""
     try:

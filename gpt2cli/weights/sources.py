@@ -70,6 +70,11 @@ def resolve(model: str) -> Source:
     if path.suffix in (".yaml", ".yml"):
         return _from_spec(load_spec(path))
     if path.is_dir():
+        if (path / layout.ADAPTER_CONFIG).is_file() and not (path / layout.CONFIG).is_file():
+            raise ConfigError(
+                f"{path} is no model; name the one that it was made for, and give it as adapter",
+                "adapter",
+            )
         if not (path / layout.CONFIG).is_file():
             raise ConfigError(f"{path} holds no model: it has no {layout.CONFIG}")
         return Source(model, None, None, path)
