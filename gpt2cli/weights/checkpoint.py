@@ -228,7 +228,7 @@ def _check(
 
 
 def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> None:
-    """Write weights and `config.json` so that `load` and transformers can read them.
+    """Write weights and `config.json` so that `load`, transformers and mlx-lm can read them.
 
     transformers always has QKV biases, so a model without gets zeros there.
     """
@@ -242,7 +242,7 @@ def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> 
         for i in range(model.config.n_layers):
             tensors[f"h.{i}{QKV_BIAS}"] = torch.zeros(3 * model.config.emb_dim, dtype=dtype)
     directory.mkdir(parents=True, exist_ok=True)
-    named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+    named = {name: tensor.contiguous() for name, tensor in tensors.items()}
     config = to_hub_config(model.config, end_of_text, str(dtype).removeprefix("torch."))
     # Weights come last: with them the directory is a model.
     write_text(json.dumps(config, indent=2) + "\n", directory / layout.CONFIG)
