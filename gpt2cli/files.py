@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from gpt2cli.errors import GPT2CLIError, UsageError
 
 LEFTOVER_SECONDS = 24 * 3600
+_SAMPLED, _PAGE = 16, 4096  # pages of a file, and their bytes
 
 
 @contextmanager
@@ -55,6 +57,19 @@ def discard_leftovers(directory: Path, name: str | None = None) -> int:
         except OSError:  # another process was faster
             continue
     return freed
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """A hash that tells large files from others: of size, time and some pages of each."""
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            for i in range(_SAMPLED):
+                file.seek(i * max(0, stat.st_size - _PAGE) // (_SAMPLED - 1))
+                digest.update(file.read(_PAGE))
+    return digest.hexdigest()
 
 
 def _is_running(process: int) -> bool:
