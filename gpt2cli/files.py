@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,25 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory next to `path` that becomes it only if the block succeeds.
+
+    Raises `UsageError` if something is there already, or nothing can be written.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists; write to another directory")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.rename(temporary, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def discard_leftovers(directory: Path, name: str | None = None) -> int:

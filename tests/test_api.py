@@ -19,7 +19,7 @@ from gpt2cli.errors import ConfigError, DeviceError, UsageError, WeightsError
 from gpt2cli.generation.loop import generate
 from gpt2cli.system.device import Placement
 
-FACTS = {"model", "repo_id", "revision", "device", "precision", "engine", "version"}
+FACTS = {"model", "repo_id", "revision", "adapters", "device", "precision", "engine", "version"}
 
 
 def test_generate_and_stream_are_the_loop_with_the_models_own_settings(

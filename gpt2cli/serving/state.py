@@ -52,7 +52,7 @@ def describe(model: LoadedModel, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a run and its model's, in JSON. The model has been fetched."""
     from gpt2cli.decoders.native.quantize import identity
 
-    weights = identity(model.directory)["identity"][:16]
+    weights = identity(model.directory, model.adapters)["identity"][:16]
     found: dict[str, Any] = json.loads(json.dumps({**model.facts(), "weights": weights, **facts}))
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from gpt2cli.model.gpt2 import GPT2
+    from gpt2cli.weights.merging import Chosen
 
 # Ours → the hub's, applied in this order. Matrices are (in, out) on both sides, so nothing
 # is transposed.
@@ -95,9 +96,12 @@ def _no_weights(directory: Path) -> str:
     return f"{directory} has no {layout.WEIGHTS}"
 
 
-def read(directory: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
+def read(
+    directory: Path, adapters: Sequence[Chosen] = ()
+) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     """The architecture of a checkpoint and its tensors by our names, still in the file.
 
+    `adapters` are merged in when a tensor is used.
     Raises `WeightsError` that lists every missing, unexpected or wrongly shaped tensor.
     """
     config = read_hub_config(directory / layout.CONFIG)
@@ -112,7 +116,12 @@ def read(directory: Path) -> tuple[ModelConfig, dict[str, StoredTensor]]:
     shapes = parameter_shapes(config)
     wanted = {hub_name(name): shape for name, shape in shapes.items()}
     check_shapes(wanted, {name: tensor.shape for name, tensor in stored.items()}, directory)
-    return config, {name: stored[hub_name(name)] for name in shapes}
+    tensors = {name: stored[hub_name(name)] for name in shapes}
+    if adapters:
+        from gpt2cli.weights.merging import merge
+
+        tensors = merge(tensors, config, adapters)
+    return config, tensors
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -143,6 +152,7 @@ def _linear(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
 
 def load(
     directory: Path,
+    adapters: Sequence[Chosen] = (),
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -154,7 +164,7 @@ def load(
     """
     import torch
 
-    config, tensors = read(directory)
+    config, tensors = read(directory, adapters)
     dtype = dtype or torch.float32
     return assemble(config, {name: t.to_torch(device, dtype) for name, t in tensors.items()})
 

@@ -150,6 +150,15 @@ def write_safetensors(
         save_file(tensors, temporary, metadata)
 
 
+def write_arrays(arrays: Mapping[str, NDArray], path: Path, metadata: dict[str, str]) -> None:
+    """The same for NumPy's arrays."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata)
+
+
 def write_streamed(
     kinds: Mapping[str, tuple[str, tuple[int, ...]]],
     arrays: Iterable[NDArray],
@@ -157,7 +166,7 @@ def write_streamed(
     metadata: Mapping[str, str],
     progress: Progress | None = None,
 ) -> None:
-    """The same for arrays of bits that come one at a time; `kinds` are their types and shapes.
+    """The same for bits that come one at a time; `kinds` are their types and shapes.
 
     Types have PyTorch's names. `progress` is called with the bytes written.
     """

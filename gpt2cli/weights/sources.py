@@ -78,6 +78,11 @@ def resolve(model: str) -> Source:
     if path.suffix.lower() == ".gguf":
         return _from_gguf(model, path)
     if path.is_dir():
+        if (path / layout.ADAPTER_CONFIG).is_file() and not (path / layout.CONFIG).is_file():
+            raise ConfigError(
+                f"{path} is no model; name the one that it was made for, and give it as adapter",
+                "adapter",
+            )
         if not (path / layout.CONFIG).is_file():
             raise ConfigError(f"{path} holds no model: it has no {layout.CONFIG}")
         return Source(model, None, None, path)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpt2cli.cli import options
+from gpt2cli.cli import opening, options
 from gpt2cli.cli.io.progress import download_progress
 from gpt2cli.cli.io.terminal import Output, notice, visible
 from gpt2cli.cli.render.tables import new_table, print_rich
@@ -45,7 +46,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List the models that are here or can be fetched; pull, rm, path.
+    """List the models that are here or can be fetched; pull, rm, path, merge.
 
     \b
     Examples:
@@ -135,6 +136,34 @@ def rm(name: CachedName, quiet: options.Quiet = False, debug: options.Debug = Fa
 
     freed = cache.remove(_hub_id(name)) + quantize.prune()
     notice(f"removed {name}: {freed / 1e6:,.1f} MB freed")
+
+
+@app.command(cls=Command)
+def merge(
+    name: Name,
+    adapter: options.Adapter = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Directory to write; it must not exist."),
+    ] = None,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a model with adapters merged into it, in fp32, as gpt2 and transformers read it.
+
+    \b
+    Examples:
+      gpt2 models merge 124M --adapter tuned -o merged
+      gpt2 models merge bard --adapter verse=0.7 --adapter prose=0.3 -o both
+    """
+    if not adapter or out is None:
+        raise UsageError("merge needs --adapter DIR and --out DIR")
+    machine = options.Machine(device="cpu", offline=offline)
+    model = opening.load_named(name, machine, "fp32", adapter)
+    with download_progress() as progress:
+        model.save(out, progress)
+    Output().write(f"{out}\n")
 
 
 @app.command(cls=Command)
