@@ -37,18 +37,25 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary directory next to `path` that becomes it only if the block succeeds.
 
-    Raises `UsageError` if something is there already, or nothing can be written.
+    Raises `UsageError` if something is there already and may not be overwritten, or nothing can
+    be written.
     """
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path} exists; write to another directory")
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        os.rename(temporary, path)
+        if os.path.lexists(path):
+            old = temporary.with_suffix(".old.tmp")
+            os.rename(path, old)
+            os.rename(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     finally:
@@ -179,6 +186,15 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     except (ValueError, RuntimeError) as error:  # links in a circle
         raise UsageError(f"cannot write {path}: {error}") from None
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raise `UsageError` if the disk has no room for `size` bytes where `path` is to be."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    if size > (free := shutil.disk_usage(folder).free):
+        raise UsageError(
+            f"{path} takes {size / 1e9:,.1f} GB and {folder} has {free / 1e9:,.1f} GB free"
+        )
 
 
 def append_to_file(path: Path, text: str) -> None:

@@ -80,11 +80,6 @@ class Plan:
         """What all tensors take."""
         return sum(self.length(name, shape) for name, shape in self.shapes().items())
 
-    @property
-    def memory(self) -> int:
-        """Bytes that the largest tensor takes, as it is and while it is converted."""
-        return 4 * 4 * max(int(np.prod(shape)) for shape in self.shapes().values())
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """What is written, by our names; llama.cpp wants QKV biases also where there are none."""
         found, config = names.shapes(self.config), self.config

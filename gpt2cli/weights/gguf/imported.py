@@ -13,12 +13,11 @@ import shutil
 from pathlib import Path
 
 from gpt2cli.errors import WeightsError
-from gpt2cli.files import fingerprint
+from gpt2cli.files import check_space, fingerprint
 from gpt2cli.progress import Progress
 from gpt2cli.text.vocabulary import VOCABULARY
 from gpt2cli.weights import checkpoint, layout
 from gpt2cli.weights.gguf import model as gguf_model
-from gpt2cli.weights.gguf.model import GGUFModel
 from gpt2cli.weights.safetensors import read_metadata, write_text
 
 _SOURCE = "gguf"  # the key, in the weights' metadata, of the file that they are from
@@ -45,7 +44,7 @@ def convert(path: Path, *, vocabulary_only: bool = False, progress: Progress | N
     place, model = _place(path), gguf_model.read(path)
     files, dtypes, end_of_text = model.vocabulary_files(), model.dtypes(), model.end_of_text()
     if not vocabulary_only:
-        _check_room(model, place)
+        check_space(place, model.bytes)
     checkpoint.write_config(model.config, place, end_of_text, dtypes["token_embedding.weight"])
     for name, text in files.items():
         write_text(text, place / name)
@@ -101,17 +100,6 @@ def _place(path: Path) -> Path:
         return _folder() / f"{_location(path)}-{fingerprint([path])[:16]}"
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _check_room(model: GGUFModel, place: Path) -> None:
-    """Raise `WeightsError` if the disk has no room for a model's weights."""
-    existing = next(folder for folder in place.parents if folder.is_dir())
-    needed, free = model.bytes, shutil.disk_usage(existing).free
-    if needed > free:
-        raise WeightsError(
-            f"{model.path} takes {needed / 1e9:,.1f} GB when converted and {existing} has "
-            f"{free / 1e9:,.1f} GB free; make room, or set HF_HOME to another disk"
-        )
 
 
 def _discard(place: Path) -> int:
