@@ -132,7 +132,7 @@ class GGUFModel:
             ("tokenizer.ggml.model", (names.TOKENIZER,)),
             ("tokenizer.ggml.pre", (names.PRE_TOKENIZER, "default")),
         ):
-            if (found := metadata.get(key, allowed[0])) not in allowed:
+            if (found := _single(metadata.get(key, allowed[0]))) not in allowed:
                 raise WeightsError(
                     f"{self.path} is not supported: its {key} is {shown(found)}, where GPT-2 has "
                     f"{allowed[0]!r}"
@@ -166,15 +166,13 @@ def read(path: Path) -> GGUFModel:
     """
     header = head.read(path)
     metadata, tensors = header.metadata, header.tensors
-    if metadata.get("general.type", "model") != "model":
-        raise WeightsError(
-            f"{path} holds no model: it is of type {shown(metadata['general.type'])}"
-        )
-    if (kind := metadata.get("general.architecture")) != names.ARCHITECTURE:
+    if (kind := _single(metadata.get("general.type", "model"))) != "model":
+        raise WeightsError(f"{path} holds no model: it is of type {shown(kind)}")
+    if (kind := _single(metadata.get("general.architecture"))) != names.ARCHITECTURE:
         raise ConfigError(
             f"{path} is not a GPT-2 that gpt2cli can run: its architecture is {shown(kind)}"
         )
-    if metadata.get("split.count", 0) not in (0, 1):
+    if _single(metadata.get("split.count", 0)) not in (0, 1):
         raise WeightsError(f"{path} is a part of a model; join the parts with llama-gguf-split")
     config = _config(header)
     wanted = {names.gguf_name(n): shape for n, shape in names.shapes(config).items()}
@@ -212,6 +210,11 @@ def _has_qkv_bias(header: Header) -> bool:
     biases = [t for name, t in header.tensors.items() if name.endswith(names.QKV_BIAS)]
     _check_lengths(header, biases)
     return any(t.kind not in _KEPT or _read(header, t).bits.any() for t in biases)
+
+
+def _single(value: Any) -> Any:
+    """A value that can be compared: of an array, how it looks."""
+    return shown(value) if isinstance(value, list | np.ndarray) else value
 
 
 def _texts(header: Header, key: str) -> list[str]:
