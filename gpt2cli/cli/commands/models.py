@@ -105,7 +105,9 @@ def _print_table(rows: list[_Row]) -> None:
 def _hub_id(name: str) -> str:
     source = sources.resolve(name)
     if source.repo_id is None:
-        raise UsageError(f"{name} does not come from the hub; it is in {source.directory}")
+        raise UsageError(
+            f"{name} does not come from the hub; it is in {source.file or source.directory}"
+        )
     return source.repo_id
 
 
