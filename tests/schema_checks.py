@@ -6,6 +6,7 @@ one another would have nearly all random requests refused, so these are settled 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ REASONS = (
     r"no token is left to choose",  # a penalty of 1e-300, or a bias of each token of a regex
     r"(regex|json_schema|grammar)(: | is )",  # the languages of these
     r"the constraint failed",
+    r"prompts times n may be up to",
 )
 WITHOUT_MIROSTAT = ("top_k", "top_p", "min_p", "typical_p", "xtc_probability")
 WITHOUT_CONSTRAINT = ("stop", "stop_token_ids", "ignore_eos", "min_tokens")
@@ -60,3 +62,17 @@ def refused_for_what_no_schema_says(
     if _is_allowed(case) and response.status_code == 400:
         message = response.json()["error"]["message"]
         assert any(re.match(reason, message) for reason in REASONS), message
+
+
+@schemathesis.check
+def streams_have_an_end(
+    ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case[Any]
+) -> None:
+    """Fail for a stream that has anything but chunks, and then [DONE] or what has gone wrong."""
+    if not response.headers.get("content-type", [""])[0].startswith("text/event-stream"):
+        return
+    *events, last, nothing = response.content.decode().split("\n\n")
+    assert nothing == ""
+    for event in events:
+        assert json.loads(event.removeprefix("data: "))["object"] == "text_completion"
+    assert last == "data: [DONE]" or "error" in json.loads(last.removeprefix("data: "))

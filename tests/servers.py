@@ -93,7 +93,7 @@ class Command:
             self.lines.append(line.decode().rstrip("\n"))
             if match := re.search(r"at http://[^ ]*:(\d+); Ctrl-C", self.lines[-1]):
                 self.port = int(match[1])
-            if "at http" in self.lines[-1] or "at unix" in self.lines[-1]:
+            if "try: curl" in self.lines[-1]:
                 ready.set()
         ready.set()
 

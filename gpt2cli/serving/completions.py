@@ -27,6 +27,8 @@ MOST_TOKENS = 16  # that OpenAI generates where a request does not say
 # What OpenAI does where a request says nothing.
 DEFAULTS = {"max_tokens": MOST_TOKENS, "temperature": 1.0, "top_p": 1.0}
 MOST_STOPS, LONGEST_STOP = 256, 1000  # each is looked for after every token
+LARGEST = 1e30  # of a number, so that arithmetic in float32 has room
+SEEDS = (-(2**63), 2**64 - 1)  # with those of 64 bits that have a sign
 CONSTRAINTS = ("regex", "json_schema", "choice", "grammar")
 NAMES = {"samples": "n", "bias": "logit_bias"}  # of settings that have others here
 _OF_A_STREAM = ("include_usage", "continuous_usage_stats")
@@ -132,11 +134,17 @@ def _check_plain(body: Mapping[str, Any]) -> None:
 
 def _whole(body: Mapping[str, Any], name: str, default: Any, *, least: int = 0) -> Any:
     value = body.get(name, default)
+    _check_size(name, value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if name in body and (type(value) is not int or value < least):
         raise UsageError(f"{name} must be a whole number from {least}, not {shown(value)}", name)
     return value
+
+
+def _check_size(name: str, value: Any) -> None:
+    if type(value) in (int, float) and abs(value) > LARGEST:
+        raise UsageError(f"{name} must be up to {LARGEST:g}, not {shown(value)}", name)
 
 
 def _switch(body: Mapping[str, Any], name: str) -> bool:
@@ -167,14 +175,17 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that need a word of their own, in the types of the library."""
     changed: dict[str, Any] = {}
     for name, value in settings.items():
+        _check_size(name, value)
         if isinstance(value, float) and value.is_integer():
             changed[name] = int(value)  # JSON knows but one kind of number
         elif isinstance(value, str) and name not in ("stop", "overflow"):
             raise UsageError(f"{name} must be a number, not {shown(value)}", name)
     if settings.get("top_k") in (0, -1) and type(settings["top_k"]) is not bool:
         changed["top_k"] = None  # as vLLM says that there is no limit
-    if type(seed := settings.get("seed")) is int and seed < 0:
-        changed["seed"] = seed % 2**64  # OpenAI's seeds have a sign
+    if type(seed := changed.get("seed", settings.get("seed"))) is int:
+        if not SEEDS[0] <= seed <= SEEDS[1]:
+            raise UsageError(f"seed must be a number of 64 bits, not {shown(seed)}", "seed")
+        changed["seed"] = seed % 2**64  # OpenAI's have a sign
     if settings.get("overflow", OVERFLOW[0]) not in OVERFLOW:
         raise UsageError(
             f"overflow must be slide or error, not {shown(settings['overflow'])}", "overflow"
@@ -319,19 +330,26 @@ def choices(
     found: Completion, answer: Answer, prompt: Sequence[int], tokenizer: Tokenizer, first: int = 0
 ) -> list[dict[str, Any]]:
     """The choices of one prompt, given as tokens; they are numbered from `first`."""
-    samples = found.samples
-    if answer.n is not None and len(samples) > answer.n:
-        samples = sorted(samples, key=_mean_logprob, reverse=True)[: answer.n]
     return [
         {
             "index": first + i,
-            "text": answer.echo + (sample.text if answer.asked else ""),
-            "finish_reason": finish_reason(sample.finish_reason if answer.asked else "length"),
+            "text": answer.echo + sample.text,
+            "finish_reason": finish_reason(sample.finish_reason),
             "logprobs": _logprobs(found, sample, answer, prompt, tokenizer),
             "seed": found.seed,
         }
-        for i, sample in enumerate(samples)
+        for i, sample in enumerate(shown_of(found, answer))
     ]
+
+
+def shown_of(found: Completion, answer: Answer) -> Sequence[Sample]:
+    """The samples that an answer shows, the best first if it chooses; empty if none was asked."""
+    from gpt2cli.generation.record import Sample
+
+    samples = found.samples
+    if answer.n is not None and len(samples) > answer.n:
+        samples = sorted(samples, key=_mean_logprob, reverse=True)[: answer.n]
+    return samples if answer.asked else [Sample(finish_reason="length") for _ in samples]
 
 
 def finish_reason(reason: str | None) -> str | None:
@@ -360,7 +378,7 @@ def _logprobs(
     lister = Lister(tokenizer)
     echoed = zip(prompt, found.prompt_logprobs, strict=True) if found.prompt_logprobs else ()
     before = lister.echo(echoed, answer.echo)
-    after = lister.list((one.id, one) for one in _of_text(sample) if answer.asked)
+    after = lister.list((one.id, one) for one in _of_text(sample))
     return {name: before[name] + after[name] for name in before}
 
 

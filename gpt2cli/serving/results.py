@@ -95,7 +95,7 @@ class Lines:
                 "completion_tokens": len(sample.token_ids),
             }
             | ({"logprobs": list(map(asdict, sample.logprobs))} if sample.logprobs else {})
-            for sample in found.samples
+            for sample in completions.shown_of(found, row.answer)
         ]
         result: dict[str, Any] = values[0]
         if len(values) > 1:

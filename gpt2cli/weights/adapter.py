@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.config.lora import MATRICES
@@ -82,6 +82,15 @@ class Adapter:
         """The numbers in it."""
         factors = sum(update.a.size + update.b.size for update in self.updates.values())
         return factors + sum(array.size for array in self.saved.values())
+
+    def describe(self) -> dict[str, list[Any]]:
+        """Ranks, the kinds of matrices that have them, and the modules trained as a whole."""
+        names = [_module(name) for name in self.updates]
+        return {
+            "ranks": sorted({update.rank for update in self.updates.values()}),
+            "targets": [m for m in MATRICES if any(name.endswith(f"{m}.weight") for name in names)],
+            "saved": sorted({checkpoint.hub_name(n).rpartition(".")[0] for n in self.saved}),
+        }
 
 
 def files(directory: Path) -> tuple[Path, Path]:

@@ -112,6 +112,11 @@ def test_the_format_of_the_output_can_be_the_other_one(tmp_path: Path) -> None:
     [row] = read_rows(tmp_path / "plain.jsonl")
     assert row["custom_id"] == "a"
     assert (row["finish_reason"], row["completion_tokens"]) == ("length", 8)
+    lines = [line(best_of=4, seed=1), line(max_tokens=0, echo=True)]
+    run(write_rows(tmp_path / "few.jsonl", lines), tmp_path / "few.out.jsonl", format="jsonl")
+    one, none = read_rows(tmp_path / "few.out.jsonl")
+    assert isinstance(one["completion"], str)
+    assert (none["completion"], none["completion_tokens"]) == ("Say", 0)
     source = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     run(source, tmp_path / "openai.jsonl", format="openai", ordered=False)
     rows = read_rows(tmp_path / "openai.jsonl")

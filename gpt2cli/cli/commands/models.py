@@ -48,7 +48,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List the models that are here or can be fetched; pull, rm, path, merge, export.
+    """List models, here or on the hub; pull, rm, path, merge, export.
 
     \b
     Examples:

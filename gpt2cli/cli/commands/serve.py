@@ -126,7 +126,7 @@ def serve(
     \b
     Examples:
       gpt2 serve --model bard
-      gpt2 serve -m 124M --precision int8 --port 8080
+      gpt2 serve -m 124M --adapter tuned --precision int8 --port 8080
       GPT2_API_KEY=secret gpt2 serve --host 0.0.0.0
       gpt2 serve --uds /run/gpt2.sock --workers 4
     """
@@ -171,7 +171,7 @@ def _options(access: Access, load: Load, messages: Messages, address: Address) -
         max_sequences=load.max_sequences,
         queue=load.queue,
         workers=load.workers,
-        log_requests=not messages.quiet,
+        quiet=messages.quiet,
         log_json=messages.log_json,
     )
 
@@ -196,7 +196,7 @@ def _serve(model: LoadedModel, address: Address, listener: socket, chosen: Optio
     url = address.url(listener)
 
     def ready() -> None:
-        if chosen.log_requests:
+        if not chosen.quiet:
             complain(f"{model.describe()}, at {url}; Ctrl-C ends it")
             complain(f"try: {_example(model, address, url, bool(chosen.policy.key))}")
 

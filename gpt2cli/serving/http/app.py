@@ -90,7 +90,7 @@ def asgi(
         service,
         options.policy,
         origins=options.origins,
-        log=log if options.log_requests else lambda _: None,
+        log=(lambda _: None) if options.quiet else log,
         log_json=options.log_json,
         lifespan=lifespan,
     )
@@ -103,24 +103,23 @@ class _Endpoints:
     def routes(self) -> list[Route]:
         """What is found where."""
         return [
-            Route(URL, _guarded(self.completions), methods=["POST"]),
-            Route("/v1/chat/completions", _guarded(self.chat), methods=["POST"]),
-            Route("/v1/models", _guarded(self.models), methods=["GET"]),
-            Route("/v1/models/{name:path}", _guarded(self.model), methods=["GET"]),
-            Route("/tokenize", _guarded(self.tokenize), methods=["POST"]),
-            Route("/detokenize", _guarded(self.detokenize), methods=["POST"]),
-            Route("/tokenizer_info", _guarded(self.tokenizer_info), methods=["GET"]),
+            Route(URL, self._open(self.completions), methods=["POST"]),
+            Route("/v1/chat/completions", self._open(self.chat), methods=["POST"]),
+            Route("/v1/models", self._open(self.models), methods=["GET"]),
+            Route("/v1/models/{name:path}", self._open(self.model), methods=["GET"]),
+            Route("/tokenize", self._open(self.tokenize), methods=["POST"]),
+            Route("/detokenize", self._open(self.detokenize), methods=["POST"]),
+            Route("/tokenizer_info", self._open(self.tokenizer_info), methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
-            Route("/openapi.json", self.openapi, methods=["GET"]),
+            Route("/openapi.json", self._open(self.openapi), methods=["GET"]),
         ]
 
     async def completions(self, request: Request) -> Any:
         """Continue prompts."""
         body = await guard.read_body(request.receive)
         service, engine = self._service, self._service.engine
-        if engine is None:
-            return _not_ready()
+        assert engine is not None  # or `_open` would not have let it through
         engine.check_room()
         # What takes long, such as a grammar, must not hold up the other requests.
         is_short = len(body) < _LARGE and not any(
@@ -137,22 +136,16 @@ class _Endpoints:
 
     async def models(self, request: Request) -> Response:
         """The one model that is served."""
-        if self._service.engine is None:
-            return _not_ready()
         return json_response({"object": "list", "data": [self._service.describe()]})
 
     async def model(self, request: Request) -> Response:
         """The same by one of its names."""
-        if self._service.engine is None:
-            return _not_ready()
         self._service.check_name(request.path_params["name"])
         return json_response(self._service.describe())
 
     async def tokenize(self, request: Request) -> Response:
         """A text in tokens, as vLLM answers it."""
         body = parse(await guard.read_body(request.receive))
-        if self._service.engine is None:
-            return _not_ready()
         only(body, "model", "prompt", "add_special_tokens")
         self._check_model(body)
         text = body.get("prompt")
@@ -167,8 +160,6 @@ class _Endpoints:
     async def detokenize(self, request: Request) -> Response:
         """The text of some tokens, as vLLM answers it."""
         body = parse(await guard.read_body(request.receive))
-        if self._service.engine is None:
-            return _not_ready()
         only(body, "model", "tokens")
         self._check_model(body)
         ids = body.get("tokens")
@@ -178,8 +169,6 @@ class _Endpoints:
 
     async def tokenizer_info(self, request: Request) -> Response:
         """The special tokens, as lm-evaluation-harness asks for them."""
-        if self._service.engine is None:
-            return _not_ready()
         tokenizer = self._service.model.tokenizer
         end = tokenizer.end_of_text
         name = None if end is None else tokenizer.decode([end])
@@ -213,8 +202,6 @@ class _Endpoints:
 
     async def openapi(self, request: Request) -> Response:
         """What can be asked, for programs."""
-        if self._service.engine is None:
-            return _not_ready()
         return json_response(document(self._service, has_key=self._policy.key is not None))
 
     def _check_model(self, body: dict[str, Any]) -> None:
@@ -224,25 +211,27 @@ class _Endpoints:
         if name is not None:
             self._service.check_name(name)
 
+    def _open(self, endpoint: Endpoint) -> Endpoint:
+        """The endpoint of an open model, with a response for each way to be wrong."""
 
-def _guarded(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with a response for each way in which a request can be wrong."""
+        async def respond(request: Request) -> Any:
+            if self._service.engine is None:
+                return _not_ready()
+            if request.method == "POST" and (refusal := guard.refuse_body(request.headers)):
+                return refusal
+            try:
+                return await endpoint(request)
+            except guard.TooLarge:
+                return guard.too_large()
+            except guard.TooSlow:
+                message = "the body has not come in time"
+                return failure(408, message, headers={"connection": "close"})
+            except guard.Gone:
+                return Response(status_code=499)
+            except GPT2CLIError as error:
+                return response_to(error)
 
-    async def respond(request: Request) -> Any:
-        if request.method == "POST" and (refusal := guard.refuse_body(request.headers)):
-            return refusal
-        try:
-            return await endpoint(request)
-        except guard.TooLarge:
-            return guard.too_large()
-        except guard.TooSlow:
-            return failure(408, "the body has not come in time", headers={"connection": "close"})
-        except guard.Gone:
-            return Response(status_code=499)
-        except GPT2CLIError as error:
-            return response_to(error)
-
-    return respond
+        return respond
 
 
 def _not_ready() -> Response:

@@ -21,7 +21,9 @@ from gpt2cli.generation.sequence import Sequence as Text
 News = tuple[int, Event | GPT2CLIError]
 """Which prompt of a request, and what has become of it."""
 
-_UNREAD = 100_000  # events that a client may leave unread before it counts as gone
+# Events that a client may leave unread before it counts as gone: 20 texts of 1,000 tokens, which
+# are 70 MB where each token has 20 log-probabilities.
+_UNREAD = 20_000
 
 
 class Busy(GPT2CLIError):

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Collection
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -174,8 +175,8 @@ class Log:
 
 
 def _in_words(facts: dict[str, Any]) -> str:
-    words = f"{facts['time'][11:19]} {facts['client']} {facts['method']} {facts['path']} "
-    words += str(facts["status"])
+    path = quote(facts["path"])  # which may hold whatever makes a line look like another
+    words = f"{facts['time'][11:19]} {facts['client']} {facts['method']} {path} {facts['status']}"
     if facts["completion_tokens"] is not None:
         words += f", {facts['prompt_tokens']} + {facts['completion_tokens']} tokens"
     if facts["first_token_seconds"] is not None:

@@ -51,10 +51,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._waiting = gauge("gpt2_waiting_texts", "Texts in the queue.")
-        self._running = gauge("gpt2_running_texts", "Texts being written.")
-        self._pages = gauge("gpt2_kv_cache_pages", "Pages of the KV cache.")
-        self._free = gauge("gpt2_kv_cache_free_pages", "Pages of the KV cache that are free.")
+        self._gauges = (
+            gauge("gpt2_waiting_texts", "Texts in the queue."),
+            gauge("gpt2_running_texts", "Texts being written."),
+            gauge("gpt2_kv_cache_pages", "Pages of the KV cache."),
+            gauge("gpt2_kv_cache_free_pages", "Pages of the KV cache that are free."),
+        )
+        self._state = (0, 0, 0, 0)  # that they show
 
     def show(self, engine: Engine | None) -> bytes:
         """All of them as text, in the format of Prometheus."""
@@ -72,7 +75,9 @@ class Metrics:
         """Take the state of an engine."""
         scheduler = engine.scheduler
         running = min(engine.open, scheduler.running)
-        self._waiting.set(engine.open - running)
-        self._running.set(running)
-        self._pages.set(scheduler.decoder.pages)
-        self._free.set(scheduler.decoder.free_pages)
+        decoder = scheduler.decoder
+        state = engine.open - running, running, decoder.pages, decoder.free_pages
+        if state != self._state:
+            self._state = state
+            for gauge, value in zip(self._gauges, state, strict=True):
+                gauge.set(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpt2cli.generation.request import MOST_LOGPROBS
-from gpt2cli.serving.completions import LONGEST_STOP, MOST_STOPS, URL
+from gpt2cli.serving.completions import LARGEST, LONGEST_STOP, MOST_STOPS, SEEDS, URL
 from gpt2cli.serving.http.service import MOST_TEXTS, Service
 from gpt2cli.version import __version__
 
@@ -98,6 +98,8 @@ def _array(items: dict[str, Any], **limits: int) -> dict[str, Any]:
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(kind := schema.get("type"), str) and "enum" not in schema:
+        return schema | {"type": [kind, "null"]}
     return {"anyOf": [schema, {"type": "null"}]}
 
 
@@ -130,7 +132,7 @@ def _completion_request(service: Service, models: dict[str, Any]) -> dict[str, A
         "best_of": _whole(1, MOST_TEXTS),
         "echo": _SWITCH | {"default": False},
         "logprobs": _whole(0, MOST_LOGPROBS),
-        "seed": _whole(-(2**63), 2**63 - 1),
+        "seed": _whole(*SEEDS),
         "stop": {"anyOf": [stop, _array(stop, maxItems=MOST_STOPS)]},
         "stop_token_ids": _array(token),
         "stream": _SWITCH | {"default": False},
@@ -161,21 +163,21 @@ def _completion_request(service: Service, models: dict[str, Any]) -> dict[str, A
 
 
 _SAMPLING: dict[str, Any] = {
-    "temperature": _number(minimum=0, maximum=100) | {"default": 1},
+    "temperature": _number(minimum=0, maximum=LARGEST) | {"default": 1},
     "top_p": _SHARE | {"default": 1},
-    "top_k": _whole(-1),
+    "top_k": _whole(-1, int(LARGEST)),
     "min_p": _number(minimum=0, maximum=1),
     "typical_p": _SHARE,
-    "repetition_penalty": _number(exclusiveMinimum=0, maximum=100),
+    "repetition_penalty": _number(exclusiveMinimum=0, maximum=LARGEST),
     "frequency_penalty": _PENALTY,
     "presence_penalty": _PENALTY,
-    "dry_multiplier": _number(minimum=0, maximum=100),
-    "dry_base": _number(minimum=1, maximum=100),
-    "dry_allowed_length": _whole(1),
-    "no_repeat_ngram": _whole(1),
+    "dry_multiplier": _number(minimum=0, maximum=LARGEST),
+    "dry_base": _number(minimum=1, maximum=LARGEST),
+    "dry_allowed_length": _whole(1, int(LARGEST)),
+    "no_repeat_ngram": _whole(1, int(LARGEST)),
     "xtc_probability": _number(minimum=0, maximum=1),
     "xtc_threshold": _number(exclusiveMinimum=0, maximum=0.5),
-    "mirostat_tau": _number(exclusiveMinimum=0, maximum=100),
+    "mirostat_tau": _number(exclusiveMinimum=0, maximum=LARGEST),
     "mirostat_eta": _number(exclusiveMinimum=0, maximum=1),
 }
 _LOGPROBS = _object(

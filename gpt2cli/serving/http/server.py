@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from socket import socket
-from threading import Thread
+from threading import Thread, Timer
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DRAIN_SECONDS = 30  # that requests have to end after the first signal
+_FORCE_SECONDS = 1.0  # that an orderly end may take after the second one
 _KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients, who would else write to what closes
 
 
@@ -70,7 +72,8 @@ class Server(uvicorn.Server):
         tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.failure: GPT2CLIError | None = None
-        self._fetch, self._ready, self._tell = fetch, ready, tell
+        self._fetch, self._ready = fetch, ready
+        self._note: Callable[[str], object] = (lambda _: None) if options.quiet else tell
         self.service = Service(
             model,
             max_sequences=options.max_sequences,
@@ -82,7 +85,7 @@ class Server(uvicorn.Server):
             self.service,
             options.policy,
             origins=options.origins,
-            log=tell if options.log_requests else lambda _: None,
+            log=self._note,
             log_json=options.log_json,
         )
         _log_errors(tell)
@@ -107,11 +110,11 @@ class Server(uvicorn.Server):
         # No task of the loop, which would wait for a download before it ends.
         Thread(target=self._open, args=(asyncio.get_running_loop(),), daemon=True).start()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Once per second let the metrics see the engine, which other processes may show."""
-        if counter % 10 == 0 and self.service.engine is not None:
-            self.service.metrics.observe(self.service.engine)
-        return await super().on_tick(counter)
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """End the requests, and then the engine, unless all is to end at once."""
+        await super().shutdown(sockets)
+        if self.service.engine is not None and not self.force_exit:
+            self.service.engine.stop()
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -141,10 +144,11 @@ class Server(uvicorn.Server):
         """Drain at the first signal, end at the second."""
         if self.should_exit:
             self.force_exit = True
+            _end_soon()
             return
         self.should_exit = True
         if self.server_state.tasks:
-            self._tell(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
+            self._note(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -155,6 +159,13 @@ class Server(uvicorn.Server):
         finally:
             for sig, handler in before.items():
                 signal.signal(sig, handler)
+
+
+def _end_soon() -> None:
+    """End the process even if a thread still prepares a request, for which asyncio would wait."""
+    timer = Timer(_FORCE_SECONDS, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 class _Handler(logging.Handler):

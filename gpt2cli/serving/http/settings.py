@@ -28,5 +28,5 @@ class Options:
     max_sequences: int | None = None
     queue: int = 256
     workers: int = 1
-    log_requests: bool = True
+    quiet: bool = False  # say nothing but what is wrong
     log_json: bool = False

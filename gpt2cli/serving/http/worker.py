@@ -70,6 +70,12 @@ class Worker(Server):
         asyncio.get_running_loop().remove_reader(self._listener)
         await super().shutdown(sockets)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Each 0.1 s let the metrics see the engine, which other processes may show."""
+        if self.service.engine is not None:
+            self.service.metrics.observe(self.service.engine)
+        return await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain; a supervisor may signal every process, and ours passes the signal on besides."""
         self.should_exit = True

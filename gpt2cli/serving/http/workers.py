@@ -53,7 +53,7 @@ def serve(
     begin = partial(_begin, model, listener, options, tell)
     with tempfile.TemporaryDirectory(prefix="gpt2-metrics-") as shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
-        _Workers(begin, options.workers, listener, ready, tell).run()
+        _Workers(begin, options, listener, ready, tell).run()
 
 
 @dataclass
@@ -94,12 +94,12 @@ class _Workers:
     def __init__(
         self,
         begin: Callable[[], _Worker],
-        count: int,
+        options: Options,
         listener: socket,
         ready: Callable[[], None],
         tell: Callable[[str], object],
     ) -> None:
-        self._begin, self._count, self._listener = begin, count, listener
+        self._begin, self._options, self._listener = begin, options, listener
         self._ready, self._tell = ready, tell
         self._workers: list[_Worker] = []
         self._signals = 0
@@ -110,7 +110,7 @@ class _Workers:
         """Begin all, and watch them until a signal comes. Raises the error of one that fails."""
         before = {sig: signal.signal(sig, self._count_signal) for sig in SIGNALS}
         try:
-            for _ in range(self._count):
+            for _ in range(self._options.workers):
                 self._workers.append(self._begin())
             while self._workers:
                 self._watch()
@@ -135,7 +135,8 @@ class _Workers:
                 self._ready()
                 self._ready = lambda: None
         if self._signals and self._end is None:
-            self._tell(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
+            if not self._options.quiet:
+                self._tell(f"ending in {DRAIN_SECONDS} s at most; once more ends at once")
             self._stop()
         if self._signals > 1 or (self._end is not None and time.monotonic() > self._end):
             self._kill()

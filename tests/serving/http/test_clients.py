@@ -159,6 +159,7 @@ def test_openais_library_comes_again_when_the_queue_is_full(
         assert asyncio.run(ask()) == text
 
 
+@pytest.mark.slow
 def test_llm_prompts_the_model(url: str, tmp_path: Path, text: str) -> None:
     pytest.importorskip("llm")
     (tmp_path / "extra-openai-models.yaml").write_text(
@@ -184,6 +185,7 @@ def test_llm_prompts_the_model(url: str, tmp_path: Path, text: str) -> None:
         assert run("ROMEO:", "-m", "shakespeare", *options, *more) == text + "\n"
 
 
+@pytest.mark.slow
 def test_langchain_asks_for_many_texts(url: str, bard: LoadedModel, text: str) -> None:
     langchain = pytest.importorskip("langchain_openai")
 

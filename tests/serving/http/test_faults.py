@@ -22,6 +22,7 @@ from servers import Answer, ask, command, here, until
 import gpt2cli
 from gpt2cli.api import LoadedModel
 from gpt2cli.errors import WeightsError
+from gpt2cli.serving.completions import KNOWN
 from gpt2cli.serving.http import engine as engines
 from gpt2cli.serving.http import guard, protocol
 from gpt2cli.serving.http.server import Server
@@ -109,15 +110,16 @@ class Asking(threading.Thread):
         return self.answer
 
 
-def break_down(server: Server, error: Exception, *, once: bool = False) -> None:
-    """Let the engine fail in the middle of a batch of several texts."""
+def break_down(server: Server, error: Exception, texts: int, *, once: bool = False) -> None:
+    """Let the engine fail as soon as a batch has so many texts."""
     engine = server.service.engine
     assert engine is not None
     decoder, done = engine.scheduler.decoder, threading.Event()
     read = decoder.read
 
     def fail(chunks: Any) -> Any:
-        if len(chunks) < 2 or done.is_set():
+        if len(chunks) < texts or done.is_set():
+            time.sleep(0 if done.is_set() else 0.02)  # so that the first do not end before
             return read(chunks)
         if once:
             done.set()
@@ -134,7 +136,7 @@ def test_when_the_engine_has_failed_all_are_told_and_the_server_ends(
         assert server.service.engine is not None
         if stays:  # long enough to be asked how it is
             server.service.engine._broken = lambda: None
-        break_down(server, RuntimeError("a bit has flipped"))
+        break_down(server, RuntimeError("a bit has flipped"), 6)
         asked = [Asking(port), Asking(port, stream=True), Asking(port, n=4)]
         for one in asked:
             answer = one.result()
@@ -187,9 +189,10 @@ def test_a_stream_that_has_begun_ends_with_an_error(bard: LoadedModel) -> None:
 
 def test_weights_that_are_no_numbers_end_what_is_open_and_nothing_else(bard: LoadedModel) -> None:
     with here(bard) as (port, server):
-        break_down(server, WeightsError("the weights are not numbers"), once=True)
-        answer = Asking(port, n=3).result()
-        assert (answer.status, answer.error) == (500, "the weights are not numbers")
+        break_down(server, WeightsError("the weights are not numbers"), 4, once=True)
+        for one in [Asking(port), Asking(port, n=3)]:
+            answer = one.result()
+            assert (answer.status, answer.error) == (500, "the weights are not numbers")
         assert ask(port, URL, {"prompt": "O,", "n": 3}).status == 200
         assert ask(port, "/health").status == 200
 
@@ -296,6 +299,20 @@ def test_a_hostile_body_is_answered_and_no_more(port: int, name: str) -> None:
         assert 0 < len(answer.error) < 1000
 
 
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), [[]], {"a": {}}, True], ids=lambda v: str(v)[:5]
+)
+def test_no_field_takes_what_it_cannot_mean(port: int, value: Any) -> None:
+    for name in KNOWN:
+        if value is True and name in ("echo", "stream", "ignore_eos"):
+            continue
+        if value == {"a": {}} and name == "json_schema":
+            continue
+        answer = ask(port, URL, {"max_tokens": 1} | {name: value})
+        assert answer.status == 400, name
+        assert name in answer.error or answer.json["error"]["param"] == name
+
+
 def test_a_large_body_may_come_in_one_piece_with_its_headers(port: int) -> None:
     body = json.dumps({"prompt": "word " * 40_000}).encode()
     for _ in range(5):
@@ -345,7 +362,7 @@ def test_a_websocket_is_not_opened(port: int) -> None:
     with connect(port) as connection:
         connection.sendall(HEALTH[:-2] + upgrade + b"Sec-WebSocket-Key: AAAA\r\n\r\n\x81\x05hello")
         connection.shutdown(socket.SHUT_WR)
-        assert set(statuses(connection.recv(1 << 16))) <= {200, 400, 426}
+        assert statuses(until_closed(connection)) == [200]
 
 
 def test_requests_in_one_piece_are_answered_in_their_order(port: int) -> None:
@@ -353,7 +370,7 @@ def test_requests_in_one_piece_are_answered_in_their_order(port: int) -> None:
     post = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     last = HEALTH[:-2] + b"Connection: close\r\n\r\n"
     answer = exchange(port, HEALTH + post + b"GET /none HTTP/1.1\r\n\r\n" + post + last)
-    assert statuses(answer) == [200, 200, 403 if b" 403 " in answer else 404, 200, 200]
+    assert statuses(answer) == [200, 200, 404, 200, 200]
     assert answer.count(b'"text_completion"') == 2
 
 

