@@ -78,7 +78,8 @@ class Scheduler:
     ) -> None:
         self.decoder, self._tokenizer = decoder, tokenizer
         self.max_sequences, self.batch_tokens = max_sequences, batch_tokens
-        self._prompt_tokens = prompt_tokens
+        self.prompt_tokens = prompt_tokens
+        self.tokens_read = 0  # in the last step
         self._waiting: deque[_Text] = deque()
         self._running: list[_Text] = []  # the oldest first
         self._requests = 0
@@ -134,6 +135,7 @@ class Scheduler:
         if not self._running:
             return []
         reading, logits = self._read()
+        self.tokens_read = sum(len(chunk.ids) for _, chunk in reading)
         ready: list[tuple[_Text, int]] = []
         end = 0
         for text, chunk in reading:
@@ -174,7 +176,7 @@ class Scheduler:
         chunks = [(text, self._chunk(text, 1)) for text in decoding]
         budget = max(self.batch_tokens - len(chunks), LEAST_OF_PROMPTS)
         if not chunks:
-            budget = max(budget, self._prompt_tokens)
+            budget = max(budget, self.prompt_tokens)
         for text in self._running:
             if text.unread > 1 and budget > 0:
                 self._share(text)

@@ -13,6 +13,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from gpt2cli.decoders.pages import PAGE
 from gpt2cli.errors import GPT2CLIError
 from gpt2cli.generation.request import Event
 from gpt2cli.generation.scheduler import Scheduler, Update
@@ -24,6 +25,8 @@ News = tuple[int, Event | GPT2CLIError]
 # Events that a client may leave unread before it counts as gone: 20 texts of 1,000 tokens, which
 # are 70 MB where each token has 20 log-probabilities.
 _UNREAD = 20_000
+PROMPT_TOKENS = (64, 256)  # in a step that no text waits for: at least, and at most
+_STEP_SECONDS = 0.08
 
 
 class Busy(GPT2CLIError):
@@ -148,13 +151,22 @@ class Engine:
             order()
 
     def _step(self) -> Sequence[Update]:
+        begun = time.monotonic()
         try:
-            return self.scheduler.step()
+            updates = self.scheduler.step()
+            self._pace(time.monotonic() - begun)
+            return updates
         except GPT2CLIError as error:  # of the model, not of one request: all end
             requests = list(self._receivers)
             for request in requests:
                 self.scheduler.cancel(request)
             return [(request, error) for request in requests]
+
+    def _pace(self, seconds: float) -> None:
+        """Read long prompts in steps as long as a client that goes may wait for its place."""
+        if (read := self.scheduler.tokens_read) >= PROMPT_TOKENS[0]:
+            tokens = int(read * _STEP_SECONDS / seconds) // PAGE * PAGE
+            self.scheduler.prompt_tokens = min(max(tokens, PROMPT_TOKENS[0]), PROMPT_TOKENS[1])
 
     def _hand_over(self, updates: Sequence[Update]) -> None:
         news = [(*self._receivers[request], what) for request, what in updates]

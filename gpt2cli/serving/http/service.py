@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.generation.sequence import Sequence
 from gpt2cli.serving import completions
 from gpt2cli.serving.completions import MOST_TOKENS, Answer, Request
-from gpt2cli.serving.http.engine import Engine
+from gpt2cli.serving.http.engine import PROMPT_TOKENS, Engine
 from gpt2cli.serving.http.metrics import Metrics
 
 MOST_TEXTS = 128  # of one request
 BATCH_TOKENS = 64  # a step of them is short enough for one who waits for the next token
-PROMPT_TOKENS = 128  # a step of them ends within 0.1 s also where the model is slow
 
 
 class Unknown(UsageError):
@@ -68,7 +68,7 @@ class Service:
         scheduler = self.model.scheduler(
             self._max_sequences,
             BATCH_TOKENS,
-            prompt_tokens=PROMPT_TOKENS,
+            prompt_tokens=sum(PROMPT_TOKENS) // 2,
             processes=self._processes,
         )
         return Engine(scheduler, self._queue, self._broken)
@@ -80,7 +80,7 @@ class Service:
         aliases = source.spec.aliases if source.spec else (Path(source.name).name,)
         return list(dict.fromkeys(n for n in (source.name, *aliases, source.repo_id) if n))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """What decides about the texts besides a request: another one may give others."""
         facts = self.model.facts()
