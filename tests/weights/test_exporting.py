@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_what_is_there_is_replaced_only_if_it_may_and_is_a_model(
 
 def test_what_fails_leaves_nothing_behind(tiny_directory: Path, tmp_path: Path) -> None:
     with (
-        patch("gpt2cli.files.shutil.disk_usage", return_value=shutil._ntuple_diskusage(9, 9, 9)),
+        patch("gpt2cli.files.shutil.disk_usage", return_value=SimpleNamespace(free=0)),
         pytest.raises(UsageError, match=r"has 0\.0 GB free"),
     ):
         exporting.to_directory(tiny_directory, tmp_path / "out")

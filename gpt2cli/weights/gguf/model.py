@@ -147,12 +147,12 @@ class GGUFModel:
         """What stands before every text, as `tokenizer_config.json` says it."""
         metadata = self.header.metadata
         settings: dict[str, Any] = {}
-        if metadata.get("tokenizer.ggml.add_space_prefix") is True:
-            settings["add_prefix_space"] = True
         if metadata.get("tokenizer.ggml.add_bos_token") is True:
             bos = metadata.get("tokenizer.ggml.bos_token_id")
             if type(bos) is not int or not 0 <= bos < len(tokens):
-                raise WeightsError(f"{self.path} is damaged: it begins texts with token {bos}")
+                raise WeightsError(
+                    f"{self.path} is damaged: it begins texts with token {shown(bos)}"
+                )
             settings |= {"add_bos_token": True, "bos_token": tokens[bos]}
         if metadata.get("tokenizer.ggml.add_eos_token") is True:
             settings["add_eos_token"] = True

@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import ggufs
@@ -165,7 +166,7 @@ def test_what_cannot_be_converted_says_why(file: Path, wide: Path, tmp_path: Pat
     with pytest.raises(UsageError, match="there is no file"):
         sources.resolve(str(tmp_path / "pipe.gguf"))
     with (
-        patch("gpt2cli.files.shutil.disk_usage", return_value=shutil._ntuple_diskusage(9, 9, 0)),
+        patch("gpt2cli.files.shutil.disk_usage", return_value=SimpleNamespace(free=0)),
         pytest.raises(UsageError, match=r"has 0\.0 GB free"),
     ):
         imported.convert(file)
