@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
-from gpt2cli.errors import GPT2CLIError, TokenizerError, UsageError, WeightsError
+from gpt2cli.errors import ContextError, GPT2CLIError, TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement, limit_threads, place
 from gpt2cli.system.precision import QUANTIZED
+from gpt2cli.text.window import OVERFLOW, fit_prompt
 from gpt2cli.version import __version__
 from gpt2cli.weights import sources
 from gpt2cli.weights.sources import Source
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from gpt2cli.generation.completing import Prepared
     from gpt2cli.generation.record import Completion
     from gpt2cli.generation.request import Event, GenerationConfig
+    from gpt2cli.generation.scheduler import Scheduler
     from gpt2cli.progress import Progress
     from gpt2cli.text.tokenizer import Tokenizer
 
-OVERFLOW = ("slide", "error")
 Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 
 
@@ -107,7 +108,7 @@ class LoadedModel:
             raise WeightsError(f"{self.name} has not been fetched")
         return self.source.directory
 
-    @property
+    @cached_property
     def config(self) -> ModelConfig:
         """The architecture. Raises `UsageError` for a hub model that is not in the cache."""
         return self.source.config()
@@ -142,13 +143,11 @@ class LoadedModel:
 
         With overflow "error" `UsageError` is raised if prompt and `max_tokens` together do not.
         """
-        from gpt2cli.text.window import fit_prompt
-
         context = self.config.context_length
         if overflow not in OVERFLOW:
             raise UsageError(f"overflow must be slide or error, not {overflow!r}", "overflow")
         if overflow == "error" and len(ids) + max_tokens > context:
-            raise UsageError(
+            raise ContextError(
                 f"{len(ids)} tokens of prompt and {max_tokens} to generate exceed the context of "
                 f"{context}; shorten one, or use overflow slide",
                 "overflow",
@@ -209,25 +208,47 @@ class LoadedModel:
         for a limit below 1.
         """
         from gpt2cli.generation.batcher import Batcher
+
+        with self._opening:
+            if (held := self._batcher) and self._process == os.getpid():
+                limits = held.scheduler.max_sequences, held.scheduler.batch_tokens
+                wanted = zip((max_sequences, batch_tokens), limits, strict=True)
+                if all(limit in (None, own) for limit, own in wanted):
+                    return held
+            self._batcher = Batcher(self.scheduler(max_sequences, batch_tokens))
+            self._process = os.getpid()
+            return self._batcher
+
+    def scheduler(
+        self,
+        max_sequences: int | None = None,
+        batch_tokens: int | None = None,
+        *,
+        prompt_tokens: int | None = None,
+        processes: int = 1,
+    ) -> Scheduler:
+        """A batch of its own, on a decoder of its own; the limits are those of `batcher`.
+
+        A step in which no text is being written reads up to `prompt_tokens` tokens of prompts, if
+        that is more than `batch_tokens`; `processes` alike share the free memory. Raises
+        `UsageError` for a limit below 1.
+        """
+        from gpt2cli.generation.scheduler import Scheduler
         from gpt2cli.system.memory import batch_room
 
-        limits = {"max_sequences": max_sequences, "batch_tokens": batch_tokens}
+        limits = {
+            "max_sequences": max_sequences,
+            "batch_tokens": batch_tokens,
+            "prompt_tokens": prompt_tokens,
+        }
         given = {name: limit for name, limit in limits.items() if limit is not None}
         for name, limit in given.items():
             if limit < 1:
                 raise UsageError(f"{name} must be at least 1, not {limit}", name)
-        with self._opening:
-            held = self._batcher
-            agrees = all(getattr(held, name, None) == limit for name, limit in given.items())
-            if held and agrees and self._process == os.getpid():
-                return held
-            self.fetch()
-            sequences, tokens = batch_room(self.config, self.placement, max_sequences)
-            decoder = self.decoder(tokens)
-            given["max_sequences"] = sequences
-            self._batcher = Batcher(decoder, self.tokenizer, **given)
-            self._process = os.getpid()
-            return self._batcher
+        self.fetch()
+        sequences, tokens = batch_room(self.config, self.placement, max_sequences, processes)
+        given["max_sequences"] = sequences
+        return Scheduler(self.decoder(tokens), self.tokenizer, **given)
 
     def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[Event]:
         """Continue a text: an event per token, as it is generated. `settings` as in `configure`.
@@ -235,17 +256,17 @@ class LoadedModel:
         With `overflow` "error" a prompt that leaves no room for `max_tokens` raises `UsageError`.
         Close the iterator to stop early.
         """
-        return self._events(*self._request(prompt, settings))
+        return self._events(*self.prepare(prompt, settings))
 
     def generate(self, prompt: str | Sequence[int], **settings: Any) -> Completion:
         """Continue a text, or several times: `samples`. `settings` as in `configure`."""
         from gpt2cli.generation.record import Completion, Sample
 
-        window, config = self._request(prompt, settings)
+        window, config = self.prepare(prompt, settings)
         found = Completion(0, config.seed, len(window))
         found.samples = [Sample() for _ in range(config.samples)]
         for event in self._events(window, config):
-            found.samples[event.sample].add(event)
+            found.add(event)
         return found
 
     def complete(
@@ -267,7 +288,7 @@ class LoadedModel:
         from gpt2cli.generation.completing import complete
 
         batcher = self.batcher(max_sequences, batch_tokens)
-        ready = (self._prepare(i, prompt, settings) for i, prompt in enumerate(prompts))
+        ready = (self._prepared(i, prompt, settings) for i, prompt in enumerate(prompts))
         return complete(batcher, ready, ordered=ordered)
 
     def close(self) -> None:
@@ -287,17 +308,17 @@ class LoadedModel:
         source = replace(self.source, directory=local and local.absolute())
         return _reopen, (source, self.placement, self.offline)
 
-    def _request(
+    def prepare(
         self, prompt: str | Sequence[int], settings: Mapping[str, Any]
     ) -> tuple[list[int], GenerationConfig]:
-        """What the model reads of a prompt, and the settings for it."""
+        """What the model reads of a prompt, and the settings for it, those of `generate`."""
         given = dict(settings)
         overflow = given.pop("overflow", OVERFLOW[0])
         config = self.configure(**given)
-        return self.fit(self._ids(prompt), config.max_tokens, overflow), config
+        return self.fit(self.ids(prompt), config.max_tokens, overflow), config
 
-    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """The tokens of a prompt. Raises `UsageError` for wrong ids."""
+    def ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The tokens of a prompt, given as text or as such. Raises `UsageError` for wrong ids."""
         if isinstance(prompt, str):
             return self.encode(prompt)
         size = self.tokenizer.size
@@ -313,7 +334,7 @@ class LoadedModel:
         with self.batcher().alone() as decoder:
             return iter(list(beam.generate(decoder, self.tokenizer, window, config)))
 
-    def _prepare(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> Prepared:
+    def _prepared(self, index: int, prompt: Prompt, settings: dict[str, Any]) -> Prepared:
         from gpt2cli.generation.completing import Prepared
         from gpt2cli.generation.record import Completion
 
@@ -324,7 +345,7 @@ class LoadedModel:
                 prompt = settings.pop("prompt", None)
             if not isinstance(prompt, str | Sequence):
                 raise UsageError("a prompt must be a text or a list of token ids", "prompt")
-            window, config = self._request(prompt, settings)
+            window, config = self.prepare(prompt, settings)
             if config.beams is not None:
                 raise UsageError("beams are searched one prompt at a time: use generate", "beams")
         except GPT2CLIError as error:

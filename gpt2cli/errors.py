@@ -41,6 +41,10 @@ class UsageError(GPT2CLIError):
     """An invalid request: a bad value, an unknown name (exit code 2)."""
 
 
+class ContextError(UsageError):
+    """A text that does not fit the context."""
+
+
 class ConfigError(UsageError):
     """A configuration file or key that does not describe a GPT-2."""
 

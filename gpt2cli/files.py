@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import re
@@ -75,12 +76,24 @@ def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
         ) from None
 
 
-def load_json(text: str) -> Any:
-    """A value of JSON as the standard has it. Raises `ValueError`, also for NaN and infinities."""
+def load_json(text: str, *, whole: bool = False) -> Any:
+    """A value of JSON as the standard has it. Raises `ValueError`, also for NaN and infinities.
+
+    With `whole` a number without a fraction is an int however it is written, as in JSON schemas.
+    """
+    number = _whole if whole else _finite
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_float=number)
     except RecursionError as error:
         raise ValueError(str(error)) from None
+
+
+def to_json(value: Any) -> bytes:
+    """A value as JSON in UTF-8, without spaces; what is no Unicode is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def json_line(record: Mapping[str, Any]) -> bytes:
@@ -89,6 +102,17 @@ def json_line(record: Mapping[str, Any]) -> bytes:
         return (json.dumps(record, ensure_ascii=False) + "\n").encode()
     except UnicodeEncodeError:
         return (json.dumps(record) + "\n").encode()
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(number := float(digits)):
+        raise ValueError(f"{digits[:20]} is too large a number")
+    return number
+
+
+def _whole(digits: str) -> float | int:
+    number = _finite(digits)
+    return int(number) if number.is_integer() else number
 
 
 def _refuse(constant: str) -> None:

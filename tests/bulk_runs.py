@@ -19,7 +19,7 @@ from unittest.mock import patch
 from gpt2cli import api
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.generation.record import Completion, Sample
-from gpt2cli.generation.request import ChosenLogprob, Logprob
+from gpt2cli.generation.request import ChosenLogprob, Event, FinishReason, Logprob
 from gpt2cli.serving import bulk
 from gpt2cli.serving.job import Job, Progress
 from gpt2cli.serving.journal import Place
@@ -65,17 +65,25 @@ def _complete(
     except GPT2CLIError as error:
         return Completion(index, seed, 0, [], error)
     ids = model.encode(text) if isinstance(text, str) else text
-    samples = [_sample(f"{ids} {config} {i}", config) for i in range(config.samples)]
+    texts = [_text(f"{ids} {config} {i}", config) for i in range(config.samples)]
+    samples = [_sample(i, text, config, model) for i, text in enumerate(texts)]
     return Completion(index, config.seed, len(ids), samples)
 
 
-def _sample(what: str, config: Any) -> Sample:
-    text = hashlib.sha256(what.encode()).hexdigest()[:8]
-    logprobs = []
-    if config.logprobs is not None:
-        top = tuple(Logprob(c, i, -2.0 - i) for i, c in enumerate("xyz"[: config.logprobs]))
-        logprobs = [ChosenLogprob(c, ord(c), -1.5, top) for c in text]
-    return Sample(text, [ord(c) for c in text][: config.max_tokens], "length", logprobs)
+def _text(what: str, config: Any) -> str:
+    return hashlib.sha256(what.encode()).hexdigest()[:8][: config.max_tokens]
+
+
+def _sample(index: int, text: str, config: Any, model: api.LoadedModel) -> Sample:
+    """A sample of one token per character."""
+    ids = {c: model.encode(c)[0] for c in {*text, *"xyz"}}
+    top = tuple(Logprob(c, ids[c], -2.0 - i) for i, c in enumerate("xyz"[: config.logprobs]))
+    sample = Sample()
+    for place, c in enumerate(text, start=1):
+        logprob = None if config.logprobs is None else ChosenLogprob(c, ids[c], -1.5, top)
+        reason: FinishReason | None = "length" if place == len(text) else None
+        sample.add(Event(index, ids[c], c, reason, logprob))
+    return sample
 
 
 def job_of(source: Path, output: Path, **changes: Any) -> tuple[api.LoadedModel, Job, Place]:

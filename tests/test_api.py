@@ -206,6 +206,19 @@ def test_a_batch_of_nothing_is_refused(limit: str) -> None:
     assert found.text == model.generate("ROMEO:", seed=1, max_tokens=3).text
 
 
+def test_a_scheduler_is_a_batch_of_its_own() -> None:
+    model = gpt2cli.load("bard", device="cpu")
+    scheduler = model.scheduler(3, 50, prompt_tokens=20)
+    assert (scheduler.max_sequences, scheduler.batch_tokens) == (3, 50)
+    assert scheduler.decoder is not model.batcher().scheduler.decoder
+    scheduler.add(model.encode("ROMEO:"), model.configure(seed=1, max_tokens=2))
+    assert [event.text for _, event in (*scheduler.step(), *scheduler.step())] == [  # type: ignore[union-attr]
+        event.text for event in model.stream("ROMEO:", seed=1, max_tokens=2)
+    ]
+    with pytest.raises(UsageError, match="prompt_tokens must be at least 1, not 0"):
+        model.scheduler(prompt_tokens=0)
+
+
 def test_streams_of_several_threads_are_those_of_one() -> None:
     model = gpt2cli.load("bard", device="cpu")
     with ThreadPoolExecutor(6) as pool:

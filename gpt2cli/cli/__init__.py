@@ -30,6 +30,7 @@ COMMANDS = {
     "repl": "Write a text together with GPT-2, line by line.",
     "score": "Show how probable a text is, and each token of it.",
     "bulk": "Complete a file of prompts of any size.",
+    "serve": "Serve completions over HTTP, as OpenAI's clients ask for them.",
     "inspect": "Show what the model is doing when it has read a text.",
     "diff": "Read a text with two models and show where they disagree.",
     "tokenize": "Show the tokens of a text as the model sees them.",

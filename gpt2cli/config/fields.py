@@ -80,4 +80,4 @@ def coerce(value: object, annotation: str, where: str) -> Any:
         except (ValueError, OverflowError):
             pass
     article = {"int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
-    raise ConfigError(f"{where} must be {article}, not {shown(value)}")
+    raise ConfigError(f"{where} must be {article}, not {shown(value)}", where)

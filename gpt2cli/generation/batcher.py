@@ -16,10 +16,8 @@ from gpt2cli.decoders.pages import PAGE
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import GPT2CLIError
 from gpt2cli.generation.request import Event, GenerationConfig
-from gpt2cli.generation.scheduler import BATCH_TOKENS, Scheduler
+from gpt2cli.generation.scheduler import Scheduler
 from gpt2cli.generation.sequence import Ids
-from gpt2cli.system.memory import SEQUENCES
-from gpt2cli.text.tokenizer import Tokenizer
 
 Key = int
 News = tuple[Key, Event | GPT2CLIError]
@@ -67,20 +65,10 @@ class Inbox:
 
 
 class Batcher:
-    """A scheduler that several threads may use. Its limits are those of `Scheduler`."""
+    """A scheduler that several threads may use."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        tokenizer: Tokenizer,
-        max_sequences: int = SEQUENCES,
-        batch_tokens: int = BATCH_TOKENS,
-    ) -> None:
-        self.decoder = decoder
-        self.max_sequences, self.batch_tokens = max_sequences, batch_tokens
-        self._scheduler = Scheduler(
-            decoder, tokenizer, max_sequences=max_sequences, batch_tokens=batch_tokens
-        )
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
         self._orders: deque[Callable[[Scheduler], None]] = deque()
         self._receivers: dict[int, Callable[[Event | GPT2CLIError], None]] = {}
         self._state = Condition()
@@ -89,8 +77,9 @@ class Batcher:
     def limits(self) -> str:
         """What bounds the batch, in words."""
         return (
-            f"at most {self.max_sequences} texts at once, {self.batch_tokens} tokens per step, "
-            f"a KV cache of {self.decoder.pages * PAGE:,} tokens"
+            f"at most {self.scheduler.max_sequences} texts at once, "
+            f"{self.scheduler.batch_tokens} tokens per step, "
+            f"a KV cache of {self.scheduler.decoder.pages * PAGE:,} tokens"
         )
 
     def stream(self, prompt: Ids, config: GenerationConfig) -> Iterator[Event]:
@@ -114,7 +103,7 @@ class Batcher:
         self._begin_computing()
         try:
             self._follow_orders()
-            yield self.decoder
+            yield self.scheduler.decoder
         finally:
             self._end_computing()
 
@@ -146,15 +135,15 @@ class Batcher:
 
     def _follow_orders(self) -> None:
         while self._orders:
-            self._orders.popleft()(self._scheduler)
+            self._orders.popleft()(self.scheduler)
 
     def _step(self) -> None:
         self._follow_orders()
         try:
-            updates = self._scheduler.step()
+            updates = self.scheduler.step()
         except GPT2CLIError as error:  # of the model, not of one request: all end
             for request, receive in list(self._receivers.items()):
-                self._scheduler.cancel(request)
+                self.scheduler.cancel(request)
                 receive(error)
             return
         for request, what in updates:

@@ -17,7 +17,7 @@ from gpt2cli.arrays import Array, are_numbers, array_namespace
 from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import not_numbers
-from gpt2cli.generation.request import Event, GenerationConfig
+from gpt2cli.generation.request import Event, FinishReason, GenerationConfig
 from gpt2cli.generation.sequence import event_of
 from gpt2cli.progress import Advance
 from gpt2cli.sampling.rules import keep_top_k, log_softmax
@@ -45,11 +45,12 @@ def generate(
 ) -> Iterator[Event]:
     """The events of the `config.samples` best texts, best first, after the search."""
     eos = None if config.ignore_eos else tokenizer.end_of_text
+    ends: dict[int, FinishReason] = {} if eos is None else {eos: "eos"}
     found = search(decoder, prompt, config, eos, advance)
     for i, beam in enumerate(found[: config.samples]):
         text = TextStream(tokenizer)
         for n, token_id in enumerate(beam.ids, start=1):
-            yield event_of(i, token_id, text, eos, may_stop=False, last=n == config.max_tokens)
+            yield event_of(i, token_id, text, ends, may_stop=False, last=n == config.max_tokens)
 
 
 def search(

@@ -43,7 +43,7 @@ class _Completing:
     ) -> None:
         self._inbox, self._prompts, self._ordered = inbox, prompts, ordered
         # As many again as are written at once, so that none of the places is ever empty.
-        self._most_open = 2 * batcher.max_sequences
+        self._most_open = 2 * batcher.scheduler.max_sequences
         self._open: dict[int, Completion] = {}
         self._finished: dict[int, Completion] = {}
         self._taken = self._given = 0
@@ -81,7 +81,7 @@ class _Completing:
         if isinstance(what, GPT2CLIError):
             completion.error = what
         else:
-            completion.samples[what.sample].add(what)
+            completion.add(what)
         if completion.finished:
             self._inbox.done(key)
             self._finished[key] = self._open.pop(key)

@@ -12,10 +12,11 @@ from gpt2cli.generation.request import ChosenLogprob, Event
 
 @dataclass(slots=True)
 class Sample:
-    """One continuation: its text, its tokens (end-of-text left out) and why it ended.
+    """One continuation: its text, its tokens (the one it ended before left out) and why it ended.
 
     `finish_reason` is None until it has ended, and stays None if it was interrupted.
-    `matched` is true when it has ended as a constraint demands.
+    `matched` is true when it has ended as a constraint demands. `logprobs` has one entry per token
+    if they were asked for; `end_logprob` is that of the token it ended before, if any.
     """
 
     text: str = ""
@@ -23,16 +24,21 @@ class Sample:
     finish_reason: str | None = None
     logprobs: list[ChosenLogprob] = field(default_factory=list)
     matched: bool = False
+    end_logprob: ChosenLogprob | None = None
+    count: int = 0  # tokens generated, the one that ended the text included
 
     def add(self, event: Event) -> None:
         """One more token."""
+        self.count += 1
         self.text += event.text
         self.finish_reason = event.finish_reason
         self.matched = bool(event.matched)
-        if event.token_id is not None:
-            self.token_ids.append(event.token_id)
-            if event.logprob is not None:
-                self.logprobs.append(event.logprob)
+        if event.token_id is None:
+            self.end_logprob = event.logprob
+            return
+        self.token_ids.append(event.token_id)
+        if event.logprob is not None:
+            self.logprobs.append(event.logprob)
 
 
 @dataclass(slots=True)
@@ -40,7 +46,8 @@ class Completion:
     """All samples of one prompt, or the `error` that kept them from being written.
 
     `index` is the prompt's place among those given, `prompt_tokens` the length of what the model
-    read of it. The same `seed` gives the same texts again.
+    read of it. The same `seed` gives the same texts again. `prompt_logprobs` has one entry per
+    token of the prompt if they were asked for; the first is None.
     """
 
     index: int
@@ -48,6 +55,13 @@ class Completion:
     prompt_tokens: int
     samples: list[Sample] = field(default_factory=list)
     error: GPT2CLIError | None = None
+    prompt_logprobs: list[ChosenLogprob | None] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """One more token of one of the samples."""
+        if event.prompt_logprobs is not None:
+            self.prompt_logprobs = list(event.prompt_logprobs)
+        self.samples[event.sample].add(event)
 
     @property
     def text(self) -> str:

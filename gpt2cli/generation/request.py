@@ -22,11 +22,14 @@ MOST_LOGPROBS = 100  # upper bound of --logprobs, per token
 class GenerationConfig:
     """What to generate. Sample i draws from its own generator, made of `seed` and i.
 
-    Neither end-of-text nor a stop string ends a text before `min_tokens`. `bias` is added to
-    the logits of token ids; −∞ bans one. Tokens that contain a text of `dry_breakers` end a
-    sequence for DRY. `beams` is for `beam.generate`, which draws nothing and excludes the
-    settings that do; the best `samples` beams are the result. A `constraint` alone decides
-    where a text may end.
+    A text ends before a token of `stop_token_ids` as before end-of-text, even with `ignore_eos`.
+    Neither these nor a stop string end it before `min_tokens`. `bias` is added to the logits of
+    token ids; −∞ bans one. Tokens that contain a text of `dry_breakers` end a sequence for DRY.
+    `beams` is for `beam.generate`, which draws nothing and excludes the settings that do; the best
+    `samples` beams are the result. A `constraint` alone decides where a text may end.
+
+    With `logprobs` or `prompt_logprobs` each token, or each of the prompt, has its log-probability
+    and those of as many of the most probable tokens.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -34,6 +37,7 @@ class GenerationConfig:
     samples: int = 1
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     min_tokens: int = 0
     bias: Mapping[int, float] = field(default_factory=dict)
@@ -41,6 +45,7 @@ class GenerationConfig:
     beams: int | None = None
     length_penalty: float = LENGTH_PENALTY
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
@@ -50,7 +55,7 @@ class GenerationConfig:
         if self.seed < 0:
             raise UsageError(f"seed must be 0 or more, not {self.seed}", "seed")
         if "" in self.stop:
-            raise UsageError("a stop string must not be empty")
+            raise UsageError("a stop string must not be empty", "stop")
         if "" in self.dry_breakers:
             raise UsageError("a DRY breaker must not be empty")
         if not 0 <= self.min_tokens <= self.max_tokens:
@@ -60,14 +65,13 @@ class GenerationConfig:
                 "min_tokens",
                 "max_tokens",
             )
-        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
-            raise UsageError(
-                f"logprobs must be between 0 and {MOST_LOGPROBS}, not {self.logprobs}", "logprobs"
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            if (count := getattr(self, name)) is not None and not 0 <= count <= MOST_LOGPROBS:
+                raise UsageError(f"{name} must be between 0 and {MOST_LOGPROBS}, not {count}", name)
         if self.beams is not None:
             self._check_beams(self.beams)
         if self.constraint is not None:
-            names = ("stop", "ignore_eos", "min_tokens", "beams")
+            names = ("stop", "stop_token_ids", "ignore_eos", "min_tokens", "beams")
             if clash := [name for name in names if getattr(self, name)]:
                 raise UsageError(
                     f"a constraint and {clash[0]} cannot go together; leave one of them out",
@@ -86,8 +90,9 @@ class GenerationConfig:
         greedy = SamplingConfig(temperature=0)
         names = [f.name for f in fields(greedy)]
         clash = [n for n in names if getattr(self.sampling, n) != getattr(greedy, n)]
-        clash += [name for name in ("stop", "bias", "min_tokens") if getattr(self, name)]
-        clash += ["logprobs"] if self.logprobs is not None else []
+        others = ("stop", "stop_token_ids", "bias", "min_tokens")
+        clash += [name for name in others if getattr(self, name)]
+        clash += [n for n in ("logprobs", "prompt_logprobs") if getattr(self, n) is not None]
         if clash:
             raise UsageError(
                 f"beams and {clash[0]} cannot go together; leave one of them out", "beams", clash[0]
@@ -115,9 +120,11 @@ class Event:
     """One more token of one sample.
 
     `text` is what can be shown by now: it lags behind where a character is unfinished or a
-    stop string may have begun. `token_id` is None when the end-of-text token ended it. There
-    is a `logprob` if the config asks for it. With a constraint, `matched` says whether the text
-    has ended as it demands.
+    stop string may have begun. `token_id` is None when end-of-text, or a token of
+    `stop_token_ids`, ended it. There is a `logprob` if the config asks for it. With a constraint,
+    `matched` says whether the text has ended as it demands. `prompt_logprobs` come with the first
+    event of sample 0 if the config asks for them, one for each token of the prompt; the first,
+    which nothing predicts, has none.
     """
 
     sample: int
@@ -126,6 +133,7 @@ class Event:
     finish_reason: FinishReason | None = None
     logprob: ChosenLogprob | None = None
     matched: bool | None = None
+    prompt_logprobs: tuple[ChosenLogprob | None, ...] | None = None
 
 
 def new_seed() -> int:

@@ -43,6 +43,11 @@ class _Text:
     others: list[Sequence] = field(default_factory=list)  # samples that begin when it is read
 
     @property
+    def count(self) -> int:
+        """The texts that it is or becomes."""
+        return 1 + len(self.others)
+
+    @property
     def unread(self) -> int:
         """The tokens of its window that the decoder has not read."""
         return len(self.sequence.ids) - self.sequence.start - self.held
@@ -57,8 +62,9 @@ class Scheduler:
     """Writes the texts of all requests side by side, step by step.
 
     At most `max_sequences` are written at once. A step reads `batch_tokens` tokens, or somewhat
-    more for the sake of waiting prompts, and many more where no text is being written. Nothing a
-    text becomes depends on the others.
+    more for the sake of waiting prompts; where no text is being written, `prompt_tokens` if that
+    is more. Nothing a text becomes depends on the others. One thread at a time may use it, but
+    for `prepare`, `waiting` and `running`.
     """
 
     def __init__(
@@ -68,9 +74,12 @@ class Scheduler:
         *,
         max_sequences: int = SEQUENCES,
         batch_tokens: int = BATCH_TOKENS,
+        prompt_tokens: int = ALL_OF_PROMPTS,
     ) -> None:
-        self._decoder, self._tokenizer = decoder, tokenizer
-        self._max_sequences, self._batch_tokens = max_sequences, batch_tokens
+        self.decoder, self._tokenizer = decoder, tokenizer
+        self.max_sequences, self.batch_tokens = max_sequences, batch_tokens
+        self.prompt_tokens = prompt_tokens
+        self.tokens_read = 0  # in the last step
         self._waiting: deque[_Text] = deque()
         self._running: list[_Text] = []  # the oldest first
         self._requests = 0
@@ -80,17 +89,35 @@ class Scheduler:
         """Whether there is anything to do."""
         return bool(self._waiting or self._running)
 
-    def add(self, prompt: Ids, config: GenerationConfig) -> int:
-        """Queue a prompt, to be continued `config.samples` times. → the request's number
+    @property
+    def waiting(self) -> int:
+        """The texts that wait for room."""
+        return sum(text.count for text in tuple(self._waiting))
 
-        Raises `UsageError` for a prompt that is empty or longer than the context, and what a
-        constraint raises that cannot be kept.
+    @property
+    def running(self) -> int:
+        """The texts that are being read or written."""
+        return sum(text.count for text in tuple(self._running))
+
+    def prepare(self, prompt: Ids, config: GenerationConfig) -> list[Sequence]:
+        """A prompt that is to be continued `config.samples` times: its samples, for `queue`.
+
+        It changes nothing here, so any thread may call it. Raises `UsageError` for a prompt that
+        is empty or longer than the context, and what a constraint raises that cannot be kept.
         """
-        first = Sequence(self._tokenizer, self._decoder.context_length, prompt, config)
-        others = [first.another(sample) for sample in range(1, config.samples)]
+        first = Sequence(self._tokenizer, self.decoder.context_length, prompt, config)
+        return [first, *(first.another(sample) for sample in range(1, config.samples))]
+
+    def queue(self, samples: list[Sequence]) -> int:
+        """Queue the samples of a request. → its number"""
+        first, *others = samples
         self._requests += 1
         self._waiting.append(_Text(self._requests, first, others=others))
         return self._requests
+
+    def add(self, prompt: Ids, config: GenerationConfig) -> int:
+        """`prepare` a request and `queue` it. → its number"""
+        return self.queue(self.prepare(prompt, config))
 
     def cancel(self, request: int) -> None:
         """Forget a request at once; nothing if it has ended."""
@@ -108,22 +135,27 @@ class Scheduler:
         if not self._running:
             return []
         reading, logits = self._read()
+        self.tokens_read = sum(len(chunk.ids) for _, chunk in reading)
         ready: list[tuple[_Text, int]] = []
-        for row, (text, chunk) in enumerate(reading):
+        end = 0
+        for text, chunk in reading:
+            begin, end = end, end + (len(chunk.ids) if chunk.every else 1)
+            if chunk.every:
+                text.sequence.measure(chunk.start, logits[begin:end])
             text.held += len(chunk.ids)
             if not text.unread:
-                ready += [(each, row) for each in self._begun(text)]
+                ready += [(each, end - 1) for each in self._begun(text)]
         return list(self._write(ready, logits)) if ready else []
 
     def _admit(self) -> None:
         """Let texts begin, in the order they came, while there is room for all of each."""
-        room = self._decoder.free_pages - sum(text.pages_missing for text in self._running)
-        while self._waiting and len(self._running) < self._max_sequences:
+        room = self.decoder.free_pages - sum(text.pages_missing for text in self._running)
+        while self._waiting and len(self._running) < self.max_sequences:
             room -= self._waiting[0].pages_missing
             if room < 0 and self._running:
                 return
             text = self._waiting.popleft()
-            text.place = self._decoder.open()
+            text.place = self.decoder.open()
             self._running.append(text)
 
     def _read(self) -> tuple[list[tuple[_Text, Chunk]], Array]:
@@ -131,7 +163,7 @@ class Scheduler:
         while True:
             reading = self._plan()
             try:
-                return reading, self._decoder.read([chunk for _, chunk in reading])
+                return reading, self.decoder.read([chunk for _, chunk in reading])
             except OutOfPages:
                 if len(self._running) == 1:
                     self._leave(self._running[0])
@@ -142,9 +174,9 @@ class Scheduler:
         """The next chunk of each text: decodes first, then prompts as far as the budget goes."""
         decoding = [text for text in self._running if text.unread == 1]
         chunks = [(text, self._chunk(text, 1)) for text in decoding]
-        budget = max(self._batch_tokens - len(chunks), LEAST_OF_PROMPTS)
+        budget = max(self.batch_tokens - len(chunks), LEAST_OF_PROMPTS)
         if not chunks:
-            budget = max(budget, ALL_OF_PROMPTS)
+            budget = max(budget, self.prompt_tokens)
         for text in self._running:
             if text.unread > 1 and budget > 0:
                 self._share(text)
@@ -156,19 +188,22 @@ class Scheduler:
     def _chunk(self, text: _Text, count: int) -> Chunk:
         assert text.place is not None
         begin = text.sequence.start + text.held
-        return Chunk(text.place, text.held, text.sequence.ids[begin : begin + count])
+        ids = text.sequence.ids[begin : begin + count]
+        return Chunk(text.place, text.held, ids, text.sequence.measures(begin + count))
 
     def _share(self, text: _Text) -> None:
         """Skip what others have read of the same beginning."""
         assert text.place is not None
         if text.held % PAGE == 0 and text.unread > PAGE:
-            text.held = self._decoder.share(text.place, text.sequence.window)
+            ids = text.sequence.sharable
+            if len(ids) - text.held > PAGE:
+                text.held = self.decoder.share(text.place, ids)
 
     def _begun(self, text: _Text) -> list[_Text]:
         """A text that has been read, and the other samples that share its prompt."""
         assert text.place is not None
         new = [
-            _Text(text.request, other, self._decoder.fork(text.place), text.held)
+            _Text(text.request, other, self.decoder.fork(text.place), text.held)
             for other in text.others
         ]
         text.others = []
@@ -184,7 +219,7 @@ class Scheduler:
             logits,
             [each.sampler for each in sequences],
             [each.ids for each in sequences],
-            self._decoder.draw,
+            self.decoder.draw,
         )
         failed = set()
         for i, (text, _) in enumerate(ready):
@@ -205,8 +240,8 @@ class Scheduler:
 
     def _reopen(self, text: _Text) -> None:
         assert text.place is not None
-        self._decoder.close(text.place)
-        text.place, text.held = self._decoder.open(), 0
+        self.decoder.close(text.place)
+        text.place, text.held = self.decoder.open(), 0
 
     def _give_way(self, text: _Text) -> None:
         """Let a text wait until there is room again."""
@@ -217,7 +252,7 @@ class Scheduler:
     def _leave(self, text: _Text) -> None:
         assert text.place is not None
         self._running.remove(text)
-        self._decoder.close(text.place)
+        self.decoder.close(text.place)
 
 
 def _rows(logits: Array, rows: list[int]) -> Array:
@@ -235,5 +270,5 @@ def _brings(other: _Text, text: _Text) -> bool:
     end = text.held + PAGE
     if other.held > text.held or other.unread == 1 or text.unread <= PAGE:
         return False
-    mine, its = text.sequence.window, other.sequence.window
-    return len(its) >= end and mine[:end] == its[:end]
+    mine, its = text.sequence.sharable, other.sequence.window
+    return len(mine) > end and len(its) >= end and mine[:end] == its[:end]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import abc
 from dataclasses import replace
 
-from gpt2cli.arrays import Array, are_numbers
+from gpt2cli.arrays import Array, are_numbers, in_host_memory
 from gpt2cli.errors import GPT2CLIError, UsageError, not_numbers
 from gpt2cli.generation.request import (
     ChosenLogprob,
@@ -43,8 +43,11 @@ class Sequence:
         matcher: Matcher | None = None,
     ) -> None:
         check_prompt(prompt, context_length)
-        if not all(0 <= i < tokenizer.size for i in config.bias):
-            raise UsageError(f"bias must be for token ids from 0 to {tokenizer.size - 1}", "bias")
+        for name, ids in (("bias", config.bias), ("stop_token_ids", config.stop_token_ids)):
+            if not all(0 <= i < tokenizer.size for i in ids):
+                raise UsageError(
+                    f"{name} must be for token ids from 0 to {tokenizer.size - 1}", name
+                )
         if matcher is None and config.constraint is not None:
             matcher = config.constraint.matcher(tokenizer)
         self.ids = list(prompt)
@@ -52,16 +55,27 @@ class Sequence:
         self.prompt_length = len(self.ids)
         self.config, self.sample = config, sample
         self.finish_reason: FinishReason | None = None
-        self.sampler = _sampler(tokenizer, self.prompt_length, config, sample, matcher)
-        self._matcher = matcher
         self._tokenizer, self._context_length = tokenizer, context_length
+        self._ends: dict[int, FinishReason] = dict.fromkeys(config.stop_token_ids, "stop")
+        if tokenizer.end_of_text is not None and not config.ignore_eos:
+            self._ends[tokenizer.end_of_text] = "eos"
+        self.sampler = self._new_sampler(matcher)
+        self._matcher = matcher
         self._text = TextStream(tokenizer, config.stop)
-        self._end = None if config.ignore_eos else tokenizer.end_of_text
+        self._prompt_logprobs: list[ChosenLogprob | None] = []
+        if config.prompt_logprobs is not None and sample == 0:
+            self._prompt_logprobs = [None]
 
     @property
     def window(self) -> list[int]:
         """The tokens that the model attends to next."""
         return self.ids[self.start :]
+
+    @property
+    def sharable(self) -> list[int]:
+        """The tokens of the window that may be held without reading them, but for the last."""
+        found = len(self._prompt_logprobs)
+        return self.ids[:found] if 0 < found < self.prompt_length else self.window
 
     @property
     def started(self) -> bool:
@@ -78,6 +92,20 @@ class Sequence:
         matcher = None if self._matcher is None else self._matcher.copy()
         prompt, context_length = self.ids[: self.prompt_length], self._context_length
         return Sequence(self._tokenizer, context_length, prompt, self.config, sample, matcher)
+
+    def measures(self, end: int) -> bool:
+        """Whether `measure` wants logits after any of the first `end` tokens of the prompt."""
+        return 0 < len(self._prompt_logprobs) <= min(end, self.prompt_length - 1)
+
+    def measure(self, begin: int, logits: Array) -> None:
+        """Note the log-probabilities of the prompt's tokens that follow those from `begin` on.
+
+        The logits (N, V) are those after each of N tokens; what is known already is left out.
+        """
+        found = len(self._prompt_logprobs)
+        targets = self.ids[found : min(begin + len(logits) + 1, self.prompt_length)]
+        rows = logits[found - 1 - begin :][: len(targets)]
+        self._prompt_logprobs += self._logprobs(targets, rows, self.config.prompt_logprobs or 0)
 
     def choose(
         self, logits: Array, proposal: Proposal | None = None, draw: Draw | None = None
@@ -99,17 +127,33 @@ class Sequence:
             raise GPT2CLIError("no token is left to choose; the options ban them all")
         event = self._event(token_id)
         self.finish_reason = event.finish_reason
-        if self.config.logprobs is not None:
-            event = replace(event, logprob=self._logprob(token_id, logits))
+        if (count := self.config.logprobs) is not None:
+            event = replace(event, logprob=self._logprobs([token_id], logits, count)[0])
+        if not self.started and len(self._prompt_logprobs) == self.prompt_length:
+            event = replace(event, prompt_logprobs=tuple(self._prompt_logprobs))
         self.ids.append(token_id)
         if len(self.window) > self._context_length:
             self.start = len(self.ids) - len(slide(self.window, self._context_length))
         return event
 
+    def _new_sampler(self, matcher: Matcher | None) -> Sampler:
+        config, tokenizer = self.config, self._tokenizer
+        breakers = config.dry_breakers if config.sampling.dry_multiplier else ()
+        return Sampler(
+            config.sampling,
+            generator(config.seed, self.sample),
+            self.prompt_length,
+            bias=config.bias,
+            ends=tuple(self._ends),
+            min_tokens=config.min_tokens,
+            breakers=_holding(tokenizer, breakers),
+            matcher=matcher,
+        )
+
     def _event(self, token_id: int) -> Event:
         count = len(self.ids) - self.prompt_length + 1
         last, may_stop = count == self.config.max_tokens, count > self.config.min_tokens
-        event = event_of(self.sample, token_id, self._text, self._end, may_stop, last)
+        event = event_of(self.sample, token_id, self._text, self._ends, may_stop, last)
         return event if self._matcher is None else self._match(event, token_id, self._matcher)
 
     def _match(self, event: Event, token_id: int, matcher: Matcher) -> Event:
@@ -120,44 +164,41 @@ class Sequence:
             event = replace(event, text=event.text + self._text.flush(), finish_reason="stop")
         return replace(event, matched=event.finish_reason is not None and matcher.matches())
 
-    def _logprob(self, token_id: int, logits: Array) -> ChosenLogprob:
-        decode, count = self._tokenizer.decode, self.config.logprobs or 0
-        chosen, best = log_probabilities(logits, 0, token_id, count)
-        top = tuple(Logprob(decode([i]), i, value) for i, value in best)
-        return ChosenLogprob(decode([token_id]), token_id, chosen, top)
+    def _logprobs(self, ids: Ids, logits: Array, count: int) -> list[ChosenLogprob]:
+        """Those of a token for each row of the logits. (N,), (N, V)"""
+        decode, host = self._tokenizer.decode, in_host_memory(logits)
+        found = log_probabilities(logits if host is None else host, ids, count)
+        return [
+            ChosenLogprob(
+                decode([token_id]),
+                token_id,
+                value,
+                tuple(Logprob(decode([i]), i, other) for i, other in best),
+            )
+            for token_id, (value, best) in zip(ids, found, strict=True)
+        ]
 
 
 def event_of(
-    sample: int, token_id: int, text: TextStream, end: int | None, may_stop: bool, last: bool
+    sample: int,
+    token_id: int,
+    text: TextStream,
+    ends: abc.Mapping[int, FinishReason],
+    may_stop: bool,
+    last: bool,
 ) -> Event:
-    """The event for one more token of a sample; `text` is the stream of the text before it."""
-    if token_id == end:
-        return Event(sample, None, text.flush(), "eos")
+    """The event for one more token of a sample; `text` is the stream of the text before it.
+
+    The text ends before a token of `ends`, for the reason given there.
+    """
+    if (reason := ends.get(token_id)) is not None:
+        return Event(sample, None, text.flush(), reason)
     shown = text.push(token_id, may_stop=may_stop)
     if text.stopped:
         return Event(sample, token_id, shown, "stop")
     if last:
         return Event(sample, token_id, shown + text.flush(), "length")
     return Event(sample, token_id, shown)
-
-
-def _sampler(
-    tokenizer: Tokenizer,
-    prompt_length: int,
-    config: GenerationConfig,
-    sample: int,
-    matcher: Matcher | None,
-) -> Sampler:
-    return Sampler(
-        config.sampling,
-        generator(config.seed, sample),
-        prompt_length,
-        bias=config.bias,
-        end=None if config.ignore_eos else tokenizer.end_of_text,
-        min_tokens=config.min_tokens,
-        breakers=_holding(tokenizer, config.dry_breakers if config.sampling.dry_multiplier else ()),
-        matcher=matcher,
-    )
 
 
 def _holding(tokenizer: Tokenizer, texts: abc.Sequence[str]) -> frozenset[int]:

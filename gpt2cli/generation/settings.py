@@ -13,7 +13,7 @@ from gpt2cli.errors import UsageError, did_you_mean, shown
 from gpt2cli.generation.request import GenerationConfig, new_seed
 
 OFF = "off"
-_NOT_IN_A_SESSION = ("samples", "beams", "length_penalty", "logprobs")
+_NOT_IN_A_SESSION = ("samples", "beams", "length_penalty", "logprobs", "prompt_logprobs")
 
 
 def configure(base: SamplingConfig, **given: Any) -> GenerationConfig:
@@ -41,6 +41,8 @@ def _of_kind(name: str, kind: str, value: Any) -> Any:
     """A value as its setting's type has it; JSON has no tuples, and keys that are texts."""
     if name in ("sampling", "constraint"):
         return value
+    if kind == "tuple[int, ...]":
+        return token_ids(name, value)
     if kind.startswith("tuple"):
         texts = (value,) if isinstance(value, str) else value
         if not isinstance(texts, list | tuple) or not all(isinstance(t, str) for t in texts):
@@ -52,6 +54,13 @@ def _of_kind(name: str, kind: str, value: Any) -> Any:
         except (AttributeError, TypeError, ValueError):
             raise UsageError(f"{name} must map token ids to numbers", name) from None
     return coerce(value, kind, name)
+
+
+def token_ids(name: str, value: Any) -> tuple[int, ...]:
+    """The value of a setting that is a list of token ids. Raises `UsageError` for another."""
+    if not isinstance(value, list | tuple) or not all(type(i) is int for i in value):
+        raise UsageError(f"{name} must be a list of token ids, not {shown(value)}", name)
+    return tuple(value)
 
 
 def show(config: GenerationConfig) -> dict[str, str]:

@@ -118,6 +118,8 @@ def check(config: GenerationConfig, max_draft_tokens: int) -> None:
         raise UsageError(f"a draft and {many} cannot go together; leave one of them out", many)
     if config.constraint is not None:
         raise UsageError("a draft and a constraint cannot go together; leave one of them out")
+    if config.prompt_logprobs is not None:
+        raise UsageError("a draft and prompt_logprobs cannot go together; leave one of them out")
     if max_draft_tokens < 1:
         raise UsageError(f"a draft must propose at least 1 token, not {max_draft_tokens}")
 

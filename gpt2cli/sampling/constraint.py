@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 
 
 _vocabularies: dict[int, Any] = {}  # by the id of the tokenizer, as long as that lives
+_making = Lock()  # several threads may ask at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +163,14 @@ def mask(logits: Array, matchers: Sequence[Matcher]) -> Array:
 def resolve(
     *,
     regex: str | None = None,
-    json_schema: Path | None = None,
+    json_schema: Path | str | None = None,
     choice: Sequence[str] | None = None,
-    grammar: Path | None = None,
+    grammar: Path | str | None = None,
 ) -> Constraint | None:
     """The one constraint that is given, read and checked; None without any.
 
-    Raises `UsageError` for two kinds at once, and for one that no text, or only the empty text,
-    can match.
+    A schema (JSON) or a grammar (Lark) is a file if it is a `Path`, else the text itself. Raises
+    `UsageError` for two kinds at once, and for one that no text, or only the empty text, can match.
     """
     given = {"regex": regex, "json_schema": json_schema, "choice": choice, "grammar": grammar}
     names = [name for name, value in given.items() if value is not None]
@@ -178,31 +180,44 @@ def resolve(
         )
     if regex is not None:
         # An empty pattern would make a comment of the slashes around it; \d is 0 to 9 here.
-        pattern = _library().regex_to_lark(regex or "()", "d")
+        pattern = _library().regex_to_lark(_text("regex", regex) or "()", "d")
         return _checked("regex", regex, f"start: /{pattern}/")
     if json_schema is not None:
         return _from_schema(json_schema)
     if choice is not None:
         return _from_choices(choice)
     if grammar is not None:
-        text = read_file(grammar)
+        text = _text("grammar", grammar)
         return _checked("grammar", text, _library().LLMatcher.grammar_from_lark(text))
     return None
 
 
-def _from_schema(path: Path) -> Constraint:
-    text = read_file(path)
+def _from_schema(given: Path | str) -> Constraint:
+    text, names = _text("json-schema", given), []
+    if isinstance(given, str):
+        given, names = "json_schema", ["json_schema"]
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid JSON: {error}") from None
+        raise UsageError(f"{given} is not valid JSON: {error}", *names) from None
     if not isinstance(schema, dict):
-        raise UsageError(f"{path} is no JSON schema: it must hold an object")
+        raise UsageError(f"{given} is no JSON schema: it must hold an object", *names)
     try:
         grammar = _library().LLMatcher.grammar_from_json_schema(text, defaults=_COMPACT)
     except ValueError as error:  # such as NaN, which Python accepts as JSON
         raise _refused("json-schema", _first_line(str(error))) from None
     return _checked("json-schema", text, grammar)
+
+
+def _text(kind: Kind, given: Path | str) -> str:
+    """What is given, or what the file holds."""
+    if isinstance(given, Path):
+        return read_file(given)
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise _refused(kind, "it is not valid Unicode text") from None
+    return given
 
 
 def _from_choices(texts: Sequence[str]) -> Constraint:
@@ -234,16 +249,17 @@ def _refused(kind: Kind, reason: str) -> UsageError:
 
 def _vocabulary_of(tokenizer: Tokenizer) -> Any:
     """The vocabulary of a tokenizer, made once: GPT-2's takes half a second."""
-    if (key := id(tokenizer)) not in _vocabularies:
-        alive = weakref.proxy(tokenizer)
+    with _making:
+        if (key := id(tokenizer)) not in _vocabularies:
+            alive = weakref.proxy(tokenizer)
 
-        def encode(text: str) -> Any:
-            return alive.encode(text, special=False, follows=True)
+            def encode(text: str) -> Any:
+                return alive.encode(text, special=False, follows=True)
 
-        made = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
-        _vocabularies[key] = made
-        weakref.finalize(tokenizer, _vocabularies.pop, key)
-    return _vocabularies[key]
+            made = _vocabulary(tokenizer.token_bytes(), tokenizer.end_of_text, encode)
+            _vocabularies[key] = made
+            weakref.finalize(tokenizer, _vocabularies.pop, key)
+        return _vocabularies[key]
 
 
 def _vocabulary(

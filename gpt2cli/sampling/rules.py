@@ -14,16 +14,20 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from array_api_compat import device, is_numpy_array
 
-from gpt2cli.arrays import Array, array_namespace
+from gpt2cli.arrays import Array, NDArray, array_namespace, to_device_of
 
 # Sums of up to 2^17 weights are exact in float64. What is less probable than 1 / (2 · WHOLE) of
 # the best token counts as impossible: one in 1.4e11.
 WHOLE = 2.0**36
+_GROUP = 64  # numbers of which the best is found first, where many are looked through
+
+Ranked = tuple[float, list[tuple[int, float]]]
+"""A token's log-probability, and those of the best tokens, by their ids."""
 
 
 def weigh(logits: Array) -> Array:
@@ -39,18 +43,44 @@ def log_softmax(logits: Array) -> Array:
     return logits - xp.max(logits, axis=-1, keepdims=True) - total
 
 
-def log_probabilities(
-    logits: Array, row: int, chosen: int, count: int
-) -> tuple[float, list[tuple[int, float]]]:
-    """Of the chosen token in one row, and of its `count` best tokens, best first, on the host."""
+def log_probabilities(logits: Array, targets: Sequence[int], count: int) -> list[Ranked]:
+    """Of each row's target, and of its `count` best tokens, best first, on the host. (N, V), (N,)
+
+    They are those of `log_softmax`, a row at a time in NumPy, so that it stays in the cache.
+    """
+    if isinstance(logits, np.ndarray):
+        return [_ranked(*each, count) for each in zip(logits, targets, strict=True)]
     xp = array_namespace(logits)
-    table = log_softmax(logits[row : row + 1, :])
-    best: list[tuple[int, float]] = []
-    if count:
-        (ids,) = xp.nonzero(keep_top_k(table, count)[0, :] > -xp.inf)
-        pairs = zip(ids.tolist(), table[0, ids].tolist(), strict=True)
-        best = sorted(pairs, key=lambda pair: -pair[1])
-    return float(table[0, chosen]), best
+    table, own = log_softmax(logits), to_device_of(logits, np.array(targets)[:, None])
+    chosen = xp.take_along_axis(table, own, axis=-1)[:, 0].tolist()
+    if not count:
+        return [(value, []) for value in chosen]
+    ids = xp.argsort(-logits, axis=-1, stable=True)[:, :count]
+    values = xp.take_along_axis(table, ids, axis=-1)
+    rows = zip(chosen, ids.tolist(), values.tolist(), strict=True)
+    return [(value, list(zip(*best, strict=True))) for value, *best in rows]
+
+
+def _ranked(row: NDArray, target: int, count: int) -> Ranked:
+    """`log_probabilities` of one row. (V,)"""
+    ids = _largest_ids(row, max(count, 1))
+    total = np.log(_total(weigh(row[None]))[0, 0] / WHOLE).astype(row.dtype)
+    own, *values = (row[[target, *ids]] - row[ids[0]] - total).tolist()
+    return own, list(zip(ids, values, strict=True))[:count]
+
+
+def _largest_ids(row: NDArray, count: int) -> list[int]:
+    """Where its largest numbers are, the largest first; among equals the lower ids. (V,)"""
+    if count == 1:
+        return [int(row.argmax())]
+    # The best of some groups are a bound for the best of all, in a fifth of a partition's time.
+    groups = len(row) // _GROUP
+    if groups >= count:
+        best = row[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+        ids = np.flatnonzero(row >= np.partition(best, -count)[-count])
+    else:
+        ids = np.arange(len(row))
+    return [int(i) for i in ids[np.argsort(-row[ids], kind="stable")[:count]]]
 
 
 def greedy(logits: Array) -> Array:

@@ -66,8 +66,8 @@ class Stage:
 class Sampler:
     """Chooses the next token of one text, with random numbers of its own.
 
-    The first `prompt_length` tokens of the text are the prompt. `end` is the token that may
-    not come before `min_tokens` others; `breakers` are the tokens that DRY stops at. `matcher`
+    The first `prompt_length` tokens of the text are the prompt. `ends` are the tokens that
+    may not come before `min_tokens` others; `breakers` are the tokens that DRY stops at. `matcher`
     knows which tokens may come next; whoever appends a token to the text tells it.
     """
 
@@ -78,14 +78,14 @@ class Sampler:
         prompt_length: int = 0,
         *,
         bias: penalties.Changes | None = None,
-        end: int | None = None,
+        ends: Sequence[int] = (),
         min_tokens: int = 0,
         breakers: Collection[int] = (),
         matcher: Matcher | None = None,
     ) -> None:
         self._config, self._prompt_length, self._breakers = config, prompt_length, breakers
         self._bias, self._matcher = bias or {}, matcher
-        self._end, self._min_tokens = end, min_tokens if end is not None else 0
+        self._ends, self._min_tokens = ends, min_tokens if ends else 0
         # A rule that is off draws nothing, so a seed gives the same text as without the rule.
         self._uniforms = uniforms(random, 2 if config.xtc_probability else 1)
         self._limit = 2 * (config.mirostat_tau or 0.0)  # of surprise: the authors' beginning
@@ -141,7 +141,7 @@ class Sampler:
 
     def _end_ban(self, text: Text) -> penalties.Changes:
         too_early = len(text) - self._prompt_length < self._min_tokens
-        return {self._end: -np.inf} if too_early and self._end is not None else {}
+        return dict.fromkeys(self._ends, -np.inf) if too_early else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,7 +167,7 @@ def completed(
     The time of the run begins when the model is open.
     """
     waiting: dict[int, tuple[int, Row]] = {}
-    lines = Lines(job.format, model.name, job.source.unit, ordered=job.ordered)
+    lines = Lines(job.format, model, job.source.unit, ordered=job.ordered)
 
     def prompts() -> Iterator[dict[str, Any]]:
         for position, (key, row) in enumerate(rows):

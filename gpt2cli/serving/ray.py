@@ -78,7 +78,7 @@ class Completer:
         return await asyncio.to_thread(self._complete, batch)
 
     def _complete(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        names, lines = list(batch), Lines("jsonl", self._model.name, "row", ordered=True)
+        names, lines = list(batch), Lines("jsonl", self._model, "row", ordered=True)
         columns = [np.asarray(column).tolist() for column in batch.values()]
         records = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         rows = [self._reader(self._number(record), record) for record in records]

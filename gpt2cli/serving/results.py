@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.files import atomic, json_line
-from gpt2cli.serving import openai
+from gpt2cli.serving import completions, openai
 from gpt2cli.serving.records import compressed, is_compressed, pyarrow, suffix
 
 if TYPE_CHECKING:
+    from gpt2cli.api import LoadedModel
     from gpt2cli.generation.record import Completion
     from gpt2cli.serving.rows import Row
 
 FORMATS = ("jsonl", "openai", "parquet")
-OWN = ("completion", "finish_reason", "prompt_tokens", "completion_tokens", "logprobs", "error")
+OWN = (
+    *("completion", "finish_reason", "prompt_tokens", "completion_tokens"),
+    *("logprobs", "prompt_logprobs", "error"),
+)
 _GROUP = 1024  # rows of Parquet in memory at once
 
 
@@ -45,7 +49,7 @@ def is_converted(name: str, format: str) -> bool:
 class Lines:
     """Makes the line of a row; in a run that is not `ordered` it has the row's number."""
 
-    def __init__(self, format: str, model: str, unit: str, *, ordered: bool) -> None:
+    def __init__(self, format: str, model: LoadedModel, unit: str, *, ordered: bool) -> None:
         self._is_openai, self._model = format == "openai", model
         self._unit, self._ordered = unit, ordered
 
@@ -66,8 +70,18 @@ class Lines:
         if error is not None:
             return openai.failure(row.index, name, error)
         name = str(row.index) if name is None else name
-        body = openai.completion(row.index, found, self._model, row.echo)
-        return openai.result(row.index, name, body)
+        return openai.result(row.index, name, self._body(row, found))
+
+    def _body(self, row: Row, found: Completion) -> dict[str, Any]:
+        model, answer = self._model, row.answer
+        prompt = model.ids(row.prompt or "") if found.prompt_logprobs else []
+        return completions.completion(
+            f"cmpl-{row.index}",
+            0,
+            model.name,
+            completions.choices(found, answer, prompt, model.tokenizer),
+            completions.usage(found.prompt_tokens, completions.written(found, answer)),
+        )
 
     def _plain(self, row: Row, found: Completion, error: str | None) -> dict[str, Any]:
         """The row's own fields and the result, which precedes what has its names."""
@@ -76,16 +90,18 @@ class Lines:
             return own | {"error": error}
         values = [
             {
-                "completion": row.echo + sample.text,
+                "completion": row.answer.echo + sample.text,
                 "finish_reason": sample.finish_reason,
                 "completion_tokens": len(sample.token_ids),
             }
             | ({"logprobs": list(map(asdict, sample.logprobs))} if sample.logprobs else {})
-            for sample in found.samples
+            for sample in completions.shown_of(found, row.answer)
         ]
         result: dict[str, Any] = values[0]
         if len(values) > 1:
             result = {name: [value.get(name) for value in values] for name in values[0]}
+        if found.prompt_logprobs:
+            result["prompt_logprobs"] = [p and asdict(p) for p in found.prompt_logprobs]
         return own | result | {"prompt_tokens": found.prompt_tokens, "seed": found.seed}
 
 

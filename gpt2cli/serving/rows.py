@@ -16,15 +16,17 @@ from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError, did_you_mean, shown
 from gpt2cli.files import decode_utf8, load_json
 from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.generation.settings import token_ids
 from gpt2cli.sampling import bias
 from gpt2cli.serving import openai
+from gpt2cli.serving.completions import Answer
 from gpt2cli.serving.records import Given, Input, Record
+from gpt2cli.text.window import OVERFLOW
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
 
 PROMPT = "prompt"
-OVERFLOW = ("slide", "error")
 # A row may give every setting but a constraint, which is no text or number.
 KINDS = {
     f.name: str(f.type).removesuffix(" | None")
@@ -38,14 +40,14 @@ KINDS = {
 class Row:
     """One prompt of the input: `index` is its line from 0, `fields` are carried to the output.
 
-    Where it cannot be used `error` says why. `echo` is put before each completion.
+    Where it cannot be used `error` says why. `answer` is what its line shows.
     """
 
     index: int
     fields: Mapping[str, Any]
     prompt: str | Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    echo: str = ""
+    answer: Answer = field(default_factory=Answer)
     error: str | None = None
 
     def request(self, seed: int) -> dict[str, Any]:
@@ -114,10 +116,9 @@ class Reader:
     def _row(self, index: int, own: dict[str, Any]) -> Row:
         if self._is_openai:
             request = openai.read(own, self._given)
-            prompt, echo = _checked_prompt(request.prompt, PROMPT), ""
-            if request.echo:
-                echo = prompt if isinstance(prompt, str) else self._model.tokenizer.decode(prompt)
-            return Row(index, own, prompt, self._checked_settings(request.settings), echo)
+            prompt = _checked_prompt(request.prompts[0], PROMPT)
+            answer = request.answer_to(prompt, self._model.tokenizer)
+            return Row(index, own, prompt, request.settings, answer)
         if self.template:
             prompt = _checked_prompt(self.template.fill(own), PROMPT)
         elif self.field not in own:
@@ -140,6 +141,8 @@ class Reader:
         kind = KINDS[name]
         if kind == "tuple[str, ...]":
             return _texts(name, value)
+        if kind == "tuple[int, ...]":
+            return token_ids(name, value)
         if kind.startswith("Mapping"):
             return self._biases(value)
         if kind == "overflow":
@@ -257,9 +260,9 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 def _from_cell(kind: str, text: str) -> Any:
     """The value of a setting in a CSV file; an empty cell gives none.
 
-    Numbers, true and false are as in JSON, and so are a list of texts and biases.
+    Numbers, true and false are as in JSON, and so are lists and biases.
     """
-    is_text = kind == "overflow" or (kind.startswith("tuple") and not text.startswith("["))
+    is_text = kind == "overflow" or (kind == "tuple[str, ...]" and not text.startswith("["))
     if not text:
         return None
     try:

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import DeviceError, did_you_mean
@@ -74,6 +75,8 @@ def place(device: str = "auto", precision: str = "auto") -> Placement:
         return Placement(chosen, "bf16" if _has_bf16(chosen) else "fp32")
     placement = Placement(chosen, wanted)
     if wanted != "fp32":
+        if not _has_torch():
+            raise DeviceError(f"precision {wanted} needs PyTorch: pip install torch", "precision")
         _probe(placement)
     return placement
 
@@ -88,7 +91,9 @@ def may_have_gpu() -> bool:
 
 
 def _ask_torch(name: str) -> str:
-    """The device that `name` means here; "cpu" where torch finds no such GPU."""
+    """The device that `name` means here; "cpu" where torch finds no such GPU, or is missing."""
+    if not _has_torch():
+        return "cpu"
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -100,6 +105,11 @@ def _ask_torch(name: str) -> str:
         last = torch.cuda.device_count() - 1
         raise DeviceError(f"there is no {name} here; the last GPU is cuda:{last}")
     return name if cuda else "cpu"
+
+
+def _has_torch() -> bool:
+    """Whether PyTorch is installed; an image for servers on a CPU can do without."""
+    return "torch" in sys.modules or find_spec("torch") is not None
 
 
 def _has_bf16(device: str) -> bool:

@@ -38,15 +38,16 @@ SEQUENCES = 64  # that are written at once, by default
 
 
 def batch_room(
-    config: ModelConfig, placement: Placement, sequences: int | None = None
+    config: ModelConfig, placement: Placement, sequences: int | None = None, processes: int = 1
 ) -> tuple[int, int]:
     """How many texts to write at once, and the tokens of a KV cache for them.
 
-    There is room for every text to fill its context, if half of the free memory can hold that.
+    There is room for every text to fill its context, if half of the free memory can hold that,
+    or the part of the half that each of some `processes` may take.
     """
     sequences = SEQUENCES if sequences is None else sequences
     token = estimate.kv_cache_bytes(config, placement.precision, 1)
-    affordable = available(placement.device) // 2 // token // PAGE * PAGE
+    affordable = available(placement.device) // 2 // processes // token // PAGE * PAGE
     context = _cells(config.context_length)
     return sequences, max(context, min(sequences * context, affordable))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt2cli.errors import UsageError
+from gpt2cli.errors import ContextError, UsageError
+
+OVERFLOW = ("slide", "error")  # what may become of a prompt that leaves no room for its tokens
 
 
 def slide(ids: Sequence[int], context_length: int) -> list[int]:
@@ -26,4 +28,4 @@ def check_prompt(ids: Sequence[int], context_length: int) -> None:
     if not ids:
         raise UsageError("the prompt is empty")
     if len(ids) > context_length:
-        raise UsageError(f"the prompt has {len(ids)} tokens, the context only {context_length}")
+        raise ContextError(f"the prompt has {len(ids)} tokens, the context only {context_length}")

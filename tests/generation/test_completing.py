@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import BYTES, ScriptedDecoder
+from helpers import BYTES, ScriptedDecoder, certain
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.sampling import SamplingConfig
@@ -21,6 +21,7 @@ from gpt2cli.generation.batcher import Batcher
 from gpt2cli.generation.completing import WINDOW, Prepared, complete
 from gpt2cli.generation.record import Completion
 from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.generation.scheduler import Scheduler
 
 SAMPLED = SamplingConfig(temperature=1.0)
 
@@ -30,7 +31,7 @@ def logits_of(_: int, text: Sequence[int]) -> NDArray:
 
 
 def batcher(max_sequences: int = 4) -> Batcher:
-    return Batcher(ScriptedDecoder(logits_of), BYTES, max_sequences)
+    return Batcher(Scheduler(ScriptedDecoder(logits_of), BYTES, max_sequences=max_sequences))
 
 
 def request(index: int, tokens: int, samples: int = 1) -> Prepared:
@@ -58,6 +59,35 @@ def test_every_prompt_becomes_what_it_is_alone(ordered: bool) -> None:
         assert completion.text == text_alone(request(completion.index, LENGTHS[completion.index]))
         assert completion.finished
         assert completion.error is None
+
+
+def test_a_completion_has_the_logprobs_of_its_prompt() -> None:
+    config = GenerationConfig(SAMPLED, max_tokens=2, samples=2, prompt_logprobs=1)
+    prompts = [Prepared(Completion(0, 0, 3), [1, 2, 3], config), request(1, 2)]
+    with_, without = complete(batcher(), prompts)
+    [event] = [
+        event
+        for event in loop.generate(ScriptedDecoder(logits_of), BYTES, [1, 2, 3], config)
+        if event.prompt_logprobs
+    ]
+    assert with_.prompt_logprobs == list(event.prompt_logprobs or ())
+    assert [token and token.id for token in with_.prompt_logprobs] == [None, 2, 3]
+    assert without.prompt_logprobs == []
+
+
+@pytest.mark.parametrize("stop_token_ids", [(), (65,)])
+def test_what_ended_a_text_is_measured_too(stop_token_ids: tuple[int, ...]) -> None:
+    def ends(_: int, text: Sequence[int]) -> NDArray:
+        return certain(66 if len(text) < 3 else 65 if stop_token_ids else 256)
+
+    config = GenerationConfig(SAMPLED, stop_token_ids=stop_token_ids, logprobs=1)
+    shared = Batcher(Scheduler(ScriptedDecoder(ends), BYTES))
+    [found] = complete(shared, [Prepared(Completion(0, 0, 1), [1], config)])
+    [sample] = found.samples
+    assert sample.token_ids == [token.id for token in sample.logprobs] == [66, 66]
+    assert sample.end_logprob is not None
+    assert sample.end_logprob.id == (65 if stop_token_ids else 256)
+    assert sample.end_logprob.logprob == pytest.approx(-np.log(1 + 256 * np.exp(-9)))
 
 
 def test_prompts_are_taken_as_there_is_room_for_them() -> None:
@@ -107,7 +137,7 @@ def test_an_abandoned_run_leaves_no_text_in_the_batch() -> None:
     next(found)
     found.close()  # type: ignore[attr-defined]
     assert list(shared.stream([1], GenerationConfig(SAMPLED, max_tokens=2)))
-    assert shared.decoder.free_pages == shared.decoder.pages
+    assert shared.scheduler.decoder.free_pages == shared.scheduler.decoder.pages
 
 
 def test_calls_of_several_threads_share_one_batch() -> None:
@@ -117,7 +147,7 @@ def test_calls_of_several_threads_share_one_batch() -> None:
             return super()._compute(chunks, tables)
 
     slow = Slow(logits_of)
-    shared = Batcher(slow, BYTES)
+    shared = Batcher(Scheduler(slow, BYTES))
     texts: dict[int, str] = {}
 
     def write(index: int) -> None:
@@ -139,7 +169,7 @@ def test_damaged_weights_end_every_call() -> None:
     def damaged(_: int, text: Sequence[int]) -> NDArray:
         return np.full(257, np.nan if len(text) > 3 else 0, np.float32)
 
-    shared = Batcher(ScriptedDecoder(damaged), BYTES)
+    shared = Batcher(Scheduler(ScriptedDecoder(damaged), BYTES))
     config = GenerationConfig(SAMPLED, max_tokens=9)
     for _ in range(2):
         with pytest.raises(WeightsError, match="no numbers"):

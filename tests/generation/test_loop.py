@@ -21,6 +21,7 @@ from helpers import (
 )
 from transformers import GPT2LMHeadModel
 
+from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
@@ -63,6 +64,49 @@ def test_end_of_text_can_be_ignored() -> None:
     decoder = ScriptedDecoder(script([*b"ab", 256, *b"cd"]))
     config = GenerationConfig(GREEDY, max_tokens=5, ignore_eos=True)
     assert text_of(list(generate(decoder, BYTES, [65], config))) == "ab<|endoftext|>cd"
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_a_stop_token_ends_without_being_shown(ignore_eos: bool) -> None:
+    stop, options = tuple(b"cx"), {"max_tokens": 9, "ignore_eos": ignore_eos}
+    events = run("abcd", stop_token_ids=stop, **options)
+    assert text_of(events) == "ab"
+    assert [event.token_id for event in events] == [97, 98, None]
+    assert events[-1].finish_reason == "stop"
+
+
+def test_a_stop_token_releases_what_was_held_back() -> None:
+    events = run("the en.", stop=("end",), stop_token_ids=tuple(b"."))
+    assert text_of(events) == "the en"
+
+
+def test_end_of_text_as_a_stop_token_ends_a_text_that_ignores_it() -> None:
+    decoder = ScriptedDecoder(script([*b"ab", 256, *b"cd"]))
+    config = GenerationConfig(GREEDY, stop_token_ids=(256,), ignore_eos=True)
+    last = list(generate(decoder, BYTES, [65], config))[-1]
+    assert (last.token_id, last.finish_reason) == (None, "stop")
+
+
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_no_stop_token_comes_before_the_least_number_of_tokens(ignore_eos: bool) -> None:
+    def rule(_: int, text: Sequence[int]) -> NDArray:
+        logits = certain(ord("a"))
+        logits[[98, 99, 256]] = 12, 11, 10
+        return logits
+
+    config = GenerationConfig(
+        GREEDY, stop_token_ids=(98, 99), ignore_eos=ignore_eos, min_tokens=3, max_tokens=9
+    )
+    events = list(generate(ScriptedDecoder(rule), BYTES, [65], config))
+    before = [256] * 3 if ignore_eos else [97] * 3
+    assert [event.token_id for event in events] == [*before, None]
+    assert events[-1].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("wrong", [-1, 257])
+def test_a_stop_token_must_be_one_of_the_vocabulary(wrong: int) -> None:
+    with pytest.raises(UsageError, match="stop_token_ids must be for token ids from 0 to 256"):
+        run("a", stop_token_ids=(97, wrong))
 
 
 def test_no_step_is_computed_for_a_token_that_is_not_wanted() -> None:
@@ -229,6 +273,46 @@ def test_repetition_penalty_counts_prompt_and_generated_tokens(
     sampling = SamplingConfig(temperature=0, repetition_penalty=1.7)
     config = GenerationConfig(sampling, max_tokens=15, ignore_eos=True)
     assert sample_ids(make, tiny_tokenizer, prompt, config)[0] == expected.tolist()
+
+
+def test_prompt_logprobs_are_those_of_transformers(
+    make: MakeDecoder, tiny_directory: Path, tiny_tokenizer: Tokenizer
+) -> None:
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
+    prompt = [5, 6, 7, 5, 250, 0, 31]
+    with torch.no_grad():
+        expected = torch.log_softmax(theirs(torch.tensor([prompt])).logits[0], dim=-1)
+    sampling = SamplingConfig(temperature=0.5, top_k=2)
+    config = GenerationConfig(sampling, samples=2, prompt_logprobs=3, bias={6: 5.0})
+    events = list(generate(make(tokens=256), tiny_tokenizer, prompt, config))
+    [(sample, found)] = [(e.sample, e.prompt_logprobs) for e in events if e.prompt_logprobs]
+    assert sample == 0
+    assert found[0] is None
+    assert [token.id for token in found[1:] if token] == prompt[1:]
+    for token, row in zip(found[1:], expected[:-1], strict=True):
+        assert token is not None
+        best = torch.topk(row, 3)
+        assert [other.id for other in token.top] == best.indices.tolist()
+        assert np.allclose([other.logprob for other in token.top], best.values, atol=1e-4)
+        assert token.logprob == pytest.approx(float(row[token.id]), abs=1e-4)
+        assert token.token == tiny_tokenizer.decode([token.id])
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_prompt_that_fills_the_window_has_its_logprobs(
+    make: MakeDecoder, tiny_config: ModelConfig, tiny_tokenizer: Tokenizer, spare: int
+) -> None:
+    length = tiny_config.context_length - spare
+    config = GenerationConfig(GREEDY, max_tokens=1, prompt_logprobs=0, ignore_eos=True)
+    [event] = generate(make(), tiny_tokenizer, [i % 200 for i in range(length)], config)
+    assert event.prompt_logprobs is not None
+    assert len(event.prompt_logprobs) == length
+
+
+def test_a_prompt_of_one_token_has_no_logprob(make: MakeDecoder, tiny_tokenizer: Tokenizer) -> None:
+    config = GenerationConfig(GREEDY, max_tokens=2, prompt_logprobs=1, ignore_eos=True)
+    first, second = generate(make(), tiny_tokenizer, [5], config)
+    assert (first.prompt_logprobs, second.prompt_logprobs) == ((None,), None)
 
 
 def test_logprobs_are_those_of_the_model_before_any_rule(

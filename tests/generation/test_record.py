@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from gpt2cli.generation.record import Recorder, Sample
-from gpt2cli.generation.request import Event
+from gpt2cli.generation.request import ChosenLogprob, Event
 
 
 class Clock:
@@ -42,11 +42,20 @@ def test_samples_are_put_together_from_interleaved_events() -> None:
     recorder = Recorder(3)
     assert list(recorder.watch(events)) == events
     assert recorder.samples == [
-        Sample("Once upon a", [5, 7], "eos"),
-        Sample("é", [6, 8], "stop"),
+        Sample("Once upon a", [5, 7], "eos", count=3),
+        Sample("é", [6, 8], "stop", count=2),
         Sample("", [], None),
     ]
     assert recorder.tokens == 4
+
+
+def test_the_token_that_ended_a_sample_has_its_logprob_apart() -> None:
+    one, end = ChosenLogprob("a", 5, -1.0), ChosenLogprob("<|endoftext|>", 9, -2.0)
+    sample = Sample()
+    sample.add(Event(0, 5, "a", logprob=one))
+    assert sample.end_logprob is None
+    sample.add(Event(0, None, "", "eos", logprob=end))
+    assert (sample.token_ids, sample.logprobs, sample.end_logprob) == ([5], [one], end)
 
 
 def test_each_event_is_kept_before_it_is_passed_on() -> None:
@@ -54,9 +63,9 @@ def test_each_event_is_kept_before_it_is_passed_on() -> None:
     watched = recorder.watch([Event(0, 1, "a"), Event(0, 2, "b", "length")])
     assert recorder.samples == [Sample()]
     next(watched)
-    assert recorder.samples == [Sample("a", [1], None)]
+    assert recorder.samples == [Sample("a", [1], None, count=1)]
     next(watched)
-    assert recorder.samples == [Sample("ab", [1, 2], "length")]
+    assert recorder.samples == [Sample("ab", [1, 2], "length", count=2)]
 
 
 def test_an_interrupted_sample_has_no_finish_reason() -> None:
@@ -67,7 +76,7 @@ def test_an_interrupted_sample_has_no_finish_reason() -> None:
     recorder = Recorder(1)
     with pytest.raises(KeyboardInterrupt):
         list(recorder.watch(interrupted()))
-    assert recorder.samples == [Sample("a", [1], None)]
+    assert recorder.samples == [Sample("a", [1], None, count=1)]
 
 
 def test_speed_leaves_the_first_token_out(clock: Clock) -> None:

@@ -25,6 +25,7 @@ def test_settings_are_as_json_has_them() -> None:
     assert (config.sampling.temperature, config.stop, config.seed) == (1.0, ("a", "b"), 2)
     assert config.bias == {5: -1.0, 7: -math.inf}
     assert configure(SamplingConfig(), stop="one").stop == ("one",)
+    assert configure(SamplingConfig(), stop_token_ids=[5, 7]).stop_token_ids == (5, 7)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,14 @@ def test_settings_are_as_json_has_them() -> None:
         ({"temperature": "hot"}, "temperature must be a number"),
         ({"stop": 3}, "stop must be a text or a list of texts, not 3"),
         ({"stop": ["a", 3]}, "stop must be a text or a list of texts"),
+        ({"stop_token_ids": 3}, "stop_token_ids must be a list of token ids, not 3"),
+        ({"stop_token_ids": "3"}, "stop_token_ids must be a list of token ids, not '3'"),
+        ({"stop_token_ids": [1, True]}, "stop_token_ids must be a list of token ids"),
+        ({"stop_token_ids": [1.0]}, "stop_token_ids must be a list of token ids"),
+        ({"stop_token_ids": [1], "beams": 2}, "beams and stop_token_ids cannot go together"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs must be between 0 and 100, not -1"),
+        ({"prompt_logprobs": 101}, "prompt_logprobs must be between 0 and 100, not 101"),
+        ({"prompt_logprobs": 0, "beams": 2}, "beams and prompt_logprobs cannot go together"),
         ({"bias": [1]}, "bias must map token ids to numbers"),
         ({"bias": {"x": 1}}, "bias must map token ids to numbers"),
         ({"ignore_eos": 1}, "ignore_eos must be true or false, not 1"),
@@ -70,6 +79,8 @@ def test_a_setting_is_changed_by_its_name(name: str, text: str, expected: Genera
         ("temprature", "1", "unknown setting 'temprature'; did you mean 'temperature'"),
         ("samples", "2", "unknown setting 'samples'"),
         ("beams", "2", "unknown setting 'beams'"),
+        ("prompt_logprobs", "2", "unknown setting 'prompt_logprobs'"),
+        ("stop_token_ids", "[2]", "unknown setting 'stop_token_ids'"),
         ("temperature", "warm", "temperature must be a number, not 'warm'"),
         ("temperature", "-1", "temperature must be 0"),
         ("temperature", "off", "temperature must be a number, not 'off'"),

@@ -333,6 +333,7 @@ def test_fewer_tokens_are_proposed_while_guesses_are_wrong() -> None:
     [
         ({"samples": 2}, 7, "a draft and samples cannot go together"),
         ({"beams": 2}, 7, "a draft and beams cannot go together"),
+        ({"prompt_logprobs": 0}, 7, "a draft and prompt_logprobs cannot go together"),
         ({}, 0, "at least 1 token"),
     ],
 )

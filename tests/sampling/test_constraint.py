@@ -225,14 +225,33 @@ def test_a_schema_that_nothing_can_fit_is_refused(tmp_path: Path, schema: str, s
     path.write_text(schema)
     with pytest.raises(UsageError, match=re.escape(says)):
         resolve(json_schema=path)
+    with pytest.raises(UsageError, match="^json_schema.*" + re.escape(says.split(": ")[-1])):
+        resolve(json_schema=schema)
 
 
 @pytest.mark.parametrize("lark", ["start: other", "start: start", "", "start: ("])
 def test_a_grammar_that_nothing_can_match_is_refused(tmp_path: Path, lark: str) -> None:
     path = tmp_path / "grammar.lark"
     path.write_text(lark)
-    with pytest.raises(UsageError, match=r"^grammar: \S"):
-        resolve(grammar=path)
+    for source in (path, lark):
+        with pytest.raises(UsageError, match=r"^grammar: \S"):
+            resolve(grammar=source)
+
+
+def test_a_schema_or_a_grammar_is_a_file_or_the_text_itself(tmp_path: Path) -> None:
+    schema, lark = '{"type": "boolean"}', 'start: "a" | "b"'
+    (tmp_path / "schema").write_text(schema)
+    (tmp_path / "lark").write_text(lark)
+    assert resolve(json_schema=schema) == resolve(json_schema=tmp_path / "schema")
+    assert resolve(grammar=lark) == resolve(grammar=tmp_path / "lark")
+    for sample in write(resolve(json_schema=schema), samples=3):
+        assert sample.text in ("true", "false")
+
+
+def test_text_that_is_no_unicode_is_refused() -> None:
+    for source in ({"regex": "a\ud800"}, {"json_schema": '"\ud800"'}, {"grammar": "\ud800"}):
+        with pytest.raises(UsageError, match="it is not valid Unicode text"):
+            resolve(**source)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_read_or_chosen_is_refused(tmp_path: Path) -> None:
@@ -248,7 +267,10 @@ def test_what_cannot_be_read_or_chosen_is_refused(tmp_path: Path) -> None:
     assert resolve() is None
 
 
-@pytest.mark.parametrize("options", [{"stop": ("x",)}, {"ignore_eos": True}, {"min_tokens": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{"stop": ("x",)}, {"stop_token_ids": (5,)}, {"ignore_eos": True}, {"min_tokens": 2}],
+)
 def test_who_decides_where_to_end_is_not_left_open(options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="a constraint and"):
         GenerationConfig(constraint=resolve(regex="a"), **options)

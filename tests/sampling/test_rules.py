@@ -41,6 +41,8 @@ from gpt2cli.sampling.rules import (
     keep_top_k,
     keep_top_p,
     keep_typical,
+    log_probabilities,
+    log_softmax,
     next_limit,
     scale_by_temperature,
     uniforms,
@@ -80,6 +82,37 @@ def test_a_temperature_next_to_0_is_nearly_greedy(shift: int) -> None:
     config = SamplingConfig(temperature=1e-40)
     for array in (logits, torch.from_numpy(logits)):
         assert choose(array, config, np.array([0.5])) == [2]
+
+
+# --- log-probabilities --------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 999),
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 1000)),
+    step=st.sampled_from([0.0, 0.5, 4.0]),
+    count=st.integers(0, 12),
+)
+def test_log_probabilities_are_those_of_the_softmax_and_the_lower_ids_among_equals(
+    seed: int, shape: tuple[int, int], step: float, count: int
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(-30, 3, shape).astype(np.float32)
+    if step:
+        logits = np.round(logits / step) * np.float32(step)
+    targets = random.integers(shape[1], size=shape[0]).tolist()
+    best = np.argsort(-logits, axis=-1, kind="stable")[:, :count]
+    for array in (logits, torch.from_numpy(logits)):
+        table = log_softmax(array)
+        assert log_probabilities(array, targets, count) == [
+            (float(row[target]), [(i, float(row[i])) for i in ids])
+            for row, target, ids in zip(table, targets, best.tolist(), strict=True)
+        ]
+        one_by_one = [log_probabilities(array[[i]], [t], count) for i, t in enumerate(targets)]
+        assert log_probabilities(array, targets, count) == [row for [row] in one_by_one]
+    expected = torch.log_softmax(torch.from_numpy(logits), dim=-1)
+    np.testing.assert_allclose(log_softmax(logits), expected, rtol=1e-5, atol=1e-5)
 
 
 # --- top-k ------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
         no_repeat_ngram=1,
         xtc_probability=1.0,
     )
-    one = Sampler(config, generator(0, 0), bias={3: -INF}, end=4, min_tokens=2)
+    one = Sampler(config, generator(0, 0), bias={3: -INF}, ends=[4], min_tokens=2)
     stages = one.explain(log(0.4, 0.3, 0.15, 0.1, 0.05), [2], top=2)
     names = [stage.rule.split()[0] for stage in stages]
     assert names == [
@@ -237,7 +237,7 @@ class Text:
             generator(self.seed, 0),
             prompt_length=1,
             bias=self.bias,
-            end=BARD.end_of_text,
+            ends=[i for i in (BARD.end_of_text, 3) if i is not None],
             min_tokens=self.min_tokens,
             breakers=(4,),
             matcher=matcher,

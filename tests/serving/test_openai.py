@@ -10,7 +10,7 @@ from bulk_runs import read_rows, run, write_rows
 from openai.types import Completion
 
 from gpt2cli.errors import UsageError
-from gpt2cli.serving import openai
+from gpt2cli.serving import completions, openai
 
 
 def line(**body: Any) -> dict[str, Any]:
@@ -18,50 +18,24 @@ def line(**body: Any) -> dict[str, Any]:
     return {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": whole}
 
 
-def test_the_fields_of_a_request_become_settings() -> None:
-    body = {
-        "n": 2,
-        "best_of": 2,
-        "stop": ["\n", "."],
-        "temperature": 0.5,
-        "logprobs": 3,
-        "logit_bias": {"50": -100, "7": 1.5},
-        "presence_penalty": 1,
-        "frequency_penalty": -1,
-        "seed": 4,
-        "user": "me",
-        "suffix": None,
-        "stream": False,
-    }
-    request = openai.read(line(**body), ())
-    assert (request.prompt, request.echo) == ("Say", False)
-    assert request.settings == {
-        "samples": 2,
-        "stop": ["\n", "."],
-        "temperature": 0.5,
-        "logprobs": 3,
-        "bias": {"#50": -100, "#7": 1.5},
-        "presence_penalty": 1,
-        "frequency_penalty": -1,
-        "seed": 4,
-        "max_tokens": 16,
-        "top_p": 1.0,
-    }
+def test_a_lines_body_is_read_as_the_servers() -> None:
+    body = {"n": 2, "logprobs": 3, "echo": True, "logit_bias": {"50": -100}}
+    assert openai.read(line(**body), ()) == completions.read({"prompt": "Say"} | body)
 
 
-def test_the_defaults_are_the_services_unless_the_run_has_its_own() -> None:
-    assert openai.read(line(), ()).settings == {"max_tokens": 16, "temperature": 1, "top_p": 1}
-    assert openai.read(line(), {"temperature", "max_tokens"}).settings == {"top_p": 1}
+def test_the_runs_own_settings_come_before_the_services_defaults() -> None:
+    assert openai.read(line(), {"temperature", "max_tokens"}).settings == {"top_p": 1, "samples": 1}
     assert "top_p" not in openai.read(line(), {"mirostat_tau"}).settings
     assert openai.read(line(temperature=0), {"temperature"}).settings["temperature"] == 0
 
 
-@pytest.mark.parametrize(
-    ("prompt", "read"),
-    [(None, ""), ("a", "a"), (["a"], "a"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2])],
-)
-def test_a_prompt_is_one_text_or_its_ids(prompt: Any, read: Any) -> None:
-    assert openai.read(line(prompt=prompt), ()).prompt == read
+def test_samples_and_logprobs_of_the_run_hold_for_lines_without_their_own(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [line(), line(n=1), line(logprobs=0, echo=True)])
+    run(source, tmp_path / "out.jsonl", settings={"samples": 3, "logprobs": 2})
+    every = [row["response"]["body"]["choices"] for row in read_rows(tmp_path / "out.jsonl")]
+    assert [len(choices) for choices in every] == [3, 1, 3]
+    tops = [choices[0]["logprobs"]["top_logprobs"][-1] for choices in every]
+    assert [len(top) for top in tops] == [3, 3, 1]  # the chosen one besides
 
 
 @pytest.mark.parametrize(
@@ -70,8 +44,7 @@ def test_a_prompt_is_one_text_or_its_ids(prompt: Any, read: Any) -> None:
         ({"prompt": ["a", "b"]}, "holds 2 prompts"),
         ({"suffix": "x"}, "suffix is not possible"),
         ({"stream": True}, "stream is not possible"),
-        ({"best_of": 3}, r"best_of must be n \(1\), not 3"),
-        ({"echo": True, "logprobs": 0}, "gpt2 score"),
+        ({"n": 3, "best_of": 2}, r"best_of must be at least n \(3\), not 2"),
         ({"echo": "yes"}, "echo must be true or false"),
         ({"temprature": 1}, "unknown field 'temprature'; did you mean 'temperature'"),
         ({"logit_bias": {"the": 1}}, "must name ids"),
@@ -116,6 +89,7 @@ def test_results_are_what_openais_library_reads(tmp_path: Path) -> None:
     body = Completion.model_validate(first["response"]["body"], strict=True)
     assert [choice.index for choice in body.choices] == [0, 1]
     assert (body.model, body.choices[0].finish_reason) == ("bard", "length")
+    assert len({choice["seed"] for choice in first["response"]["body"]["choices"]}) == 1
     assert body.usage is not None
     assert (body.usage.completion_tokens, body.usage.total_tokens) == (6, 8)
     logprobs = body.choices[0].logprobs
@@ -123,7 +97,7 @@ def test_results_are_what_openais_library_reads(tmp_path: Path) -> None:
     assert logprobs.tokens == list(body.choices[0].text)
     assert logprobs.text_offset == list(range(len(body.choices[0].text)))
     assert logprobs.top_logprobs is not None
-    assert list(logprobs.top_logprobs[0]) == ["x", "y"]
+    assert list(logprobs.top_logprobs[0]) == ["x", "y", logprobs.tokens[0]]
     text = Completion.model_validate(second["response"]["body"]).choices[0].text
     assert text.startswith("%&'")  # the prompt's ids in bard's vocabulary
     for row, reason in ((chat, "line 3: url must be"), (broken, "line 4: it is not JSON")):
@@ -138,6 +112,11 @@ def test_the_format_of_the_output_can_be_the_other_one(tmp_path: Path) -> None:
     [row] = read_rows(tmp_path / "plain.jsonl")
     assert row["custom_id"] == "a"
     assert (row["finish_reason"], row["completion_tokens"]) == ("length", 8)
+    lines = [line(best_of=4, seed=1), line(max_tokens=0, echo=True)]
+    run(write_rows(tmp_path / "few.jsonl", lines), tmp_path / "few.out.jsonl", format="jsonl")
+    one, none = read_rows(tmp_path / "few.out.jsonl")
+    assert isinstance(one["completion"], str)
+    assert (none["completion"], none["completion_tokens"]) == ("Say", 0)
     source = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     run(source, tmp_path / "openai.jsonl", format="openai", ordered=False)
     rows = read_rows(tmp_path / "openai.jsonl")

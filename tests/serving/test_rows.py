@@ -39,6 +39,7 @@ def test_a_row_has_its_prompt_and_its_own_settings(model: api.LoadedModel, tmp_p
         "max_tokens": 5,
         "temperature": 1,
         "stop": "\n",
+        "stop_token_ids": [5, 6],
         "seed": None,
         "ignore_eos": True,
         "top_k": 3.0,
@@ -52,6 +53,7 @@ def test_a_row_has_its_prompt_and_its_own_settings(model: api.LoadedModel, tmp_p
         "max_tokens": 5,
         "temperature": 1.0,
         "stop": ("\n",),
+        "stop_token_ids": (5, 6),
         "ignore_eos": True,
         "top_k": 3,
         "bias": {the: 2.0, 5: -math.inf},
@@ -82,6 +84,7 @@ def test_token_ids_are_a_prompt(model: api.LoadedModel, tmp_path: Path) -> None:
         ('{"prompt": "a", "max_tokens": "5"}', "max_tokens must be a whole number"),
         ('{"prompt": "a", "max_tokens": 2.5}', "max_tokens must be a whole number"),
         ('{"prompt": "a", "stop": [5]}', "stop must be text or a list of texts"),
+        ('{"prompt": "a", "stop_token_ids": 5}', "stop_token_ids must be a list of token ids"),
         ('{"prompt": "a", "ignore_eos": 1}', "ignore_eos must be true or false"),
         ('{"prompt": "a", "bias": {"#99999": 1}}', "token ids go from 0"),
         ('{"prompt": "a", "bias": [1]}', "bias must be an object"),
@@ -123,11 +126,12 @@ def test_cells_of_a_table_are_settings_in_their_types(
     model: api.LoadedModel, tmp_path: Path
 ) -> None:
     (tmp_path / "in.csv").write_text(
-        'prompt,temperature,max_tokens,stop,seed\na,0.5,7,5,\nb,,,"[""x"", ""y""]",3\nc,warm,,,\n'
+        "prompt,temperature,max_tokens,stop,seed,stop_token_ids\n"
+        'a,0.5,7,5,,\nb,,,"[""x"", ""y""]",3,"[5, 6]"\nc,warm,,,,\n'
     )
     a, b, c = rows_of(model, tmp_path / "in.csv")
     assert a.settings == {"temperature": 0.5, "max_tokens": 7, "stop": ("5",)}
-    assert b.settings == {"stop": ("x", "y"), "seed": 3}
+    assert b.settings == {"stop": ("x", "y"), "seed": 3, "stop_token_ids": (5, 6)}
     assert c.error == "temperature must be a number, not 'warm'"
 
 

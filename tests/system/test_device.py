@@ -89,3 +89,11 @@ def test_placing_on_a_cpu_does_not_import_torch() -> None:
         "import torch; assert torch.get_num_threads() == 1"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_without_torch_a_cpu_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(device, "_has_torch", lambda: False)
+    assert device.place() == Placement("cpu", "fp32")
+    with pytest.raises(DeviceError, match="bf16 needs PyTorch: pip install torch"):
+        device.place("auto", "bf16")

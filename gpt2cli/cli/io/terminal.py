@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 
 from gpt2cli.errors import GPT2CLIError, UsageError
@@ -136,6 +137,14 @@ def complain(message: str) -> None:
         line = " ".join(visible(message).split())
         sys.stderr.write(f"gpt2: {line}\n".encode("utf-8", "replace").decode("utf-8"))
         sys.stderr.flush()
+
+
+def log(line: str) -> None:
+    """Write a line of a log to stderr; where it cannot be written, nothing else suffers."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"{visible(line)}\n".encode("utf-8", "replace").decode("utf-8"))
+            sys.stderr.flush()
 
 
 def complain_of_dropped(count: int) -> None:

@@ -66,8 +66,9 @@ def print_json(
     """An object per sample, with all that is needed to run it again."""
     for i, sample in enumerate(recorder.samples):
         record = {"prompt": prompt, "sample": i, **asdict(sample), **facts}
+        del record["count"]
         if config.logprobs is None:
-            del record["logprobs"]
+            del record["logprobs"], record["end_logprob"]
         if config.constraint is None:
             del record["matched"]
         elif config.constraint.kind == "choice":

@@ -78,7 +78,8 @@ class EngineDecoder(PagedDecoder):
         )
         if not self._engine:
             raise DeviceError("there is not enough memory for the native engine")
-        weakref.finalize(self, self._library.engine_free, self._engine)
+        # Not as the process ends: another thread may still compute, and would be waited for.
+        weakref.finalize(self, self._library.engine_free, self._engine).atexit = False
 
     def _compute(self, chunks: Sequence[Chunk], tables: Sequence[Sequence[int]]) -> NDArray:
         headers: list[tuple[int, int, bool, int]] = []

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +343,24 @@ def test_a_draw_is_that_of_the_rules(
         }
         near = nucleus.draw_one(logits[row], temperature, None, top_p * (1 - 1e-6), uniforms[row])
         assert token_id in wanted | {near}
+
+
+def test_a_process_may_end_while_a_thread_computes() -> None:
+    script = """if True:
+        import threading
+        import gpt2cli
+        from gpt2cli.decoders.pages import Chunk
+
+        decoder, has_begun = gpt2cli.load("bard").decoder(), threading.Event()
+
+        def compute():
+            while True:
+                place = decoder.open()
+                decoder.read([Chunk(place, 0, [5] * 100)])
+                decoder.close(place)
+                has_begun.set()
+
+        threading.Thread(target=compute, daemon=True).start()
+        has_begun.wait()
+    """
+    subprocess.run([sys.executable, "-c", script], timeout=60, check=True)
