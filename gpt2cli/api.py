@@ -138,7 +138,7 @@ class LoadedModel:
             raise WeightsError(f"{self.name} has not been fetched")
         return self.source.directory
 
-    @property
+    @cached_property
     def config(self) -> ModelConfig:
         """The architecture. Raises `UsageError` for a hub model that is not in the cache."""
         return self.source.config()

@@ -42,8 +42,8 @@ def test_samples_are_put_together_from_interleaved_events() -> None:
     recorder = Recorder(3)
     assert list(recorder.watch(events)) == events
     assert recorder.samples == [
-        Sample("Once upon a", [5, 7], "eos"),
-        Sample("é", [6, 8], "stop"),
+        Sample("Once upon a", [5, 7], "eos", count=3),
+        Sample("é", [6, 8], "stop", count=2),
         Sample("", [], None),
     ]
     assert recorder.tokens == 4
@@ -63,9 +63,9 @@ def test_each_event_is_kept_before_it_is_passed_on() -> None:
     watched = recorder.watch([Event(0, 1, "a"), Event(0, 2, "b", "length")])
     assert recorder.samples == [Sample()]
     next(watched)
-    assert recorder.samples == [Sample("a", [1], None)]
+    assert recorder.samples == [Sample("a", [1], None, count=1)]
     next(watched)
-    assert recorder.samples == [Sample("ab", [1, 2], "length")]
+    assert recorder.samples == [Sample("ab", [1, 2], "length", count=2)]
 
 
 def test_an_interrupted_sample_has_no_finish_reason() -> None:
@@ -76,7 +76,7 @@ def test_an_interrupted_sample_has_no_finish_reason() -> None:
     recorder = Recorder(1)
     with pytest.raises(KeyboardInterrupt):
         list(recorder.watch(interrupted()))
-    assert recorder.samples == [Sample("a", [1], None)]
+    assert recorder.samples == [Sample("a", [1], None, count=1)]
 
 
 def test_speed_leaves_the_first_token_out(clock: Clock) -> None:

@@ -32,6 +32,7 @@ _SSE = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # nginx would hold tokens back
 }
+_CHOICES = b'"choices":[]'  # of which a chunk has one: no text in JSON has quotes as they are
 
 
 class Whole:
@@ -71,6 +72,12 @@ class Stream:
         self._texts = _Texts(service, work, job)
         tokenizer = service.model.tokenizer
         self._listers = [[Lister(tokenizer) for _ in part.samples] for part in work.parts]
+        # Chunks differ in their choice alone, so the rest is written once.
+        chunk = self._texts.head([], None)
+        if not work.request.usage_at_the_end:
+            del chunk["usage"]
+        before, _, after = _event(chunk).partition(_CHOICES)
+        self._before, self._after = before + _CHOICES[:-1], b"]" + after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer step by step."""
@@ -78,7 +85,7 @@ class Stream:
             has_begun = False
             try:
                 async for news in self._texts.news():
-                    data = b"".join(_event(chunk) for one in news for chunk in self._chunks(*one))
+                    data = b"".join(chunk for one in news for chunk in self._chunks(*one))
                     if not has_begun:
                         await send(_start())
                         has_begun = True
@@ -94,7 +101,7 @@ class Stream:
                 self._job.close()
                 await send(_end(self._last()))
 
-    def _chunks(self, prompt: int, event: Event) -> Iterator[dict[str, Any]]:
+    def _chunks(self, prompt: int, event: Event) -> Iterator[bytes]:
         """What one more token of a sample adds."""
         part = self._work.parts[prompt]
         found, sample = self._texts.found[prompt], event.sample
@@ -110,7 +117,7 @@ class Stream:
                 completions.finish_reason(event.finish_reason),
             )
 
-    def _echo(self, prompt: int, sample: int) -> dict[str, Any]:
+    def _echo(self, prompt: int, sample: int) -> bytes:
         """The prompt, before its first token; all there is if none was asked for."""
         part, found = self._work.parts[prompt], self._texts.found[prompt]
         listed = None
@@ -125,9 +132,7 @@ class Stream:
             return None
         return self._listers[prompt][sample].list([(event.logprob.id, event.logprob)])
 
-    def _chunk(
-        self, prompt: int, sample: int, text: str, listed: Any, reason: str | None
-    ) -> dict[str, Any]:
+    def _chunk(self, prompt: int, sample: int, text: str, listed: Any, reason: str | None) -> bytes:
         choice = {
             "index": prompt * len(self._work.parts[prompt].samples) + sample,
             "text": text,
@@ -135,11 +140,9 @@ class Stream:
             "finish_reason": reason,
             "seed": self._texts.found[prompt].seed,
         }
-        request = self._work.request
-        chunk = self._texts.head([choice], self._texts.usage() if request.usage_in_each else None)
-        if not (request.usage_in_each or request.usage_at_the_end):
-            del chunk["usage"]
-        return chunk
+        if self._work.request.usage_in_each:
+            return _event(self._texts.head([choice], self._texts.usage()))
+        return self._before + to_json(choice) + self._after
 
     def _last(self) -> bytes:
         """Usage, if it was asked for, and the end."""

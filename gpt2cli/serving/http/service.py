@@ -20,7 +20,7 @@ from gpt2cli.serving.http.engine import PROMPT_TOKENS, Engine
 from gpt2cli.serving.http.metrics import Metrics
 
 MOST_TEXTS = 128  # of one request
-BATCH_TOKENS = 64  # a step of them is short enough for one who waits for the next token
+BATCH_TOKENS = 128  # a step of them takes a few times as long as one of a few decodes
 
 
 class Unknown(UsageError):
