@@ -48,7 +48,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List models, here or on the hub; pull, rm, path, merge, export.
+    """List models, here or on the hub; pull, rm, path, merge. Export writes other formats.
 
     \b
     Examples:
