@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gpt2cli.generation.scheduler import Scheduler
     from gpt2cli.progress import Progress
     from gpt2cli.text.tokenizer import Tokenizer
+    from gpt2cli.weights.merging import Chosen
 
 Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 
@@ -50,15 +51,17 @@ Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 def load(
     name: str = "124M",
     *,
+    adapters: Sequence[str | Path] = (),
     device: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
     offline: bool = False,
     fetch: bool = True,
 ) -> LoadedModel:
-    """Open a model: a config's name or alias, a YAML file, a directory or owner/name on the hub.
+    """Open a model: a config's name or alias, a YAML or GGUF file, a directory or owner/name.
 
-    `device` is auto, cpu, cuda, cuda:N or mps, `precision` auto or a key of
+    `adapters` are directories of LoRA adapters in PEFT's layout, or DIR=WEIGHT, which are merged
+    into its weights. `device` is auto, cpu, cuda, cuda:N or mps, `precision` auto or a key of
     `system.precision.PRECISIONS`; `threads` limits those of the CPU, for which NumPy must not be
     imported yet. Its files are fetched from the hub once; without `fetch`, when they are first
     needed: the vocabulary, and the weights only with a decoder. Raises `GPT2CLIError` with a
@@ -71,17 +74,38 @@ def load(
         from gpt2cli.decoders.opening import check_engine
 
         check_engine(placement)
-    model = LoadedModel(source, placement, offline=offline)
+    model = LoadedModel(source, placement, offline=offline, adapters=_chosen(adapters, source))
     if fetch:
         model.fetch()
     return model
 
 
-class LoadedModel:
-    """A model, and the device and precision it runs in; see `load`."""
+def _chosen(adapters: Sequence[str | Path], source: Source) -> tuple[Chosen, ...]:
+    """The adapters, seen to fit the model where its size is known already."""
+    if not adapters:
+        return ()
+    from gpt2cli.weights import adapter, merging
 
-    def __init__(self, source: Source, placement: Placement, *, offline: bool = False) -> None:
+    chosen = tuple(map(merging.choose, adapters))
+    if source.spec or source.directory:
+        for one in chosen:
+            adapter.read(one.directory, source.config())
+    return chosen
+
+
+class LoadedModel:
+    """A model with its adapters, and the device and precision it runs in; see `load`."""
+
+    def __init__(
+        self,
+        source: Source,
+        placement: Placement,
+        *,
+        offline: bool = False,
+        adapters: tuple[Chosen, ...] = (),
+    ) -> None:
         self.source, self.placement, self.offline = source, placement, offline
+        self.adapters = adapters
         self._batcher: Batcher | None = None
         self._process = 0  # that has opened it
         self._opening = RLock()
@@ -90,6 +114,12 @@ class LoadedModel:
     def name(self) -> str:
         """The name of the model."""
         return self.source.name
+
+    @property
+    def title(self) -> str:
+        """The same with its adapters, for people."""
+        adapters = " and ".join(map(str, self.adapters))
+        return f"{self.name} with {adapters}" if adapters else self.name
 
     @property
     def precision(self) -> str:
@@ -183,11 +213,73 @@ class LoadedModel:
             self.directory,
             self.placement,
             tokens,
+            adapters=self.adapters,
             size=self.tokenizer.size,
             name=self.name,
             compiled=compiled,
             progress=progress,
         )
+
+    def save(
+        self,
+        directory: Path,
+        precision: str | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the model, its adapters merged in, as a directory that transformers reads.
+
+        `precision` is fp32, fp16 or bf16, and by default that of the files; with adapters fp32,
+        since a smaller one would round what they add away. Raises `UsageError` if the directory
+        exists, unless it holds a model and `overwrite` allows its end.
+        """
+        from gpt2cli.system.memory import check_conversion
+        from gpt2cli.weights.exporting import to_directory
+
+        self.fetch(progress=progress)
+        check_conversion(self.config)
+        to_directory(
+            self.directory,
+            directory,
+            precision,
+            self.adapters,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def save_gguf(
+        self,
+        path: Path,
+        precision: str | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """The same as a GGUF file, also in q8_0 and q4_0; needs the extra `gguf`."""
+        from gpt2cli.system.memory import check_conversion
+        from gpt2cli.weights.exporting import to_gguf
+
+        self.fetch(progress=progress)
+        check_conversion(self.config)
+        to_gguf(
+            self.directory,
+            path,
+            precision,
+            self.adapters,
+            name=self.title,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def save_adapter(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write its one adapter alone, as a GGUF file that llama.cpp adds to the model."""
+        from gpt2cli.weights.exporting import adapter_to_gguf
+
+        if len(self.adapters) != 1:
+            raise UsageError(f"a file holds one adapter, and {self.title} has another number")
+        self.fetch()
+        adapter_to_gguf(self.directory, path, self.adapters[0], overwrite=overwrite)
 
     def configure(self, **settings: Any) -> GenerationConfig:
         """Settings of a generation by name, with the model's defaults.
@@ -306,7 +398,8 @@ class LoadedModel:
         """What another process needs: it opens the model itself."""
         local = self.source.directory if self.source.repo_id is None else None
         source = replace(self.source, directory=local and local.absolute())
-        return _reopen, (source, self.placement, self.offline)
+        adapters = tuple(replace(a, directory=a.directory.absolute()) for a in self.adapters)
+        return _reopen, (source, self.placement, self.offline, adapters)
 
     def prepare(
         self, prompt: str | Sequence[int], settings: Mapping[str, Any]
@@ -387,9 +480,9 @@ class LoadedModel:
             return None
         from gpt2cli.decoders.opening import why_quantized_again
 
-        return why_quantized_again(self.directory, self.precision)
+        return why_quantized_again(self.directory, self.precision, self.adapters)
 
-    def facts(self) -> dict[str, str | None]:
+    def facts(self) -> dict[str, Any]:
         """What runs, where and how: the same keys wherever a result is written down."""
         from gpt2cli.decoders.opening import engine_name
 
@@ -397,6 +490,7 @@ class LoadedModel:
             "model": self.name,
             "repo_id": self.source.repo_id,
             "revision": self.source.revision,
+            "adapters": [str(adapter) for adapter in self.adapters],
             "device": self.placement.device,
             "precision": self.precision,
             "engine": engine_name(self.placement),
@@ -408,8 +502,10 @@ class LoadedModel:
         from gpt2cli.decoders.opening import engine_name
 
         where = f"{self.placement.device} in {self.precision}"
-        return f"{self.name} on {where}, {engine_name(self.placement)} engine"
+        return f"{self.title} on {where}, {engine_name(self.placement)} engine"
 
 
-def _reopen(source: Source, placement: Placement, offline: bool) -> LoadedModel:
-    return LoadedModel(source, placement, offline=offline)
+def _reopen(
+    source: Source, placement: Placement, offline: bool, adapters: tuple[Chosen, ...]
+) -> LoadedModel:
+    return LoadedModel(source, placement, offline=offline, adapters=adapters)

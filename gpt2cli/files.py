@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.errors import GPT2CLIError, UsageError, shown
 
 LEFTOVER_SECONDS = 24 * 3600
+PIECE = 1 << 20  # bytes of a text read at once
+_SAMPLED, _PAGE = 16, 4096  # pages of a file, and their bytes
 
 
 @contextmanager
@@ -31,6 +35,32 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary directory next to `path` that becomes it only if the block succeeds.
+
+    Raises `UsageError` if something is there already and may not be overwritten, or nothing can
+    be written.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{path} exists; write to another directory")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if os.path.lexists(path):
+            old = temporary.with_suffix(".old.tmp")
+            os.rename(path, old)
+            os.rename(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, path)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def discard_leftovers(directory: Path, name: str | None = None) -> int:
@@ -57,6 +87,19 @@ def discard_leftovers(directory: Path, name: str | None = None) -> int:
     return freed
 
 
+def fingerprint(paths: Iterable[Path]) -> str:
+    """A hash that tells large files from others: of size, time and some pages of each."""
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            for i in range(_SAMPLED):
+                file.seek(i * max(0, stat.st_size - _PAGE) // (_SAMPLED - 1))
+                digest.update(file.read(_PAGE))
+    return digest.hexdigest()
+
+
 def _is_running(process: int) -> bool:
     import psutil
 
@@ -76,6 +119,15 @@ def decode_utf8(data: bytes, origin: str, offset: int = 0) -> str:
         ) from None
 
 
+def text_pieces(stream: BinaryIO, origin: str) -> Iterator[str]:
+    """A text of any length in pieces of some lines. Raises `UsageError` if it is not UTF-8."""
+    offset = 0
+    while lines := stream.readlines(PIECE):
+        data = b"".join(lines)
+        yield decode_utf8(data, origin, offset)
+        offset += len(data)
+
+
 def load_json(text: str, *, whole: bool = False) -> Any:
     """A value of JSON as the standard has it. Raises `ValueError`, also for NaN and infinities.
 
@@ -86,6 +138,19 @@ def load_json(text: str, *, whole: bool = False) -> Any:
         return json.loads(text, parse_constant=_refuse, parse_float=number)
     except RecursionError as error:
         raise ValueError(str(error)) from None
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """A JSON object. Raises `UsageError` for anything else."""
+    try:
+        found = load_json(text)
+    except ValueError as error:
+        # The position in the line; that there is only one line needs no words.
+        reason = re.sub(r"line 1 (column \d+) \(char \d+\)", r"\1", str(error))
+        raise UsageError(f"it is not JSON: {reason}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"it is no JSON object, but {shown(found)}")
+    return found
 
 
 def to_json(value: Any) -> bytes:
@@ -144,6 +209,15 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     except (ValueError, RuntimeError) as error:  # links in a circle
         raise UsageError(f"cannot write {path}: {error}") from None
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raise `UsageError` if the disk has no room for `size` bytes where `path` is to be."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    if size > (free := shutil.disk_usage(folder).free):
+        raise UsageError(
+            f"{path} takes {size / 1e9:,.1f} GB and {folder} has {free / 1e9:,.1f} GB free"
+        )
 
 
 def append_to_file(path: Path, text: str) -> None:

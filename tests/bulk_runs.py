@@ -20,10 +20,10 @@ from gpt2cli import api
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.generation.record import Completion, Sample
 from gpt2cli.generation.request import ChosenLogprob, Event, FinishReason, Logprob
+from gpt2cli.records import Input
 from gpt2cli.serving import bulk
 from gpt2cli.serving.job import Job, Progress
 from gpt2cli.serving.journal import Place
-from gpt2cli.serving.records import Input
 from gpt2cli.serving.results import choose_format
 from gpt2cli.serving.rows import Reader, is_openai
 

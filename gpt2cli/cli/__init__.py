@@ -35,7 +35,7 @@ COMMANDS = {
     "diff": "Read a text with two models and show where they disagree.",
     "tokenize": "Show the tokens of a text as the model sees them.",
     "info": "Show a model's size, and whether this machine has the memory.",
-    "models": "List the models that are here or can be fetched; pull, rm, path.",
+    "models": "List models, here or on the hub; pull, rm, path, merge.",
     "train": "Train a GPT-2 of your own from a text file.",
     "bench": "Measure how fast a model is here, and how fast it could be.",
 }

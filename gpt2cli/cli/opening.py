@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpt2cli.cli.io.progress import download_progress
@@ -15,15 +16,21 @@ if TYPE_CHECKING:
 
 def load(where: Where) -> LoadedModel:
     """`api.load`; nothing is fetched yet."""
-    return load_named(where.model, where, where.precision)
+    return load_named(where.model, where, where.precision, where.adapter)
 
 
-def load_named(name: str, machine: Machine | Where, precision: str = "auto") -> LoadedModel:
+def load_named(
+    name: str,
+    machine: Machine | Where,
+    precision: str = "auto",
+    adapters: Sequence[str] | None = None,
+) -> LoadedModel:
     """The same for a model that another option names."""
     from gpt2cli import api
 
     return api.load(
         name,
+        adapters=adapters or (),
         device=machine.device,
         precision=precision,
         threads=machine.threads,

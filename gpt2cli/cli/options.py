@@ -80,8 +80,18 @@ ModelName = Annotated[
         metavar="NAME",
         autocompletion=complete_model,
         rich_help_panel="Model and machine",
-        help="Config name or alias (124M, medium, bard, …), YAML file, directory, "
+        help="Config name or alias (124M, medium, bard, …), YAML or GGUF file, directory, "
         "or hub repository (owner/name).",
+    ),
+]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="DIR[=WEIGHT]",
+        rich_help_panel="Model and machine",
+        help="A LoRA adapter in PEFT's layout, merged into the model; DIR=0.5 adds half of it. "
+        "May be given several times.",
     ),
 ]
 Device = Annotated[
@@ -177,6 +187,7 @@ class Where(Group):
     """Model and machine"""
 
     model: ModelName = "124M"
+    adapter: Adapter = None
     device: Device = "auto"
     precision: Precision = "auto"
     threads: Threads = None

@@ -6,7 +6,7 @@ not be built, and never imports torch; PyTorch does the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,6 +19,7 @@ from gpt2cli.progress import Progress
 from gpt2cli.system.device import Placement
 from gpt2cli.system.precision import PRECISIONS, torch_name
 from gpt2cli.weights import checkpoint
+from gpt2cli.weights.merging import Chosen
 from gpt2cli.weights.random_weights import RandomWeights
 
 
@@ -52,6 +53,7 @@ def open_decoder(
     placement: Placement,
     tokens: int | None = None,
     *,
+    adapters: Sequence[Chosen] = (),
     size: int | None = None,
     name: str = "the model",
     compiled: bool = False,
@@ -59,18 +61,19 @@ def open_decoder(
 ) -> Decoder:
     """Load the weights of a checkpoint, with a KV cache for `tokens` tokens of all sequences.
 
-    Without `tokens` it has room for one full context. `size` and `name` are those of
-    `PagedDecoder`. `progress` is called while weights are quantized, in the first run. Raises
-    `WeightsError` for a damaged checkpoint.
+    `adapters` are merged into them. Without `tokens` it has room for one full context. `size` and
+    `name` are those of `PagedDecoder`. `progress` is called while weights are quantized, in the
+    first run. Raises `WeightsError` for a damaged checkpoint or adapter.
     """
     named: _Named = {"size": size, "name": name}
     if PRECISIONS[placement.precision].is_quantized:
-        return _quantized_decoder(directory, tokens, placement.precision, named, progress)
+        precision = placement.precision
+        return _quantized_decoder(directory, adapters, tokens, precision, named, progress)
     if placement.is_native:
-        config, tensors = checkpoint.read(directory)
+        config, tensors = checkpoint.read(directory, adapters)
         weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
         return _cpu_decoder(config, weights, tokens, named)
-    return _torch_decoder(directory, placement, tokens, named, compiled)
+    return _torch_decoder(directory, adapters, placement, tokens, named, compiled)
 
 
 def open_random(
@@ -96,11 +99,13 @@ def open_random(
     return TorchDecoder(checkpoint.assemble(config, state), tokens)
 
 
-def why_quantized_again(directory: Path, precision: str) -> str | None:
+def why_quantized_again(
+    directory: Path, precision: str, adapters: Sequence[Chosen] = ()
+) -> str | None:
     """Why the next run has to quantize the weights again; None if they were kept."""
     from gpt2cli.decoders.native.quantize import are_kept, cache_path
 
-    if are_kept(directory, precision):
+    if are_kept(directory, precision, adapters):
         return None
     folder = cache_path(directory, precision).parent
     return f"the {precision} weights could not be kept in {folder}; each run makes them again"
@@ -128,19 +133,25 @@ def _cpu_decoder(
 
 
 def _torch_decoder(
-    directory: Path, placement: Placement, tokens: int | None, named: _Named, compiled: bool
+    directory: Path,
+    adapters: Sequence[Chosen],
+    placement: Placement,
+    tokens: int | None,
+    named: _Named,
+    compiled: bool,
 ) -> Decoder:
     import torch
 
     from gpt2cli.decoders.torch_decoder import TorchDecoder
 
     dtype = getattr(torch, torch_name(placement.precision))
-    model = checkpoint.load(directory, device=placement.device, dtype=dtype)
+    model = checkpoint.load(directory, adapters, device=placement.device, dtype=dtype)
     return TorchDecoder(model, tokens, compiled, **named)
 
 
 def _quantized_decoder(
     directory: Path,
+    adapters: Sequence[Chosen],
     tokens: int | None,
     precision: str,
     named: _Named,
@@ -149,8 +160,8 @@ def _quantized_decoder(
     from gpt2cli.decoders.native.decoder import EngineDecoder
     from gpt2cli.decoders.native.quantize import HEAD, identity, open_coded
 
-    known = identity(directory)
-    config, tensors = checkpoint.read(directory)
-    codes = open_coded(directory, known, config, tensors, precision, progress)
+    known = identity(directory, adapters)
+    config, tensors = checkpoint.read(directory, adapters)
+    codes = open_coded(directory, known, config, tensors, precision, progress, adapters)
     weights = {n: t.to_numpy() for n, t in tensors.items() if n not in codes or n == HEAD}
     return EngineDecoder(config, weights, tokens, precision=precision, codes=codes, **named)

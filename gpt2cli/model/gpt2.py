@@ -97,8 +97,13 @@ class CausalSelfAttention(nn.Module):
         self.out = Linear(config.emb_dim, config.emb_dim)
         self.dropout = nn.Dropout(config.drop_rate)
 
-    def forward(self, x: Tensor, cache: CacheView | None = None) -> Tensor:
-        """(B, T, C) → (B, T, C); with a cache, attends to all S tokens of each sequence."""
+    def forward(
+        self, x: Tensor, cache: CacheView | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, C) → (B, T, C); with a cache, attends to all S tokens of each sequence.
+
+        A `mask` (B, 1, T, S) says which these are, true or a number to add to their scores.
+        """
         B, T, C = x.shape
         qkv = self.qkv(x)
         q, k, v = qkv.split(C, dim=-1)
@@ -108,12 +113,23 @@ class CausalSelfAttention(nn.Module):
             part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H, T or S, D)
             for part in (q, k, v)
         )
-        mask = cache.mask if cache is not None else None
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None and T > 1
         )
         y = y.transpose(1, 2).reshape(B, T, C)
         return self.dropout(self.out(y))  # type: ignore[no-any-return]
+
+
+def within_segments(segments: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token's position in its segment, and which tokens it attends to: those before it there.
+
+    Segments are numbered in ascending order. (B, T) → (B, T), (B, 1, T, T) bool
+    """
+    T = segments.shape[1]
+    order = torch.arange(T, device=segments.device)
+    begin = torch.searchsorted(segments, segments)  # the first token of the same segment
+    same = segments[:, None, :, None] == segments[:, None, None, :]
+    return order - begin, same & (order[:, None] >= order)
 
 
 class FeedForward(nn.Module):
@@ -144,9 +160,11 @@ class TransformerBlock(nn.Module):
         self.norm2 = LayerNorm(config.emb_dim, config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, x: Tensor, cache: CacheView | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: CacheView | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """(B, T, C) → (B, T, C)"""
-        x = x + self.attention(self.norm1(x), cache)
+        x = x + self.attention(self.norm1(x), cache, mask)
         return x + self.feed_forward(self.norm2(x))  # type: ignore[no-any-return]
 
 
@@ -165,30 +183,40 @@ class GPT2(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
         self.final_norm = LayerNorm(config.emb_dim, config.layer_norm_eps)
 
-    def hidden(self, ids: Tensor, cache: CacheView | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, cache: CacheView | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """Run T tokens through the blocks and the final norm. (B, T) → (B, T, C)
 
-        Without a cache they are whole sequences. With one they are read at its positions, after
-        the tokens that it holds, and added to it. Raises `ValueError` for more tokens than a
-        context holds.
+        Without a cache they are whole sequences; or several documents each, if `segments` (B, T)
+        numbers them in their order. With one they are read at its positions, after the tokens
+        that it holds, and added to it. Raises `ValueError` for more tokens than a context holds.
         """
         tokens, context_length = ids.shape[1], self.config.context_length
         if tokens > context_length:
             raise ValueError(f"{tokens} tokens exceed a context of {context_length}")
-        positions = torch.arange(tokens, device=ids.device) if cache is None else cache.positions
+        mask = None
+        if cache is not None:
+            positions, mask = cache.positions, cache.mask
+        elif segments is not None:
+            positions, mask = within_segments(segments)
+        else:
+            positions = torch.arange(tokens, device=ids.device)
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, cache)
+            x = block(x, cache, mask)
         return self.final_norm(x)  # type: ignore[no-any-return]
 
     def head(self, x: Tensor) -> Tensor:
         """Score every vocabulary entry. (…, C) → logits (…, V)"""
         return F.linear(x, self.token_embedding.weight)
 
-    def forward(self, ids: Tensor, cache: CacheView | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, cache: CacheView | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """Logits for the token after each of the T given ones. (B, T) → (B, T, V)"""
-        return self.head(self.hidden(ids, cache))
+        return self.head(self.hidden(ids, cache, segments))
 
     def init_weights(self, generator: torch.Generator | None = None) -> GPT2:
         """Draw the weights as OpenAI did before training; returns self.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.errors import UsageError
+from gpt2cli.records import Input, Record
 from gpt2cli.serving import results
 from gpt2cli.serving.journal import Place
-from gpt2cli.serving.records import Input, Record
 from gpt2cli.serving.results import Lines
 from gpt2cli.serving.rows import Reader, Row
 from gpt2cli.serving.state import State

@@ -33,7 +33,7 @@ import numpy as np
 
 from gpt2cli import api
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.serving.records import Given
+from gpt2cli.records import Given
 from gpt2cli.serving.results import Lines
 from gpt2cli.serving.rows import Reader
 from gpt2cli.system.device import limit_threads

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.files import atomic, json_line
+from gpt2cli.records import compressed, is_compressed, pyarrow, suffix
 from gpt2cli.serving import completions, openai
-from gpt2cli.serving.records import compressed, is_compressed, pyarrow, suffix
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel

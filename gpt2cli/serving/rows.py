@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,13 +13,13 @@ import numpy as np
 from gpt2cli.config.fields import coerce
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError, did_you_mean, shown
-from gpt2cli.files import decode_utf8, load_json
+from gpt2cli.files import decode_utf8, read_object
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.generation.settings import token_ids
+from gpt2cli.records import Given, Input, Record
 from gpt2cli.sampling import bias
 from gpt2cli.serving import openai
 from gpt2cli.serving.completions import Answer
-from gpt2cli.serving.records import Given, Input, Record
 from gpt2cli.text.window import OVERFLOW
 
 if TYPE_CHECKING:
@@ -222,19 +221,6 @@ def _object_or_none(record: Record | None) -> dict[str, Any] | None:
         return read_object(decode_utf8(record, "it")) if isinstance(record, bytes) else None
     except UsageError:
         return None
-
-
-def read_object(text: str) -> dict[str, Any]:
-    """A JSON object. Raises `UsageError` for anything else."""
-    try:
-        found = load_json(text)
-    except ValueError as error:
-        # The position in the line; that there is only one line needs no words.
-        reason = re.sub(r"line 1 (column \d+) \(char \d+\)", r"\1", str(error))
-        raise UsageError(f"it is not JSON: {reason}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"it is no JSON object, but {shown(found)}")
-    return found
 
 
 def _checked_prompt(value: Any, name: str) -> str | list[int]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2cli.errors import UsageError, shown
 from gpt2cli.generation.request import new_seed
+from gpt2cli.records import Input
 from gpt2cli.serving.journal import Place, has_lines
-from gpt2cli.serving.records import Input
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
@@ -52,7 +52,7 @@ def describe(model: LoadedModel, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of a run and its model's, in JSON. The model has been fetched."""
     from gpt2cli.decoders.native.quantize import identity
 
-    weights = identity(model.directory)["identity"][:16]
+    weights = identity(model.directory, model.adapters)["identity"][:16]
     found: dict[str, Any] = json.loads(json.dumps({**model.facts(), "weights": weights, **facts}))
     return found
 

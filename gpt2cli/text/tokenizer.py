@@ -8,10 +8,13 @@ arXiv:1508.07909.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -167,19 +170,44 @@ class Tokenizer:
 
         Not even the text is held, if it is cut into words as GPT-2 does.
         """
-        kind = "H" if self.size <= 1 << 16 else "I"
+        ids = array(self.typecode)
+        for part in self.encode_parts(pieces, special=special):
+            ids.extend(part)
+        return ids
+
+    def encode_parts(
+        self, pieces: Iterable[str], *, special: bool = True, follows: bool = False
+    ) -> Iterator[list[int]]:
+        """The ids that `encode` gives for a text which comes in pieces, some at a time."""
         if not self._is_cut_at_spaces:
-            return array(kind, self.encode("".join(pieces), special=special))
-        ids, rest = array(kind, self.opening), ""
+            yield self.encode("".join(pieces), special=special, follows=follows)
+            return
+        rest = ""
+        if not follows:
+            yield self.opening
         for piece in pieces:
             begin = max(0, len(rest) - 1)
             rest += piece
             if words := _WHOLE_WORDS.match(rest, begin):
                 whole = rest[: words.end()]
-                ids.extend(self.encode(whole, special=special, follows=True))
+                yield self.encode(whole, special=special, follows=True)
                 rest = rest[words.end() :]
-        ids.extend(self.encode(rest, special=special, follows=True))
-        return ids
+        yield self.encode(rest, special=special, follows=True)
+
+    @property
+    def typecode(self) -> str:
+        """The type of `array` that holds every id: of 2 bytes, or of 4."""
+        return "H" if self.size <= 1 << 16 else "I"
+
+    def fingerprint(self) -> str:
+        """A hash that is the same in every process, and for another vocabulary another."""
+        ranks, special, _ = self._parts
+        described = {
+            "ranks": {token.hex(): i for token, i in ranks.items()},
+            "special": special,
+            "vocabulary": self.vocabulary and asdict(self.vocabulary),
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of some tokens; they may begin or end inside a character.

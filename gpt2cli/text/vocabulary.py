@@ -78,6 +78,12 @@ def of_gpt2(tokens: dict[str, int], merges: list[str]) -> Vocabulary:
     return Vocabulary(tokens, merges, added, [], _byte_level())
 
 
+def files(directory: Path) -> list[Path]:
+    """The files of a directory that say what its vocabulary is."""
+    names = dict.fromkeys((*ADDED, *(name for pair in VOCABULARIES for name in pair)))
+    return [directory / name for name in names if (directory / name).is_file()]
+
+
 def read(directory: Path) -> Vocabulary:
     """Read the vocabulary files of a directory.
 

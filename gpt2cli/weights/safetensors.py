@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gpt2cli.arrays import NDArray
+from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
 
 from gpt2cli.files import atomic
+from gpt2cli.progress import Progress
 
 # safetensors' type names → the NumPy type of their bits, and torch's name. NumPy has no bfloat16.
 _DTYPES = {
@@ -28,6 +30,7 @@ _DTYPES = {
     "BF16": ("<u2", "bfloat16"),
     "F64": ("<f8", "float64"),
 }
+INTEGERS = {"U16": ("<u2", "uint16"), "U32": ("<u4", "uint32"), "I64": ("<i8", "int64")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,24 @@ class StoredTensor:
             return (self.bits.astype(np.uint32) << 16).view(np.float32)
         return self.bits.astype(np.float32, copy=False)
 
+    def in_type(self, dtype: str, name: str) -> NDArray:
+        """Its bits in another type, by PyTorch's name. Raises `WeightsError` if that is too small.
+
+        `name` is what the message calls it.
+        """
+        numbers = np.ascontiguousarray(self.to_numpy())
+        if dtype == "bfloat16":
+            wide = numbers.view(np.uint32)
+            bits = ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16)  # to nearest even
+        else:
+            with np.errstate(over="ignore"):
+                bits = numbers.astype(dtype, copy=False)
+        if not are_numbers(StoredTensor(bits, dtype).to_numpy()):
+            raise WeightsError(
+                f"{name} has numbers too large for {dtype}, or none; nothing was written"
+            )
+        return bits
+
     def release(self) -> None:
         """Release the memory of pages that were read; they can be read again from the file."""
         mapped: Any = self.bits
@@ -72,8 +93,14 @@ class StoredTensor:
         return tensor.to(device=device, dtype=dtype)
 
 
-def read_mapped(path: Path, ignored: tuple[str, ...] = ()) -> dict[str, StoredTensor]:
+def read_mapped(
+    path: Path,
+    ignored: tuple[str, ...] = (),
+    dtypes: Mapping[str, tuple[str, str]] = _DTYPES,
+) -> dict[str, StoredTensor]:
     """Memory-map one safetensors file, without the tensors whose names end with `ignored`.
+
+    Raises `WeightsError` if it is damaged, or has tensors of other types than `dtypes`.
 
     Its layout (github.com/huggingface/safetensors): 8 bytes of header length, the header in
     JSON, the data. The library checks it; its own tensors would be copies in NumPy.
@@ -89,22 +116,25 @@ def read_mapped(path: Path, ignored: tuple[str, ...] = ()) -> dict[str, StoredTe
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)
     return {
-        key: _stored(data[start:], entry, f"{path}: {key}")
+        key: _stored(data[start:], entry, f"{path}: {key}", dtypes)
         for key, entry in header.items()
         if not key.endswith(ignored)
     }
 
 
-def _stored(data: NDArray, entry: dict[str, Any], where: str) -> StoredTensor:
-    if entry["dtype"] not in _DTYPES:
-        raise WeightsError(f"{where} is stored as {entry['dtype']}, which is no floating point")
-    numpy_type, torch_name = _DTYPES[entry["dtype"]]
+def _stored(
+    data: NDArray, entry: dict[str, Any], where: str, dtypes: Mapping[str, tuple[str, str]]
+) -> StoredTensor:
+    if entry["dtype"] not in dtypes:
+        kind = "floating point" if dtypes is _DTYPES else "integer"
+        raise WeightsError(f"{where} is stored as {entry['dtype']}, which is no {kind}")
+    numpy_type, torch_name = dtypes[entry["dtype"]]
     begin, end = entry["data_offsets"]
     return StoredTensor(data[begin:end].view(numpy_type).reshape(entry["shape"]), torch_name)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """`atomic` for the files of a checkpoint. Raises `WeightsError` where writing fails."""
     try:
         with atomic(path) as temporary:
@@ -116,7 +146,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def write_text(text: str, path: Path) -> None:
     """Write one text file, atomically. Raises `WeightsError` where that fails."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -126,8 +156,45 @@ def write_safetensors(
     """Write one safetensors file, atomically. Raises `WeightsError` where that fails."""
     from safetensors.torch import save_file
 
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def write_arrays(arrays: Mapping[str, NDArray], path: Path, metadata: dict[str, str]) -> None:
+    """The same for NumPy's arrays."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata)
+
+
+def write_streamed(
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]],
+    arrays: Iterable[NDArray],
+    path: Path,
+    metadata: Mapping[str, str],
+    progress: Progress | None = None,
+) -> None:
+    """The same for bits that come one at a time; `kinds` are their types and shapes.
+
+    Types have PyTorch's names. `progress` is called with the bytes written.
+    """
+    names = {torch_name: name for name, (_, torch_name) in _DTYPES.items()}
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (dtype, shape) in kinds.items():
+        size = math.prod(shape) * np.dtype(_DTYPES[names[dtype]][0]).itemsize
+        begin, end = end, end + size
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the data are aligned
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for bits in arrays:
+            file.write(np.ascontiguousarray(bits).data)
+            if progress:
+                progress(path.name, file.tell() - len(text) - 8, end)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from helpers import random_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.model.gpt2 import GELU, GPT2, LayerNorm
+from gpt2cli.model.gpt2 import GELU, GPT2, LayerNorm, within_segments
 from gpt2cli.model.kv_cache import CacheView, KVCache
 from gpt2cli.weights import checkpoint
 
@@ -109,6 +109,56 @@ def test_no_token_sees_a_later_one(model: GPT2) -> None:
     a, b = model(x), model(changed)
     assert torch.equal(a[:, :12], b[:, :12])
     assert not torch.allclose(a[:, 12:], b[:, 12:])
+
+
+LENGTHS = [[5, 1, 11, 3], [20], [7, 13]]
+SEGMENTS = torch.stack(
+    [torch.arange(len(row)).repeat_interleave(torch.tensor(row)) for row in LENGTHS]
+)
+
+
+def test_segments_are_attended_to_from_their_own_beginning() -> None:
+    positions, mask = within_segments(torch.tensor([[0, 0, 2, 2, 2], [1, 2, 2, 3, 3]]))
+    assert positions.tolist() == [[0, 1, 0, 1, 2], [0, 0, 1, 0, 1]]
+    seen = [[row.nonzero()[:, 0].tolist() for row in sequence[0]] for sequence in mask]
+    assert seen[0] == [[0], [0, 1], [2], [2, 3], [2, 3, 4]]
+    assert seen[1] == [[0], [1], [1, 2], [3], [3, 4]]
+
+
+@torch.inference_mode()
+def test_documents_in_one_row_are_read_as_if_alone(model: GPT2) -> None:
+    x = ids(3, 20)
+    logits = model(x, segments=SEGMENTS)
+    for row, tokens, lengths in zip(logits, x, LENGTHS, strict=True):
+        alone = [model(part[None])[0] for part in tokens.split(lengths)]
+        assert torch.allclose(row, torch.cat(alone), atol=1e-5)
+    assert not torch.allclose(logits[0], model(x[:1])[0], atol=1e-2)
+
+
+def test_gradients_of_documents_in_one_row_are_those_of_each_alone(
+    tiny_config: ModelConfig,
+) -> None:
+    packed, apart = (random_model(tiny_config).double().requires_grad_(True) for _ in range(2))
+    x = ids(3, 21)
+    learned = ids(3, 20, seed=5) % 3 > 0
+    learned &= torch.cat([SEGMENTS[:, 1:] == SEGMENTS[:, :-1], torch.ones(3, 1) > 0], dim=1)
+
+    def summed(model: GPT2, ids: torch.Tensor, own: torch.Tensor, **kwargs: torch.Tensor) -> None:
+        logits = model(ids[:, :-1], **kwargs)
+        loss = torch.nn.functional.cross_entropy(logits[own], ids[:, 1:][own], reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    summed(packed, x, learned, segments=SEGMENTS)
+    for tokens, own, lengths in zip(x, learned, LENGTHS, strict=True):
+        begin = 0
+        for length in lengths:
+            end = begin + length
+            summed(apart, tokens[None, begin : end + 1], own[None, begin:end])
+            begin = end
+    for (name, p), q in zip(packed.named_parameters(), apart.parameters(), strict=True):
+        assert p.grad is not None
+        assert q.grad is not None
+        assert torch.allclose(p.grad, q.grad, atol=1e-9), name
 
 
 def view(

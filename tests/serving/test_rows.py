@@ -15,7 +15,7 @@ from bulk_runs import write_rows
 
 from gpt2cli import api
 from gpt2cli.errors import UsageError
-from gpt2cli.serving.records import Input
+from gpt2cli.records import Input
 from gpt2cli.serving.rows import Reader, Row, is_openai, row_seed
 
 

@@ -92,7 +92,7 @@ def bench(
     """
     model = opening.load(where)
     rounds.check()
-    is_random = model.source.spec is not None and model.source.directory is None
+    is_random = bool(model.source.spec) and not model.source.directory and not model.adapters
     if model.source.spec or model.source.directory:  # else the context is known after fetching
         rounds.plan(model.config.context_length)
     output = Output()
@@ -137,7 +137,12 @@ def _open(model: LoadedModel, plan: Plan, is_random: bool, *, compiled: bool) ->
         if is_random:
             return open_random(config, placement, tokens, progress)
         return open_decoder(
-            model.directory, placement, tokens, compiled=compiled, progress=progress
+            model.directory,
+            placement,
+            tokens,
+            adapters=model.adapters,
+            compiled=compiled,
+            progress=progress,
         )
 
 

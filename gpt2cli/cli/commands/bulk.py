@@ -230,9 +230,9 @@ class _Given:
 
 def _prepared(given: _Given) -> _Run:
     """Check everything, the cheapest first; weights are fetched later."""
+    from gpt2cli.records import Input
     from gpt2cli.serving import state
     from gpt2cli.serving.job import Job, Shard
-    from gpt2cli.serving.records import Input
     from gpt2cli.serving.results import choose_format
     from gpt2cli.serving.rows import Reader, is_openai
 

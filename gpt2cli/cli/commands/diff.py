@@ -45,12 +45,14 @@ def diff(
     models: TwoModels = None,
     source: options.PromptSource,
     as_json: options.Json = False,
+    adapter: options.Adapter = None,
     machine: options.Machine,
     common: options.Common,
 ) -> None:
     """Read a text with two models and show where they disagree.
 
-    The models are A and B.
+    The models are A and B. Adapters are merged into B; with them a single --model is compared
+    with itself.
 
     For each token: its surprisal, -log2 p in bits, with A and with B; KL(A || B), the
     divergence of A's predictions from B's in bits; what each would have said, and at which rank
@@ -60,12 +62,17 @@ def diff(
     Examples:
       gpt2 diff "To be, or not to be" -m bard -m bard:int4
       gpt2 diff "The Eiffel Tower is in Paris" -m 124M -m 355M
+      gpt2 diff "Once upon a time" -m 124M --adapter tuned
       gpt2 diff --file essay.txt -m 124M -m 124M:int8 --json
     """
     names = models or []
+    if adapter and len(names) == 1:
+        names = [*names, *names]
     if len(names) != 2:
         raise UsageError(f"diff compares two models, not {len(names)}: -m NAME -m NAME")
-    a, b = (opening.load_named(name, machine, precision) for name, precision in map(_split, names))
+    (name_a, precision_a), (name_b, precision_b) = map(_split, names)
+    a = opening.load_named(name_a, machine, precision_a)
+    b = opening.load_named(name_b, machine, precision_b, adapter)
     text = source.read(prompt)
     for model in (a, b):
         opening.fetch(model, vocabulary_only=True)
@@ -153,7 +160,7 @@ def _summary(
 ) -> list[str]:
     lines = [""]
     for i, (letter, model) in enumerate(zip("AB", models, strict=True)):
-        line = f"{letter} is {visible(model.name)} in {model.precision}"
+        line = f"{letter} is {visible(model.title)} in {model.precision}"
         if summary.surprisals is not None:
             bits = summary.surprisals[i]
             line += f": {bits:.3f} bits per token, perplexity {2**bits:,.1f}"

@@ -144,6 +144,7 @@ def generate(
       gpt2 generate -s 3 --seed 7 "The best thing about Mondays is"
       gpt2 generate "Is water wet? Answer:" --choice " yes" --choice " no"
       gpt2 generate -m 1558M --draft 124M --precision int8 "In a shocking finding,"
+      gpt2 generate -m 124M --adapter tuned --adapter verse=0.5 "Once upon a time"
       gpt2 generate --file story.txt --append
 
     \b

@@ -10,7 +10,7 @@ import typer
 
 from gpt2cli.cli import options
 from gpt2cli.cli.grouped import Group, grouped
-from gpt2cli.cli.io.terminal import Output
+from gpt2cli.cli.io.terminal import Output, visible
 from gpt2cli.cli.render.tables import new_table, print_rich
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import shipped_specs
@@ -60,6 +60,7 @@ Model = Annotated[
 def info(
     *,
     model: Model = "124M",
+    adapter: options.Adapter = None,
     tables: Tables,
     as_json: options.Json = False,
     common: options.Common,
@@ -71,11 +72,14 @@ def info(
     \b
     Examples:
       gpt2 info --model 774M
+      gpt2 info --adapter tuned
       gpt2 info --fit
       gpt2 info --model 1558M --compare gpt3
     """
     if tables.show_all + tables.fit + (tables.compare is not None) > 1:
         raise UsageError("--all, --fit and --compare are different tables; choose one")
+    if adapter and (tables.show_all or tables.fit or tables.compare):
+        raise UsageError("--adapter belongs to one model, not to a table of several")
     here, compare = machine.detect(), tables.compare
     if tables.show_all or tables.fit:
         models = {spec.name: spec.model for spec in shipped_specs()}
@@ -83,7 +87,10 @@ def info(
     else:
         found = [sources.resolve(name) for name in (model, *([compare] if compare else []))]
         models = {source.name: source.config() for source in found}
-        data = {name: _about(name, config, here) for name, config in models.items()}
+        data = {
+            name: {**_about(name, config, here), "adapters": _adapters(adapter, config)}
+            for name, config in models.items()
+        }
         data = data if compare else data[found[0].name]
     if as_json:
         Output().write(json.dumps(data, ensure_ascii=False) + "\n")
@@ -95,6 +102,7 @@ def info(
         print_rich(_compare_table(models))
     else:
         print_rich(*_single(found[0].name, models[found[0].name], here))
+        print_rich(*map(_adapter_line, data["adapters"]))
 
 
 def _about(name: str, config: ModelConfig, here: machine.Machine) -> dict[str, Any]:
@@ -106,6 +114,19 @@ def _about(name: str, config: ModelConfig, here: machine.Machine) -> dict[str, A
         "cpu_engine": "NumPy" if native.why_not() else "native",
         "fits": estimate.inference_bytes(config, _auto(here)) <= here.memory_available,
     }
+
+
+def _adapters(names: list[str] | None, config: ModelConfig) -> list[dict[str, Any]]:
+    """What adapters add to a model. Raises `WeightsError` for one of another size."""
+    if not names:
+        return []
+    from gpt2cli.weights import adapter, merging
+
+    found = []
+    for chosen in map(merging.choose, names):
+        read = adapter.read(chosen.directory, config)
+        found.append({"adapter": str(chosen), "parameters": read.parameters, **read.describe()})
+    return found
 
 
 def _auto(here: machine.Machine) -> str:
@@ -162,6 +183,16 @@ def _machine_line(here: machine.Machine) -> str:
         f"\nThis machine: {here.device} ({here.name}), {here.cores} cores, "
         f"{_size(here.memory_available)} of {_size(here.memory_total)} free\n"
         f"A CPU decodes with {cpu}"
+    )
+
+
+def _adapter_line(adapter: dict[str, Any]) -> str:
+    ranks = " and ".join(map(str, adapter["ranks"]))
+    whole = [f"{', '.join(adapter['saved'])} as a whole"] if adapter["saved"] else []
+    updates = [f"rank {ranks} on {', '.join(adapter['targets'])}"] if ranks else []
+    return (
+        f"Adapter {visible(adapter['adapter'])}: {adapter['parameters']:,} parameters, "
+        f"{'; '.join(updates + whole)}"
     )
 
 

@@ -107,6 +107,7 @@ def inspect(
     details: Details,
     shown: Shown,
     model: options.ModelName = "124M",
+    adapter: options.Adapter = None,
     machine: options.Machine,
     common: options.Common,
 ) -> None:
@@ -123,7 +124,7 @@ def inspect(
       gpt2 inspect -m bard "To be, or not to be" --layer 3 --head 2
       gpt2 inspect "Hello" --show lens,norms --json
     """
-    opened = opening.load_named(model, machine, "fp32")
+    opened = opening.load_named(model, machine, "fp32", adapter)
     sections = _sections(details.show, shown.as_json, details.attention)
     if details.head is not None and details.all_heads:
         raise UsageError("--head and --all-heads exclude each other")
@@ -150,7 +151,7 @@ def _inspected(
     from gpt2cli.analysis import inspection
     from gpt2cli.weights import checkpoint
 
-    network = checkpoint.load(model.directory, device=model.placement.device)
+    network = checkpoint.load(model.directory, model.adapters, device=model.placement.device)
     return inspection.inspect(
         network, model.tokenizer, window, token=token, window=details.last, top=details.top
     )
@@ -170,11 +171,11 @@ def _show(
     if shown.html is not None:
         from gpt2cli.cli.render.pages import inspection as page
 
-        write_file(shown.html, page.render(model.name, text, data.as_dict(SECTIONS)))
+        write_file(shown.html, page.render(model.title, text, data.as_dict(SECTIONS)))
     if shown.png is not None:
         from gpt2cli.cli.render import picture
 
-        write_file(shown.png, picture.render(model.name, text, data, *chosen))
+        write_file(shown.png, picture.render(model.title, text, data, *chosen))
     if shown.as_json:
         facts = {**model.facts(), "engine": "PyTorch"}
         record = {**facts, "prompt": text, **data.as_dict(sections)}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpt2cli.cli import options
+from gpt2cli.cli import opening, options
+from gpt2cli.cli.commands.export import export
 from gpt2cli.cli.io.progress import download_progress
 from gpt2cli.cli.io.terminal import Output, notice, visible
 from gpt2cli.cli.render.tables import new_table, print_rich
@@ -18,6 +20,7 @@ from gpt2cli.errors import UsageError, WeightsError
 from gpt2cli.weights import cache, sources
 
 app = typer.Typer(cls=Group, rich_markup_mode=None)
+app.command(cls=Command)(export)
 
 _NAME = "Config name or alias, or hub repository (owner/name)."
 Name = Annotated[
@@ -45,7 +48,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List the models that are here or can be fetched; pull, rm, path.
+    """List models, here or on the hub; pull, rm, path, merge. Export writes other formats.
 
     \b
     Examples:
@@ -102,7 +105,9 @@ def _print_table(rows: list[_Row]) -> None:
 def _hub_id(name: str) -> str:
     source = sources.resolve(name)
     if source.repo_id is None:
-        raise UsageError(f"{name} does not come from the hub; it is in {source.directory}")
+        raise UsageError(
+            f"{name} does not come from the hub; it is in {source.file or source.directory}"
+        )
     return source.repo_id
 
 
@@ -124,22 +129,56 @@ def pull(name: Name, quiet: options.Quiet = False, debug: options.Debug = False)
 
 @app.command(cls=Command)
 def rm(name: CachedName, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Delete a fetched model from the hub's cache, and its quantized weights.
+    """Delete a fetched model from the hub's cache, and what was made of it.
+
+    Of a GGUF file only its converted copy is deleted.
 
     \b
     Examples:
       gpt2 models rm 1558M
+      gpt2 models rm tuned.gguf
       gpt2 models rm distilbert/distilgpt2
     """
     from gpt2cli.decoders.native import quantize
+    from gpt2cli.weights.gguf import imported
 
-    freed = cache.remove(_hub_id(name)) + quantize.prune()
+    source = sources.resolve(name)
+    removed = imported.remove(source.file) if source.file else cache.remove(_hub_id(name))
+    freed = removed + imported.prune() + quantize.prune()
     notice(f"removed {name}: {freed / 1e6:,.1f} MB freed")
 
 
 @app.command(cls=Command)
+def merge(
+    name: Name,
+    adapter: options.Adapter = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Directory to write; it must not exist."),
+    ] = None,
+    offline: options.Offline = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Write a model with adapters merged into it, in fp32, as gpt2 and transformers read it.
+
+    \b
+    Examples:
+      gpt2 models merge 124M --adapter tuned -o merged
+      gpt2 models merge bard --adapter verse=0.7 --adapter prose=0.3 -o both
+    """
+    if not adapter or out is None:
+        raise UsageError("merge needs --adapter DIR and --out DIR")
+    machine = options.Machine(device="cpu", offline=offline)
+    model = opening.load_named(name, machine, "fp32", adapter)
+    with download_progress() as progress:
+        model.save(out, "fp32", progress=progress)
+    Output().write(f"{out}\n")
+
+
+@app.command(cls=Command)
 def path(name: Name, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Print the directory of a model that is bundled, fetched or local.
+    """Print the directory of a model that is bundled, fetched, local or made of a GGUF file.
 
     \b
     Examples:
@@ -147,6 +186,9 @@ def path(name: Name, quiet: options.Quiet = False, debug: options.Debug = False)
       ls -lh "$(gpt2 models path 124M)"
     """
     source = sources.resolve(name)
+    if source.file:
+        with download_progress() as progress:
+            source = sources.fetch(source, progress=progress)
     if source.directory is None:
         raise WeightsError(f"{name} is not on this disk; fetch it with: gpt2 models pull {name}")
     Output().write(f"{source.directory}\n")

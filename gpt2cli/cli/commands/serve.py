@@ -126,7 +126,7 @@ def serve(
     \b
     Examples:
       gpt2 serve --model bard
-      gpt2 serve -m 124M --precision int8 --port 8080
+      gpt2 serve -m 124M --adapter tuned --precision int8 --port 8080
       GPT2_API_KEY=secret gpt2 serve --host 0.0.0.0
       gpt2 serve --uds /run/gpt2.sock --workers 4
     """

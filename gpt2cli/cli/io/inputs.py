@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import cast
 
 from gpt2cli.errors import UsageError
-from gpt2cli.files import decode_utf8, read_file
+from gpt2cli.files import decode_utf8, read_file, text_pieces
 
-PIECE = 1 << 20  # bytes of a text read at once
 ARRIVED = 1 << 18  # bytes at most, of lines read as they arrive
 
 
@@ -96,13 +95,11 @@ def read_lines(file: str) -> Iterator[list[bytes]]:
 
 def read_pieces(file: str, origin: str, keep_newline: bool) -> Iterator[str]:
     """A text of any length in pieces of some lines. Raises `UsageError` if it is not UTF-8."""
-    offset, last = 0, ""
+    last = ""
     with open_bytes(file) as stream:
-        while lines := stream.readlines(PIECE):
+        for piece in text_pieces(stream, origin):
             yield last
-            data = b"".join(lines)
-            last = decode_utf8(data, origin, offset)
-            offset += len(data)
+            last = piece
     yield last if keep_newline else without_newline(last)
 
 

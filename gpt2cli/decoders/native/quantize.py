@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -23,19 +23,18 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
 from gpt2cli.decoders.native import abi
 from gpt2cli.errors import WeightsError
-from gpt2cli.files import atomic, discard_leftovers
+from gpt2cli.files import atomic, discard_leftovers, fingerprint
 from gpt2cli.progress import Progress
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
+from gpt2cli.weights.merging import Chosen
 from gpt2cli.weights.safetensors import StoredTensor
 
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
 LAYOUT = 2  # to be raised with every change to the layout in quantize.h
 ALIGNMENT = 64  # a cache line
-PAGE = 4096  # bytes
 UNKNOWN = "0" * 64  # as long as a checksum
 SECTOR = 512  # bytes; disks lose and exchange no less
-SAMPLED = 16  # pages of a file of weights
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -62,22 +61,19 @@ def encode(
     }
 
 
-def identity(directory: Path) -> dict[str, str]:
+def identity(directory: Path, adapters: Sequence[Chosen] = ()) -> dict[str, str]:
     """Which weights a checkpoint holds: where the first file is, and a hash that tells them apart.
 
-    It covers size, time and some pages of every file. To be taken before any tensor is read,
-    so that weights which are replaced meanwhile are noticed.
+    With `adapters` they are those of the merged model. The hash covers size, time and some pages
+    of every file. To be taken before any tensor is read, so that weights which are replaced
+    meanwhile are noticed.
     """
     files = [path.resolve() for path in checkpoint.weight_files(directory)]
-    digest = hashlib.sha256()
-    for path in files:
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        with path.open("rb") as file:
-            for i in range(SAMPLED):
-                file.seek(i * max(0, stat.st_size - PAGE) // (SAMPLED - 1))
-                digest.update(file.read(PAGE))
-    return {"weights": str(files[0]), "identity": digest.hexdigest()}
+    parts = [path.resolve() for chosen in adapters for path in chosen.files]
+    weights = "".join(f"{chosen.weight}\n" for chosen in adapters)
+    digest = hashlib.sha256(f"{weights}{fingerprint(files + parts)}".encode())
+    found = {"weights": str(files[0]), "identity": digest.hexdigest()}
+    return {**found, "adapters": json.dumps([str(path) for path in parts])} if parts else found
 
 
 def open_coded(
@@ -87,6 +83,7 @@ def open_coded(
     tensors: Mapping[str, StoredTensor],
     precision: str,
     progress: Progress | None = None,
+    adapters: Sequence[Chosen] = (),
 ) -> dict[str, NDArray]:
     """The same of a checkpoint, from the file of an earlier run if that is still good.
 
@@ -95,8 +92,8 @@ def open_coded(
     NaN or infinity in the weights.
     """
     sizes = _sizes(config, precision)
-    path = cache_path(directory, precision)
-    if (coded := _read(path, known, sizes)) is not None and identity(directory) == known:
+    path = cache_path(directory, precision, adapters)
+    if (coded := _read(path, known, sizes)) is not None and identity(directory, adapters) == known:
         return coded
     pieces = _encode_all(config, tensors, precision, sum(sizes.values()), progress)
     try:
@@ -104,7 +101,7 @@ def open_coded(
         with atomic(path) as temporary:
             with temporary.open("wb") as file:
                 _write(file, known, sizes, pieces)
-            if identity(directory) != known:
+            if identity(directory, adapters) != known:
                 raise OSError("the weights were replaced while they were quantized")
         if (coded := _read(path, known, sizes)) is not None:
             return coded
@@ -113,22 +110,25 @@ def open_coded(
     return dict(_encode_all(config, tensors, precision, sum(sizes.values()), progress))
 
 
-def are_kept(directory: Path, precision: str) -> bool:
-    """Whether the next run will find the codes of a checkpoint."""
+def are_kept(directory: Path, precision: str, adapters: Sequence[Chosen] = ()) -> bool:
+    """Whether the next run will find the codes of a checkpoint, with adapters merged in."""
     sizes = _sizes(checkpoint.read(directory)[0], precision)
-    return _read(cache_path(directory, precision), identity(directory), sizes) is not None
+    path = cache_path(directory, precision, adapters)
+    return _read(path, identity(directory, adapters), sizes) is not None
 
 
-def cache_path(directory: Path, precision: str) -> Path:
-    """Where the codes of a checkpoint are kept."""
+def cache_path(directory: Path, precision: str, adapters: Sequence[Chosen] = ()) -> Path:
+    """Where the codes of a checkpoint, with adapters merged in, are kept."""
     # Revisions may share some files of weights.
     weights = [os.fsencode(path.resolve()) for path in checkpoint.weight_files(directory)]
+    for chosen in adapters:
+        weights += [os.fsencode(chosen.directory.resolve()), repr(chosen.weight).encode()]
     name = hashlib.sha256(b"\0".join(weights)).hexdigest()[:16]
     return _folder() / f"{name}-{precision}.safetensors"
 
 
 def prune() -> int:
-    """Delete the codes of checkpoints that are gone; returns the bytes freed."""
+    """Delete the codes of checkpoints and adapters that are gone; returns the bytes freed."""
     freed = discard_leftovers(_folder())
     for path in _folder().glob("*.safetensors"):
         if not path.is_file():  # to open a FIFO would wait for who writes into it
@@ -136,10 +136,12 @@ def prune() -> int:
         try:
             with path.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            if not Path(header["__metadata__"]["weights"]).exists():
+            known = header["__metadata__"]
+            files = [known["weights"], *json.loads(known.get("adapters", "[]"))]
+            if not all(Path(file).exists() for file in files):
                 freed += path.stat().st_size
                 path.unlink()
-        except (OSError, ValueError, KeyError, MemoryError, OverflowError):
+        except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
             continue
     return freed
 

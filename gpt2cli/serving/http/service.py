@@ -84,7 +84,9 @@ class Service:
     def fingerprint(self) -> str:
         """What decides about the texts besides a request: another one may give others."""
         facts = self.model.facts()
-        return "-".join(str(facts[name]) for name in ("version", "engine", "precision"))
+        parts = [facts[name] for name in ("version", "engine", "precision")]
+        parts += [f"{a.directory.name}={a.weight:g}" for a in self.model.adapters]
+        return "-".join(parts)
 
     def check_name(self, name: str) -> None:
         """Raise `Unknown` for another model."""

@@ -62,7 +62,7 @@ def test_the_overview_is_short_and_right(run_main: Run) -> None:
     data = json.loads(
         run_main("inspect", "ROMEO:", "-m", "bard", "--json", "--show", "next").stdout
     )
-    ran = {"model", "repo_id", "revision", "device", "precision", "engine", "version"}
+    ran = {"model", "repo_id", "revision", "adapters", "device", "precision", "engine", "version"}
     assert set(data) == ran | {"prompt", "first", "tokens", "target", "next"}
     assert data["target"] == data["next"][0]
     assert data["target"]["text"] == "\n"  # what follows a speaker's name

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt2cli import files
 from gpt2cli.cli.io import inputs
 from gpt2cli.cli.io.inputs import read_argument, read_stdin
 from gpt2cli.errors import UsageError
@@ -79,7 +80,7 @@ def test_a_file_is_read_byte_for_byte_or_named(tmp_path: Path) -> None:
 def test_pieces_of_a_file_add_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, keep: bool
 ) -> None:
-    monkeypatch.setattr(inputs, "PIECE", 1)
+    monkeypatch.setattr(files, "PIECE", 1)
     path = tmp_path / "text"
     path.write_bytes(text.encode())
     pieces = list(inputs.read_pieces(str(path), "text", keep))

@@ -1,4 +1,4 @@
-"""Files of prompts, record by record: lines, JSONL, CSV and Parquet, also compressed.
+"""Files of records, one after another: lines, JSONL, CSV and Parquet, also compressed.
 
 A record is a line as bytes, or a row of a table by the names of its columns; a list of cells
 where those do not fit the columns. Only as much of the file is in memory as one record takes, or
@@ -46,7 +46,7 @@ class Given:
 
 
 class Input:
-    """A file of prompts, or stdin for "-"; its name says what it holds.
+    """A file of records, or stdin for "-"; its name says what it holds.
 
     Raises `UsageError` if it cannot be read, or a library for it is missing.
     """
@@ -58,7 +58,7 @@ class Input:
         if self.is_stdin and sys.stdin is None:
             raise UsageError("stdin is closed; there is nothing to read")
         if not self.is_stdin:
-            _check_file(Path(name))
+            check_file(Path(name))
         self.columns = self._columns()
 
     @property
@@ -79,13 +79,8 @@ class Input:
         if self.kind == "parquet":
             yield from enumerate(_parquet_rows(self.name))
             return
-        try:
-            with self._open() as stream:
-                yield from self._table(stream) if self.kind == "csv" else self._lines(stream)
-        except _damages() as error:
-            raise GPT2CLIError(f"{self.name} is damaged: {error}") from None
-        except OSError as error:
-            raise GPT2CLIError(f"cannot read {self.name}: {error.strerror or error}") from None
+        with reading(self.name), self._open() as stream:
+            yield from self._table(stream) if self.kind == "csv" else self._lines(stream)
 
     @cached_property
     def first(self) -> Record | None:
@@ -153,6 +148,17 @@ def suffix(name: str) -> str:
     """The end of a file's name that says what it holds, whether compressed or not."""
     path = Path(name)
     return (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Raise `GPT2CLIError` where a file that is read turns out to be damaged or unreadable."""
+    try:
+        yield
+    except _damages() as error:
+        raise GPT2CLIError(f"{name} is damaged: {error}") from None
+    except OSError as error:
+        raise GPT2CLIError(f"cannot read {name}: {error.strerror or error}") from None
 
 
 @contextmanager
@@ -250,7 +256,8 @@ def _damages(*others: type[Exception]) -> tuple[type[Exception], ...]:
     return (EOFError, zlib.error, csv.Error, gzip.BadGzipFile, *zstd_errors, *others)
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise `UsageError` if a file cannot be read, or a library for it is missing."""
     try:
         with path.open("rb"):
             pass

@@ -1,4 +1,4 @@
-"""Files of prompts, record by record."""
+"""Files of records, one after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import zstandard
 from helpers import piped
 
 from gpt2cli.errors import GPT2CLIError, UsageError
-from gpt2cli.serving.records import Input
+from gpt2cli.records import Input
 
 LINES = b'\xef\xbb\xbf{"prompt": "a"}\n\n{"prompt": "b"}\r\n{"prompt": "c"}'
 RECORDS = [(0, b'{"prompt": "a"}\n'), (2, b'{"prompt": "b"}\r\n'), (3, b'{"prompt": "c"}')]
