@@ -15,7 +15,6 @@ weights. Nothing heavy is imported before threads are limited, and torch only wh
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -59,7 +58,7 @@ def load(
     offline: bool = False,
     fetch: bool = True,
 ) -> LoadedModel:
-    """Open a model: a config's name or alias, a YAML file, a directory or owner/name on the hub.
+    """Open a model: a config's name or alias, a YAML or GGUF file, a directory or owner/name.
 
     `adapters` are directories of LoRA adapters in PEFT's layout, or DIR=WEIGHT, which are merged
     into its weights. `device` is auto, cpu, cuda, cuda:N or mps, `precision` auto or a key of
@@ -221,24 +220,66 @@ class LoadedModel:
             progress=progress,
         )
 
-    def save(self, directory: Path, progress: Progress | None = None) -> None:
-        """Write the model, its adapters merged in, as a new directory that transformers reads.
+    def save(
+        self,
+        directory: Path,
+        precision: str | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write the model, its adapters merged in, as a directory that transformers reads.
 
-        In fp32, since a smaller precision would round what adapters add away. Raises `UsageError`
-        if the directory exists.
+        `precision` is fp32, fp16 or bf16, and by default that of the files; with adapters fp32,
+        since a smaller one would round what they add away. Raises `UsageError` if the directory
+        exists, unless it holds a model and `overwrite` allows its end.
         """
-        import torch
+        from gpt2cli.system.memory import check_conversion
+        from gpt2cli.weights.exporting import to_directory
 
-        from gpt2cli.files import new_directory
-        from gpt2cli.text import vocabulary
-        from gpt2cli.weights import checkpoint
+        self.fetch(progress=progress)
+        check_conversion(self.config)
+        to_directory(
+            self.directory,
+            directory,
+            precision,
+            self.adapters,
+            overwrite=overwrite,
+            progress=progress,
+        )
 
-        with new_directory(directory) as new:
-            self.fetch(progress=progress)
-            for path in vocabulary.files(self.directory):
-                shutil.copyfile(path, new / path.name)
-            model = checkpoint.load(self.directory, self.adapters)
-            checkpoint.save(model, new, self.tokenizer.end_of_text or 0, torch.float32)
+    def save_gguf(
+        self,
+        path: Path,
+        precision: str | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """The same as a GGUF file, also in q8_0 and q4_0; needs the extra `gguf`."""
+        from gpt2cli.system.memory import check_conversion
+        from gpt2cli.weights.exporting import to_gguf
+
+        self.fetch(progress=progress)
+        check_conversion(self.config)
+        to_gguf(
+            self.directory,
+            path,
+            precision,
+            self.adapters,
+            name=self.title,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+    def save_adapter(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write its one adapter alone, as a GGUF file that llama.cpp adds to the model."""
+        from gpt2cli.weights.exporting import adapter_to_gguf
+
+        if len(self.adapters) != 1:
+            raise UsageError(f"a file holds one adapter, and {self.title} has another number")
+        self.fetch()
+        adapter_to_gguf(self.directory, path, self.adapters[0], overwrite=overwrite)
 
     def configure(self, **settings: Any) -> GenerationConfig:
         """Settings of a generation by name, with the model's defaults.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from gpt2cli.errors import GPT2CLIError, UsageError, shown
 
 LEFTOVER_SECONDS = 24 * 3600
 PIECE = 1 << 20  # bytes of a text read at once
+_SAMPLED, _PAGE = 16, 4096  # pages of a file, and their bytes
 
 
 @contextmanager
@@ -36,18 +38,25 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary directory next to `path` that becomes it only if the block succeeds.
 
-    Raises `UsageError` if something is there already, or nothing can be written.
+    Raises `UsageError` if something is there already and may not be overwritten, or nothing can
+    be written.
     """
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not overwrite:
         raise UsageError(f"{path} exists; write to another directory")
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        os.rename(temporary, path)
+        if os.path.lexists(path):
+            old = temporary.with_suffix(".old.tmp")
+            os.rename(path, old)
+            os.rename(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     finally:
@@ -76,6 +85,19 @@ def discard_leftovers(directory: Path, name: str | None = None) -> int:
         except OSError:  # another process was faster
             continue
     return freed
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """A hash that tells large files from others: of size, time and some pages of each."""
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        with path.open("rb") as file:
+            for i in range(_SAMPLED):
+                file.seek(i * max(0, stat.st_size - _PAGE) // (_SAMPLED - 1))
+                digest.update(file.read(_PAGE))
+    return digest.hexdigest()
 
 
 def _is_running(process: int) -> bool:
@@ -187,6 +209,15 @@ def check_writable(path: Path, inputs: Iterable[str | Path | None] = ()) -> None
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
     except (ValueError, RuntimeError) as error:  # links in a circle
         raise UsageError(f"cannot write {path}: {error}") from None
+
+
+def check_space(path: Path, size: int) -> None:
+    """Raise `UsageError` if the disk has no room for `size` bytes where `path` is to be."""
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    if size > (free := shutil.disk_usage(folder).free):
+        raise UsageError(
+            f"{path} takes {size / 1e9:,.1f} GB and {folder} has {free / 1e9:,.1f} GB free"
+        )
 
 
 def append_to_file(path: Path, text: str) -> None:

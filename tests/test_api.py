@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapters import own
 from helpers import Run, generate_into, needs_engine
 
 import gpt2cli
+from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import ConfigError, DeviceError, UsageError, WeightsError
 from gpt2cli.generation.loop import generate
 from gpt2cli.system.device import Placement
+from gpt2cli.weights.merging import Chosen
 
 FACTS = {"model", "repo_id", "revision", "adapters", "device", "precision", "engine", "version"}
 
@@ -251,6 +255,22 @@ def test_an_open_model_works_in_another_process(method: str) -> None:
     assert queue.get(timeout=60) == expected
     process.join()
     assert model.generate("ROMEO:", seed=1, max_tokens=9).text == expected
+
+
+def test_adapters_are_found_again_in_another_process_and_another_directory(
+    tiny_directory: Path, tiny_config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own(tmp_path / "tuned", tiny_config)
+    monkeypatch.chdir(tmp_path)
+    model = gpt2cli.load(str(tiny_directory), adapters=["tuned=0.5"], device="cpu")
+    sent = pickle.dumps(model)
+    monkeypatch.chdir("/")
+    found = pickle.loads(sent)
+    assert found.adapters == (Chosen(tmp_path / "tuned", 0.5),)
+    expected = found.generate("The", seed=1, max_tokens=9).text
+    monkeypatch.chdir(tmp_path)
+    assert model.generate("The", seed=1, max_tokens=9).text == expected
+    assert model.facts()["adapters"] == ["tuned=0.5"]
 
 
 def test_a_name_that_is_not_public_is_no_attribute() -> None:

@@ -80,7 +80,7 @@ ModelName = Annotated[
         metavar="NAME",
         autocompletion=complete_model,
         rich_help_panel="Model and machine",
-        help="Config name or alias (124M, medium, bard, …), YAML file, directory, "
+        help="Config name or alias (124M, medium, bard, …), YAML or GGUF file, directory, "
         "or hub repository (owner/name).",
     ),
 ]

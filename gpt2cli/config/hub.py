@@ -85,6 +85,7 @@ def to_hub_config(config: ModelConfig, eos_token_id: int, dtype: str) -> dict[st
         "activation_function": "gelu_new",
         "vocab_size": config.vocab_size,
         "n_positions": config.context_length,
+        "n_ctx": config.context_length,  # for mlx-lm and llama.cpp
         "n_embd": config.emb_dim,
         "n_head": config.n_heads,
         "n_layer": config.n_layers,

@@ -75,6 +75,16 @@ def check_random(
         )
 
 
+def check_conversion(config: ModelConfig) -> None:
+    """Raise `UsageError` if weights cannot be converted, which takes one tensor at a time."""
+    needed = 4 * 4 * config.emb_dim * max(config.vocab_size, 4 * config.emb_dim)
+    if needed > (free := available("cpu")):
+        raise UsageError(
+            f"converting the weights needs {needed / 1e9:,.1f} GB of memory and "
+            f"{free / 1e9:,.1f} GB are free"
+        )
+
+
 def available(device: str) -> int:
     """Bytes that are free on a device."""
     on_gpu = device.startswith("cuda")

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2cli.arrays import NDArray
 from gpt2cli.config.hub import is_tied, read_hub_config, to_hub_config
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import WeightsError, shown
+from gpt2cli.progress import Progress
 from gpt2cli.weights import layout
-from gpt2cli.weights.safetensors import StoredTensor, read_mapped, write_safetensors, write_text
+from gpt2cli.weights.safetensors import (
+    StoredTensor,
+    read_mapped,
+    write_safetensors,
+    write_streamed,
+    write_text,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +114,8 @@ def read(
     config = _settle_qkv_bias(config, stored)
     _settle_head(stored, directory)
     shapes = parameter_shapes(config)
-    _check({hub_name(name): shape for name, shape in shapes.items()}, stored, directory)
+    wanted = {hub_name(name): shape for name, shape in shapes.items()}
+    check_shapes(wanted, {name: tensor.shape for name, tensor in stored.items()}, directory)
     tensors = {name: stored[hub_name(name)] for name in shapes}
     if adapters:
         from gpt2cli.weights.merging import merge
@@ -216,29 +225,72 @@ def _is_same(one: StoredTensor, other: StoredTensor) -> bool:
     return True
 
 
-def _check(
-    wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, StoredTensor], directory: Path
+def check_shapes(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: Path
 ) -> None:
-    if len(stored) < len(wanted) // 2:
+    """Raise `WeightsError` that lists every missing, unexpected or wrongly shaped tensor."""
+    if len(found) < len(wanted) // 2:
         raise WeightsError(
-            f"{directory} does not hold this GPT-2: {len(stored):,} tensors instead of "
-            f"{len(wanted):,}"
+            f"{where} does not hold this GPT-2: {len(found):,} tensors instead of {len(wanted):,}"
         )
-    problems = [f"missing {name}" for name in wanted if name not in stored]
-    problems += [f"unexpected {name}" for name in stored if name not in wanted]
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
     problems += [
-        f"{name} is {stored[name].shape} instead of {shape}"
+        f"{name} is {found[name]} instead of {shape}"
         for name, shape in wanted.items()
-        if name in stored and stored[name].shape != shape
+        if name in found and found[name] != shape
     ]
     if problems:
         more = f"; and {len(problems) - _LISTED:,} more" if len(problems) > _LISTED else ""
         listed = "; ".join(problems[:_LISTED]) + more
-        raise WeightsError(f"{directory} does not hold this GPT-2: {listed}")
+        raise WeightsError(f"{where} does not hold this GPT-2: {listed}")
+
+
+def write_config(config: ModelConfig, directory: Path, end_of_text: int, dtype: str) -> None:
+    """Write `config.json` into a directory, which need not exist."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeightsError(f"cannot make {directory}: {error.strerror}") from None
+    text = json.dumps(to_hub_config(config, end_of_text, dtype), indent=2) + "\n"
+    write_text(text, directory / layout.CONFIG)
+
+
+def write(
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, StoredTensor]],
+    dtypes: Mapping[str, str],
+    directory: Path,
+    end_of_text: int,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """As `save`, without PyTorch and one tensor at a time: every parameter, by our names, in order.
+
+    `dtypes` are PyTorch's names of the types that they get. `metadata` are kept in the header.
+    """
+    shapes = parameter_shapes(config)
+    kinds = {hub_name(name): (dtypes[name], shape) for name, shape in shapes.items()}
+    usual = dtypes["token_embedding.weight"]
+    absent = 0 if config.qkv_bias else config.n_layers
+    kinds |= {f"h.{i}{QKV_BIAS}": (usual, (3 * config.emb_dim,)) for i in range(absent)}
+
+    def arrays() -> Iterator[NDArray]:
+        for name, tensor in tensors:
+            yield tensor.in_type(dtypes[name], hub_name(name))
+            tensor.release()
+        zeros = StoredTensor(np.zeros(3 * config.emb_dim, np.float32), "float32")
+        for _ in range(absent):
+            yield zeros.in_type(usual, QKV_BIAS)
+
+    write_config(config, directory, end_of_text, usual)
+    path = directory / layout.WEIGHTS
+    write_streamed(kinds, arrays(), path, {"format": "pt", **(metadata or {})}, progress)
 
 
 def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> None:
-    """Write weights and `config.json` so that `load` and transformers can read them.
+    """Write weights and `config.json` so that `load`, transformers and mlx-lm can read them.
 
     transformers always has QKV biases, so a model without gets zeros there.
     """
@@ -251,9 +303,7 @@ def save(model: GPT2, directory: Path, end_of_text: int, dtype: torch.dtype) -> 
     if not model.config.qkv_bias:
         for i in range(model.config.n_layers):
             tensors[f"h.{i}{QKV_BIAS}"] = torch.zeros(3 * model.config.emb_dim, dtype=dtype)
-    directory.mkdir(parents=True, exist_ok=True)
-    named = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
-    config = to_hub_config(model.config, end_of_text, str(dtype).removeprefix("torch."))
+    named = {name: tensor.contiguous() for name, tensor in tensors.items()}
     # Weights come last: with them the directory is a model.
-    write_text(json.dumps(config, indent=2) + "\n", directory / layout.CONFIG)
+    write_config(model.config, directory, end_of_text, str(dtype).removeprefix("torch."))
     write_safetensors(named, directory / layout.WEIGHTS, {"format": "pt"})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from gpt2cli.arrays import NDArray
+from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
 
 from gpt2cli.files import atomic
+from gpt2cli.progress import Progress
 
 # safetensors' type names → the NumPy type of their bits, and torch's name. NumPy has no bfloat16.
 _DTYPES = {
@@ -51,6 +53,24 @@ class StoredTensor:
         if self.dtype == "bfloat16":  # the upper half of a float32
             return (self.bits.astype(np.uint32) << 16).view(np.float32)
         return self.bits.astype(np.float32, copy=False)
+
+    def in_type(self, dtype: str, name: str) -> NDArray:
+        """Its bits in another type, by PyTorch's name. Raises `WeightsError` if that is too small.
+
+        `name` is what the message calls it.
+        """
+        numbers = np.ascontiguousarray(self.to_numpy())
+        if dtype == "bfloat16":
+            wide = numbers.view(np.uint32)
+            bits = ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16)  # to nearest even
+        else:
+            with np.errstate(over="ignore"):
+                bits = numbers.astype(dtype, copy=False)
+        if not are_numbers(StoredTensor(bits, dtype).to_numpy()):
+            raise WeightsError(
+                f"{name} has numbers too large for {dtype}, or none; nothing was written"
+            )
+        return bits
 
     def release(self) -> None:
         """Release the memory of pages that were read; they can be read again from the file."""
@@ -114,7 +134,7 @@ def _stored(
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """`atomic` for the files of a checkpoint. Raises `WeightsError` where writing fails."""
     try:
         with atomic(path) as temporary:
@@ -126,7 +146,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def write_text(text: str, path: Path) -> None:
     """Write one text file, atomically. Raises `WeightsError` where that fails."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -136,7 +156,7 @@ def write_safetensors(
     """Write one safetensors file, atomically. Raises `WeightsError` where that fails."""
     from safetensors.torch import save_file
 
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 
@@ -145,8 +165,36 @@ def write_arrays(arrays: Mapping[str, NDArray], path: Path, metadata: dict[str, 
     from safetensors.numpy import save_file
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata)
+
+
+def write_streamed(
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]],
+    arrays: Iterable[NDArray],
+    path: Path,
+    metadata: Mapping[str, str],
+    progress: Progress | None = None,
+) -> None:
+    """The same for bits that come one at a time; `kinds` are their types and shapes.
+
+    Types have PyTorch's names. `progress` is called with the bytes written.
+    """
+    names = {torch_name: name for name, (_, torch_name) in _DTYPES.items()}
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, (dtype, shape) in kinds.items():
+        size = math.prod(shape) * np.dtype(_DTYPES[names[dtype]][0]).itemsize
+        begin, end = end, end + size
+        header[name] = {"dtype": names[dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the data are aligned
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for bits in arrays:
+            file.write(np.ascontiguousarray(bits).data)
+            if progress:
+                progress(path.name, file.tell() - len(text) - 8, end)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

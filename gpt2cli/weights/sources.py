@@ -1,13 +1,13 @@
 """What `--model` may name, and the directory of files that it stands for.
 
-A name is looked for in this order: a shipped config or alias, a YAML file, a directory, a
-repository of the hub. `resolve` only looks; `fetch` makes the files present.
+A name is looked for in this order: a shipped config or alias, a YAML file, a GGUF file, a
+directory, a repository of the hub. `resolve` only looks; `fetch` makes the files present.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,15 @@ _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 class Source:
     """A model that has been found, though perhaps not fetched.
 
-    `directory` is None until the files are present; `repo_id` is None for local models.
+    `directory` is None until the files are present; `repo_id` is None for local models. `file`
+    is the GGUF file that the directory is made from.
     """
 
     name: str
     spec: Spec | None
     repo_id: str | None
     directory: Path | None
+    file: Path | None = None
 
     @property
     def sampling(self) -> SamplingConfig:
@@ -53,6 +55,10 @@ class Source:
         """
         if self.spec:
             return self.spec.model
+        if self.file:
+            from gpt2cli.weights.gguf import model
+
+            return model.read(self.file).config
         if self.directory is None:
             raise UsageError(
                 f"{self.name} is not in the cache; fetch it with: gpt2 models pull {self.name}"
@@ -69,6 +75,8 @@ def resolve(model: str) -> Source:
     path = Path(model).expanduser()
     if path.suffix in (".yaml", ".yml"):
         return _from_spec(load_spec(path))
+    if path.suffix.lower() == ".gguf":
+        return _from_gguf(model, path)
     if path.is_dir():
         if (path / layout.ADAPTER_CONFIG).is_file() and not (path / layout.CONFIG).is_file():
             raise ConfigError(
@@ -79,7 +87,9 @@ def resolve(model: str) -> Source:
             raise ConfigError(f"{path} holds no model: it has no {layout.CONFIG}")
         return Source(model, None, None, path)
     if path.exists():
-        raise UsageError(f"a model is a directory, a YAML file or a name, not a file like {path}")
+        raise UsageError(
+            f"a model is a directory, a YAML or GGUF file or a name, not a file like {path}"
+        )
     if "/" not in model and (hint := did_you_mean(model, known_names())):
         raise UsageError(f"unknown model {model!r}{hint}")
     if not _REPO_ID.fullmatch(model):
@@ -97,6 +107,15 @@ def _from_spec(spec: Spec) -> Source:
     return Source(spec.name, spec, spec.repo_id, cached)
 
 
+def _from_gguf(name: str, path: Path) -> Source:
+    from gpt2cli.weights.gguf import imported
+
+    if not path.is_file():  # a FIFO would block its reader
+        raise UsageError(f"there is no file {path}")
+    path = path.resolve()
+    return Source(name, None, None, imported.directory(path), path)
+
+
 def fetch(
     source: Source,
     *,
@@ -107,10 +126,17 @@ def fetch(
 ) -> Source:
     """Make the files present, from the hub if need be; a cached model needs no network.
 
+    A GGUF file is converted when its weights are first needed.
+
     `update` asks the hub for a newer revision. `vocabulary_only` skips the weights; fetching
     its result again brings them. Raises `WeightsError` when a config has no
     weights, or weights of another size; `DownloadError` when the hub cannot deliver.
     """
+    if source.file:
+        from gpt2cli.weights.gguf import imported
+
+        place = imported.convert(source.file, vocabulary_only=vocabulary_only, progress=progress)
+        return replace(source, directory=place)
     directory = source.directory
     if source.repo_id:
         directory = cache.cached_snapshot(source.repo_id, vocabulary_only=vocabulary_only)

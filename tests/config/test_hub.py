@@ -65,6 +65,7 @@ def test_transformers_reads_what_is_written_for_the_hub(config: ModelConfig) -> 
     theirs = GPT2Config.from_dict(to_hub_config(config, eos_token_id=7, dtype="float16"))
     assert theirs.model_type == "gpt2"
     assert (theirs.vocab_size, theirs.n_positions) == (config.vocab_size, config.context_length)
+    assert theirs.to_dict()["n_ctx"] == config.context_length  # what mlx-lm and llama.cpp read
     assert (theirs.n_embd, theirs.n_head, theirs.n_layer) == (
         config.emb_dim,
         config.n_heads,

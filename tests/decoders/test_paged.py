@@ -49,7 +49,7 @@ def damage(source: Path, target: Path, parameter: str, row: int, value: float) -
     """A copy of a checkpoint with one number in the place of another."""
     shutil.copytree(source, target)
     tensors, metadata = read_safetensors(source / "model.safetensors")
-    tensor = tensors["transformer." + checkpoint.hub_name(parameter)]
+    tensor = tensors[checkpoint.hub_name(parameter)]
     tensor.view(tensor.shape[0], -1)[row, 0] = value
     write_safetensors(tensors, target / "model.safetensors", metadata)
     return target

@@ -63,14 +63,18 @@ def test_a_missing_shard_is_named(tiny_directory: Path, tmp_path: Path) -> None:
         checkpoint.load(tmp_path)
 
 
-def test_names_without_prefix_masks_and_a_stored_head_are_fine(directory: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_names_with_a_prefix_or_without_masks_and_a_stored_head_are_fine(
+    directory: Path, prefix: str
+) -> None:
     expected = checkpoint.load(directory)(X)
     tensors = load_file(directory / "model.safetensors")
-    plain = {name.removeprefix("transformer."): t for name, t in tensors.items()}
-    plain["h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
-    plain["h.1.attn.masked_bias"] = torch.tensor(-1e4)
-    plain["lm_head.weight"] = plain["wte.weight"].clone()
-    save_file(plain, directory / "model.safetensors")
+    assert not any(name.startswith("transformer.") for name in tensors)
+    named = {prefix + name: tensor for name, tensor in tensors.items()}
+    named[prefix + "h.0.attn.bias"] = torch.ones(1, 1, 32, 32)
+    named[prefix + "h.1.attn.masked_bias"] = torch.tensor(-1e4)
+    named["lm_head.weight"] = named[prefix + "wte.weight"].clone()
+    save_file(named, directory / "model.safetensors")
     assert torch.equal(checkpoint.load(directory)(X), expected)
 
 
@@ -78,9 +82,9 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(directory: Path
     rewrite(
         directory,
         {
-            "transformer.h.0.ln_1.weight": None,
-            "transformer.wpe.weight": torch.zeros(16, 24),
-            "transformer.adapter": torch.zeros(1),
+            "h.0.ln_1.weight": None,
+            "wpe.weight": torch.zeros(16, 24),
+            "adapter": torch.zeros(1),
         },
     )
     with pytest.raises(WeightsError) as caught:
@@ -93,14 +97,14 @@ def test_every_missing_unexpected_and_misshapen_tensor_is_listed(directory: Path
 
 def test_a_tensor_that_is_there_twice_is_refused(directory: Path) -> None:
     """With the prefix and without it: nothing says which one is meant."""
-    rewrite(directory, {"wpe.weight": torch.zeros(32, 24)})
+    rewrite(directory, {"transformer.wpe.weight": torch.zeros(32, 24)})
     with pytest.raises(WeightsError, match=r"holds wpe\.weight a second time"):
         checkpoint.load(directory)
 
 
 def test_matrices_stored_the_other_way_round_are_refused(directory: Path) -> None:
-    up = load_file(directory / "model.safetensors")["transformer.h.0.mlp.c_fc.weight"]
-    rewrite(directory, {"transformer.h.0.mlp.c_fc.weight": up.T.contiguous()})
+    up = load_file(directory / "model.safetensors")["h.0.mlp.c_fc.weight"]
+    rewrite(directory, {"h.0.mlp.c_fc.weight": up.T.contiguous()})
     with pytest.raises(
         WeightsError, match=r"h\.0\.mlp\.c_fc\.weight is \(96, 24\) instead of \(24, 96\)"
     ):
@@ -120,7 +124,7 @@ def test_qkv_biases_trained_elsewhere_are_not_lost(
 ) -> None:
     model = random_model(replace(tiny_config, qkv_bias=False))
     checkpoint.save(model, tmp_path, end_of_text=0, dtype=torch.float32)
-    rewrite(tmp_path, {"transformer.h.1.attn.c_attn.bias": torch.ones(72)})
+    rewrite(tmp_path, {"h.1.attn.c_attn.bias": torch.ones(72)})
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     assert torch.allclose(checkpoint.load(tmp_path)(X), theirs(X).logits, atol=1e-5)
 
@@ -195,13 +199,13 @@ def test_causal_masks_of_any_type_are_left_alone(directory: Path, dtype: torch.d
     expected = checkpoint.load(directory)(X)
     mask = torch.ones(1, 1, 32, 32).tril().to(dtype)
     scalar = torch.tensor(-10000, dtype=torch.int64)
-    rewrite(directory, {"transformer.h.0.attn.bias": mask, "h.1.attn.masked_bias": scalar})
+    rewrite(directory, {"h.0.attn.bias": mask, "h.1.attn.masked_bias": scalar})
     assert torch.equal(checkpoint.load(directory)(X), expected)
 
 
 def test_a_head_of_its_own_is_refused(directory: Path) -> None:
     """As transformers, which uses it."""
-    head = load_file(directory / "model.safetensors")["transformer.wte.weight"].roll(1, 0)
+    head = load_file(directory / "model.safetensors")["wte.weight"].roll(1, 0)
     rewrite(directory, {"lm_head.weight": head.contiguous()})
     theirs = GPT2LMHeadModel.from_pretrained(directory)
     assert torch.equal(theirs.lm_head.weight, head)
@@ -215,7 +219,7 @@ def test_a_config_with_a_head_is_fine_where_that_is_the_embedding_again(director
     (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     with pytest.raises(WeightsError, match=r"has no lm_head\.weight, although its config is of a"):
         checkpoint.load(directory)
-    embedding = load_file(directory / "model.safetensors")["transformer.wte.weight"]
+    embedding = load_file(directory / "model.safetensors")["wte.weight"]
     rewrite(directory, {"lm_head.weight": embedding.clone()})
     theirs = GPT2LMHeadModel.from_pretrained(directory).eval()
     assert torch.equal(checkpoint.load(directory)(X), expected)
@@ -274,8 +278,8 @@ def test_a_head_is_compared_to_its_last_number(
     directory: Path, dtype: torch.dtype, last: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "_COMPARED", 100)
-    embedding = load_file(directory / "model.safetensors")["transformer.wte.weight"].to(dtype)
-    rewrite(directory, {"transformer.wte.weight": embedding, "lm_head.weight": embedding.clone()})
+    embedding = load_file(directory / "model.safetensors")["wte.weight"].to(dtype)
+    rewrite(directory, {"wte.weight": embedding, "lm_head.weight": embedding.clone()})
     head = embedding.clone()
     head[-1, -1] += last
     rewrite(directory, {"lm_head.weight": head})
@@ -289,16 +293,16 @@ def test_a_head_is_compared_to_its_last_number(
 def test_a_head_of_another_precision_and_one_without_numbers_are_the_embedding_too(
     directory: Path,
 ) -> None:
-    embedding = load_file(directory / "model.safetensors")["transformer.wte.weight"].bfloat16()
-    rewrite(directory, {"transformer.wte.weight": embedding, "lm_head.weight": embedding.float()})
+    embedding = load_file(directory / "model.safetensors")["wte.weight"].bfloat16()
+    rewrite(directory, {"wte.weight": embedding, "lm_head.weight": embedding.float()})
     checkpoint.read(directory)
     embedding[0, 0] = torch.nan
-    rewrite(directory, {"transformer.wte.weight": embedding, "lm_head.weight": embedding.clone()})
+    rewrite(directory, {"wte.weight": embedding, "lm_head.weight": embedding.clone()})
     checkpoint.read(directory)
 
 
 def test_a_head_without_dimensions_is_a_wrong_shape(directory: Path) -> None:
     scalar = torch.tensor(1.0)
-    rewrite(directory, {"transformer.wte.weight": scalar, "lm_head.weight": scalar.clone()})
+    rewrite(directory, {"wte.weight": scalar, "lm_head.weight": scalar.clone()})
     with pytest.raises(WeightsError, match=r"wte.weight is \(\) instead of \(300, 24\)"):
         checkpoint.read(directory)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from gpt2cli.cli import opening, options
+from gpt2cli.cli.commands.export import export
 from gpt2cli.cli.io.progress import download_progress
 from gpt2cli.cli.io.terminal import Output, notice, visible
 from gpt2cli.cli.render.tables import new_table, print_rich
@@ -19,6 +20,7 @@ from gpt2cli.errors import UsageError, WeightsError
 from gpt2cli.weights import cache, sources
 
 app = typer.Typer(cls=Group, rich_markup_mode=None)
+app.command(cls=Command)(export)
 
 _NAME = "Config name or alias, or hub repository (owner/name)."
 Name = Annotated[
@@ -46,7 +48,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List the models here or to be fetched; pull, rm, path, merge.
+    """List models, here or on the hub; pull, rm, path, merge. Export writes other formats.
 
     \b
     Examples:
@@ -103,7 +105,9 @@ def _print_table(rows: list[_Row]) -> None:
 def _hub_id(name: str) -> str:
     source = sources.resolve(name)
     if source.repo_id is None:
-        raise UsageError(f"{name} does not come from the hub; it is in {source.directory}")
+        raise UsageError(
+            f"{name} does not come from the hub; it is in {source.file or source.directory}"
+        )
     return source.repo_id
 
 
@@ -125,16 +129,22 @@ def pull(name: Name, quiet: options.Quiet = False, debug: options.Debug = False)
 
 @app.command(cls=Command)
 def rm(name: CachedName, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Delete a fetched model from the hub's cache, and its quantized weights.
+    """Delete a fetched model from the hub's cache, and what was made of it.
+
+    Of a GGUF file only its converted copy is deleted.
 
     \b
     Examples:
       gpt2 models rm 1558M
+      gpt2 models rm tuned.gguf
       gpt2 models rm distilbert/distilgpt2
     """
     from gpt2cli.decoders.native import quantize
+    from gpt2cli.weights.gguf import imported
 
-    freed = cache.remove(_hub_id(name)) + quantize.prune()
+    source = sources.resolve(name)
+    removed = imported.remove(source.file) if source.file else cache.remove(_hub_id(name))
+    freed = removed + imported.prune() + quantize.prune()
     notice(f"removed {name}: {freed / 1e6:,.1f} MB freed")
 
 
@@ -162,13 +172,13 @@ def merge(
     machine = options.Machine(device="cpu", offline=offline)
     model = opening.load_named(name, machine, "fp32", adapter)
     with download_progress() as progress:
-        model.save(out, progress)
+        model.save(out, "fp32", progress=progress)
     Output().write(f"{out}\n")
 
 
 @app.command(cls=Command)
 def path(name: Name, quiet: options.Quiet = False, debug: options.Debug = False) -> None:
-    """Print the directory of a model that is bundled, fetched or local.
+    """Print the directory of a model that is bundled, fetched, local or made of a GGUF file.
 
     \b
     Examples:
@@ -176,6 +186,9 @@ def path(name: Name, quiet: options.Quiet = False, debug: options.Debug = False)
       ls -lh "$(gpt2 models path 124M)"
     """
     source = sources.resolve(name)
+    if source.file:
+        with download_progress() as progress:
+            source = sources.fetch(source, progress=progress)
     if source.directory is None:
         raise WeightsError(f"{name} is not on this disk; fetch it with: gpt2 models pull {name}")
     Output().write(f"{source.directory}\n")

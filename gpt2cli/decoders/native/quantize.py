@@ -23,7 +23,7 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
 from gpt2cli.decoders.native import abi
 from gpt2cli.errors import WeightsError
-from gpt2cli.files import atomic, discard_leftovers
+from gpt2cli.files import atomic, discard_leftovers, fingerprint
 from gpt2cli.progress import Progress
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
@@ -33,10 +33,8 @@ from gpt2cli.weights.safetensors import StoredTensor
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
 LAYOUT = 2  # to be raised with every change to the layout in quantize.h
 ALIGNMENT = 64  # a cache line
-PAGE = 4096  # bytes
 UNKNOWN = "0" * 64  # as long as a checksum
 SECTOR = 512  # bytes; disks lose and exchange no less
-SAMPLED = 16  # pages of a file of weights
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -72,14 +70,8 @@ def identity(directory: Path, adapters: Sequence[Chosen] = ()) -> dict[str, str]
     """
     files = [path.resolve() for path in checkpoint.weight_files(directory)]
     parts = [path.resolve() for chosen in adapters for path in chosen.files]
-    digest = hashlib.sha256("".join(f"{chosen.weight}\n" for chosen in adapters).encode())
-    for path in files + parts:
-        stat = path.stat()
-        digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        with path.open("rb") as file:
-            for i in range(SAMPLED):
-                file.seek(i * max(0, stat.st_size - PAGE) // (SAMPLED - 1))
-                digest.update(file.read(PAGE))
+    weights = "".join(f"{chosen.weight}\n" for chosen in adapters)
+    digest = hashlib.sha256(f"{weights}{fingerprint(files + parts)}".encode())
     found = {"weights": str(files[0]), "identity": digest.hexdigest()}
     return {**found, "adapters": json.dumps([str(path) for path in parts])} if parts else found
 

@@ -29,7 +29,7 @@ from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.serving.http.settings import Policy
 from gpt2cli.weights import checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # hf scores the same, slowly
 
 LINES = [
     "ROMEO: The night is long, and I have lost my way.",

@@ -12,7 +12,7 @@ from helpers import REPOSITORY
 from servers import command
 
 pytest.importorskip("schemathesis")  # which needs Python 3.11
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Of a request for completions that its schema allows, `schema_checks` says why it may be refused.
 CONFIG = """
