@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from gpt2cli.config.fields import require, require_size
 
 SCHEDULES = ("cosine", "wsd")
+OPTIMIZERS = ("adamw", "muon")
 _TOKENS_A_STEP = 16_384
 _VALIDATIONS_AN_EPOCH = 4
 
@@ -41,6 +42,7 @@ class TrainingConfig:
     epochs: float | None = None
     batch_size: int = 32
     micro_batch_size: int | None = None
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-4
     schedule: str = "cosine"
@@ -73,9 +75,9 @@ class TrainingConfig:
         require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "between 0 and 1")
         if self.epochs is not None:
             require(0 < self.epochs < 10**6, "epochs", self.epochs, "above 0 and below a million")
-        require(
-            self.schedule in SCHEDULES, "schedule", self.schedule, f"one of {', '.join(SCHEDULES)}"
-        )
+        for key, names in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+            value = getattr(self, key)
+            require(value in names, key, value, f"one of {', '.join(names)}")
 
     @property
     def micro_batch(self) -> int:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.model.dropout import Dropout
 from gpt2cli.model.kv_cache import CacheView
 
 
@@ -96,7 +97,7 @@ class CausalSelfAttention(nn.Module):
         self.head_dim = config.head_dim
         self.qkv = Linear(config.emb_dim, 3 * config.emb_dim, bias=config.qkv_bias)
         self.out = Linear(config.emb_dim, config.emb_dim)
-        self.dropout = nn.Dropout(config.drop_rate)
+        self.dropout = Dropout(config.drop_rate)
 
     def forward(
         self, x: Tensor, cache: CacheView | None = None, mask: Tensor | None = None
@@ -141,7 +142,7 @@ class FeedForward(nn.Module):
         self.up = Linear(config.emb_dim, 4 * config.emb_dim)
         self.gelu = GELU()
         self.down = Linear(4 * config.emb_dim, config.emb_dim)
-        self.dropout = nn.Dropout(config.drop_rate)
+        self.dropout = Dropout(config.drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) → (B, T, C)"""
@@ -184,7 +185,7 @@ class GPT2(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.emb_dim)
         self.position_embedding = nn.Embedding(config.context_length, config.emb_dim)
-        self.dropout = nn.Dropout(config.drop_rate)
+        self.dropout = Dropout(config.drop_rate)
         self.blocks = nn.ModuleList(TransformerBlock(config, i) for i in range(config.n_layers))
         self.final_norm = LayerNorm(config.emb_dim, config.layer_norm_eps)
 

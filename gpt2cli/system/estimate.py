@@ -145,7 +145,11 @@ def training_bytes(
     )
     at_first += min(_LOGITS, 2 * _FP32 * batch_size * T * V)
     at_first += 0 if lora else _FP32 * V * C
-    return _FP32 * total + 8 * trained + max(at_first, _FP32 * trained)
+    head, matrices = _multiplied(config)
+    weights = _FP32 * total
+    if precision != "fp32":  # of which products take copies; LoRA keeps matrices as such
+        weights += _FP32 // 2 * (head - matrices if lora else total)
+    return weights + 8 * trained + max(at_first, _FP32 * trained)
 
 
 def activation_bytes(
@@ -158,15 +162,15 @@ def activation_bytes(
 ) -> int:
     """Bytes that a training step keeps of the way forward, but for logits.
 
-    Each layer keeps 16.5 · T · C numbers where attention is fused, and two dropout masks, which
-    PyTorch stores in fp32 on a CPU: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1,
-    count as 34 bytes in half precision. LoRA of all matrices needs no inputs of theirs (7 · T · C),
-    but has a dropout of each (14). With `checkpointing` that is one layer, and of the others what
-    goes into them. With bf16 they take at least half.
+    Each layer keeps 16.5 · T · C numbers where attention is fused, and two dropout masks of a byte
+    each: what Korthikanti et al. 2022, arXiv:2205.05198, section 4.1, count as 34 bytes in half
+    precision. LoRA of all matrices has a mask for the input of each (7 · T · C bytes). With
+    `checkpointing` that is one layer, and of the others what goes into them. With bf16 norms and
+    the residual stream stay in fp32.
     """
-    layer, L = 25.5 if lora else 18.5, config.n_layers
+    layer, L = 16.5 + (2 + 7 * lora) / _FP32, config.n_layers
     layers = layer + L + 3 if checkpointing else layer * L
-    width = _FP32 if precision == "fp32" else _FP32 // 2
+    width = _FP32 if precision == "fp32" else 2.4
     return int(width * batch_size * config.context_length * config.emb_dim * layers)
 
 

@@ -15,9 +15,9 @@ from gpt2cli.training.state import Plan
 _MMAP_THRESHOLD = -3  # glibc's M_MMAP_THRESHOLD
 _ROW_BYTES = 16  # of a token in the batch of a step, with its mask and segment
 _CPU_TOKENS = 8192  # at once: more make a CPU no faster
-# Of activations, what lies unused between arrays of other sizes, without and with LoRA: measured
-# with glibc. Pages for each array lose nothing, but cost 25 % of the speed: `save_memory`.
-_LOST = (0.3, 0.65)
+# Of activations, what lies unused between arrays of other sizes: measured with glibc. Pages for
+# each array lose nothing, but cost 25 % of the speed: `save_memory`.
+_LOST = {"fp32": 0.3, "bf16": 0.6}
 _SHARE = 0.7  # of the free memory, which a micro-batch that is chosen may take
 
 
@@ -47,7 +47,7 @@ def needed(plan: Plan, config: ModelConfig, device: str) -> int:
     activations = estimate.activation_bytes(
         config, size, precision, lora=lora, checkpointing=checkpointing
     )
-    lost = _LOST[lora] if device == "cpu" and not checkpointing else 0
+    lost = _LOST.get(precision, 0) if device == "cpu" and not checkpointing else 0
     return (
         whole + int(lost * activations) + _ROW_BYTES * settings.batch_size * config.context_length
     )

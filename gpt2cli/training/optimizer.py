@@ -7,11 +7,13 @@ al. 2024, "MiniCPM", arXiv:2404.06395), of which only the last part depends on w
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
 from gpt2cli.config.training import TrainingConfig
 from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.training.muon import Muon
 
 DECAY = 0.65  # of all steps, in which "wsd" falls
 
@@ -29,17 +31,30 @@ def learning_rate(step: int, settings: TrainingConfig) -> float:
 
 
 def make_optimizer(model: GPT2, settings: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over what is trained, that decays matrices and leaves biases and norms alone."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.dim() >= 2]
-    vectors = [p for p in trained if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
+    """What updates all that is trained: it decays matrices and leaves biases and norms alone.
+
+    AdamW, or with "muon" for the matrices of the blocks that. Raises `UsageError` where there are
+    none to train.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups: list[dict[str, Any]] = []
+    if settings.optimizer == "muon":
+        for ending, parts in (
+            ("qkv.weight", 3),
+            ("out.weight", 1),
+            (".up.weight", 1),
+            (".down.weight", 1),
+        ):
+            names = [name for name in trained if name.endswith(ending)]
+            matrices = [trained.pop(name) for name in names]
+            groups.append({"params": matrices, "orthogonal": True, "parts": parts})
+    groups.append({"params": [p for p in trained.values() if p.dim() >= 2]})
+    groups.append({"params": [p for p in trained.values() if p.dim() < 2], "weight_decay": 0.0})
+    kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
+    return kind(
         [group for group in groups if group["params"]],
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
         fused=True,
     )

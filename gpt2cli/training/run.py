@@ -14,7 +14,7 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.training import paced
 from gpt2cli.errors import UsageError
 from gpt2cli.model.gpt2 import GPT2
-from gpt2cli.model.lora import add_lora
+from gpt2cli.model.lora import add_lora, keep_frozen_as
 from gpt2cli.progress import Advance
 from gpt2cli.text import vocabulary
 from gpt2cli.text.tokenizer import Tokenizer
@@ -174,6 +174,8 @@ def _model(plan: Plan, config: ModelConfig, *, is_new: bool) -> GPT2:
             model.init_weights(generator)
     if plan.lora is not None:
         add_lora(model, plan.lora, generator)
+        if plan.precision == "bf16":
+            keep_frozen_as(model, torch.bfloat16)
     model.checkpointing = plan.training.activation_checkpointing
     if plan.training.compile:
         for block in model.blocks:

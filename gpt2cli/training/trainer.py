@@ -294,11 +294,9 @@ class Trainer:
             raise WeightsError(f"{path} is damaged; it does not hold this model")
         for name, p in trained.items():
             p.data.copy_(tensors[f"weight.{name}"])
-            if f"step.{name}" in tensors:
-                self.optimizer.state[p] = {
-                    key: tensors[f"{key}.{name}"].to(self.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (value := tensors.get(f"{key}.{name}")) is not None:
+                    self.optimizer.state[p][key] = value.to(self.device)
         self.step = self._saved_step = position.step
         self.best_val_loss = position.best_val_loss
         # A run that is to be longer than it was is given new patience.
