@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from socket import socket
 from typing import Any
 
 from gpt2cli.api import LoadedModel
+from gpt2cli.errors import GPT2CLIError
 from gpt2cli.serving.http.address import Address
 from gpt2cli.serving.http.server import Server
 from gpt2cli.serving.http.settings import Options
@@ -161,9 +163,9 @@ def here(
     listener = Address(port=0).bind()
     ready = threading.Event()
     chosen = Options(**options)
-    server = Server(model, listener, chosen, fetch=fetch or (lambda: None), ready=ready.set)
+    server = Server(model, chosen, fetch=fetch or (lambda: None), ready=ready.set)
     server.signals = ()
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     port = listener.getsockname()[1]
     thread.start()
     try:
@@ -173,6 +175,11 @@ def here(
         server.should_exit = True
         thread.join(60)
         listener.close()
+
+
+def _run(server: Server, listener: socket) -> None:
+    with suppress(GPT2CLIError):  # it is `failure`
+        server.run([listener])
 
 
 @contextmanager
