@@ -36,7 +36,7 @@ from gpt2cli.decoders.pages import Chunk, room_for
 from gpt2cli.decoders.torch_decoder import TorchDecoder
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.sampling.rules import greedy
-from gpt2cli.weights import checkpoint
+from gpt2cli.weights.names import hub_name
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -215,7 +215,7 @@ def beside_transformers(label: str, model: GPT2, count: int, plan: Plan) -> None
     sizes = {"n_positions": c.context_length, "n_embd": c.emb_dim, "n_head": c.n_heads}
     config = GPT2Config(vocab_size=c.vocab_size, n_layer=c.n_layers, **sizes)
     theirs = GPT2LMHeadModel(config).eval().to(DEVICE, model.token_embedding.weight.dtype)
-    state = {"transformer." + checkpoint.hub_name(n): p for n, p in model.named_parameters()}
+    state = {"transformer." + hub_name(n): p for n, p in model.named_parameters()}
     assert not theirs.load_state_dict(state, strict=False).unexpected_keys
     decoder = TorchDecoder(model, room_for(count, PREFILL + 1))
     places = [decoder.open() for _ in range(count)]

@@ -14,8 +14,8 @@ from transformers import GPT2LMHeadModel
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.weights import checkpoint
 from gpt2cli.weights.adapter import Adapter, LowRank, write
+from gpt2cli.weights.names import parameter_shapes
 
 PLAIN: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn"]}
 # All that is supported at once; "c_proj" is two matrices of each block.
@@ -59,7 +59,7 @@ def own(out: Path, config: ModelConfig, seed: int = 0, rank: int = 2) -> Path:
     """An adapter of ours on all matrices, of random numbers that matter."""
     random = np.random.default_rng(seed)
     updates = {}
-    for name, shape in checkpoint.parameter_shapes(config).items():
+    for name, shape in parameter_shapes(config).items():
         if name.startswith("blocks.") and len(shape) == 2:
             a = random.standard_normal((rank, shape[0])).astype(np.float32) / 3
             b = random.standard_normal((shape[1], rank)).astype(np.float32) / 3

@@ -10,15 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from socket import socket
 from typing import Any
 
 from gpt2cli.api import LoadedModel
+from gpt2cli.errors import GPT2CLIError
 from gpt2cli.serving.http.address import Address
 from gpt2cli.serving.http.server import Server
 from gpt2cli.serving.http.settings import Options
 
+URL = "/v1/completions"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -71,6 +74,26 @@ def ask(
     return found
 
 
+class Asking(threading.Thread):
+    """A request in a thread of its own."""
+
+    def __init__(self, port: int, **body: Any) -> None:
+        super().__init__(daemon=True)
+        self.answer: Answer | None = None
+        self._given = port, {"prompt": "O,", "max_tokens": 200, "ignore_eos": True} | body
+        self.start()
+
+    def run(self) -> None:
+        port, body = self._given
+        self.answer = ask(port, URL, body)
+
+    def result(self) -> Answer:
+        """The answer, when it has come."""
+        self.join(30)
+        assert self.answer is not None
+        return self.answer
+
+
 @dataclass
 class Command:
     """`gpt2 serve` in a process; `lines` is what it has said on stderr so far."""
@@ -85,7 +108,7 @@ class Command:
 
     def complete(self, **body: Any) -> Answer:
         """A request for completions."""
-        return self.ask("/v1/completions", body)
+        return self.ask(URL, body)
 
     def _read(self, ready: threading.Event) -> None:
         assert self.process.stderr is not None
@@ -140,9 +163,9 @@ def here(
     listener = Address(port=0).bind()
     ready = threading.Event()
     chosen = Options(**options)
-    server = Server(model, listener, chosen, fetch=fetch or (lambda: None), ready=ready.set)
+    server = Server(model, chosen, fetch=fetch or (lambda: None), ready=ready.set)
     server.signals = ()
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread = threading.Thread(target=_run, args=(server, listener), daemon=True)
     port = listener.getsockname()[1]
     thread.start()
     try:
@@ -154,11 +177,16 @@ def here(
         listener.close()
 
 
+def _run(server: Server, listener: socket) -> None:
+    with suppress(GPT2CLIError):  # it is `failure`
+        server.run([listener])
+
+
 @contextmanager
 def begun(port: int, **body: Any) -> Iterator[http.client.HTTPConnection]:
     """A request for completions whose answer is not awaited; its client goes in the end."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("POST", "/v1/completions", json.dumps(body), JSON)
+    connection.request("POST", URL, json.dumps(body), JSON)
     try:
         yield connection
     finally:

@@ -35,7 +35,7 @@ COMMANDS = {
     "diff": "Read a text with two models and show where they disagree.",
     "tokenize": "Show the tokens of a text as the model sees them.",
     "info": "Show a model's size, and whether this machine has the memory.",
-    "models": "List models, here or on the hub; pull, rm, path, merge.",
+    "models": "List models, here or on the hub; pull, rm, path, export.",
     "train": "Fine-tune a model on your texts, or train one from scratch.",
     "bench": "Measure how fast a model is here, and how fast it could be.",
 }

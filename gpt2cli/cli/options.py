@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,6 @@ from gpt2cli.cli.io.inputs import read_argument, read_text
 from gpt2cli.cli.usage import environment_name
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
 _DEFAULTS = {f.name: f.default for f in fields(SamplingConfig)}

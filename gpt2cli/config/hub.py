@@ -22,7 +22,6 @@ _HUB_KEYS = {
     "qkv_bias": ("qkv_bias",),
 }
 
-
 # Variations that transformers' GPT2Config allows and this model does not support.
 _HUB_FIXED: dict[str, tuple[object, ...]] = {
     "model_type": ("gpt2",),
@@ -78,7 +77,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def to_hub_config(config: ModelConfig, eos_token_id: int, dtype: str) -> dict[str, object]:
-    """The `config.json` that transformers reads for this model; the inverse of the above."""
+    """The `config.json` that transformers reads for this model: `read_hub_config` inverted."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

@@ -1,24 +1,22 @@
-"""OpenAI's `/v1/completions`: what a request asks for in our settings, and its answer.
+"""OpenAI's `/v1/completions`: what a request asks for, in our settings, and what is wrong with it.
 
 The format is that of platform.openai.com/docs/api-reference/completions; fields beyond it have the
 names of vLLM (docs.vllm.ai, "OpenAI-Compatible Server") where that has them. A file of requests and
-a server read and write them alike.
+a server read them alike, and answer by `choices`.
 """
 
 from __future__ import annotations
 
-import codecs
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import ContextError, GPT2CLIError, UsageError, did_you_mean, shown
+from gpt2cli.serving.choices import Answer
 from gpt2cli.text.window import OVERFLOW
 
 if TYPE_CHECKING:
-    from gpt2cli.generation.record import Completion, Sample
-    from gpt2cli.generation.request import ChosenLogprob
     from gpt2cli.text.tokenizer import Tokenizer
 
 Prompt: TypeAlias = "str | list[int]"
@@ -39,21 +37,6 @@ _SETTINGS = (
 )
 _PLAIN = ("prompt", "model", "user", "suffix", "stream", "stream_options")
 KNOWN = (*_PLAIN, *("n", "best_of", "echo", "logprobs", "logit_bias"), *_SETTINGS, *CONSTRAINTS)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an answer shows of what was generated for a prompt.
-
-    `echo` is put before each text, with its log-probabilities if they are `listed`. Of more than
-    `n` samples those are shown whose tokens are most probable on average; of a text that was not
-    `asked` for nothing.
-    """
-
-    echo: str = ""
-    n: int | None = None
-    listed: bool = False
-    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +69,37 @@ def read(body: Mapping[str, Any], given: Collection[str] = ()) -> Request:
             raise UsageError(f"unknown field {shown(name)}{_hint(name)}", "unknown field")
     body = {name: value for name, value in body.items() if value is not None}
     _check_plain(body)
-    settings = {name: body[name] for name in _SETTINGS if name in body}
-    n, logprobs = _whole(body, "n", 1, least=1), _whole(body, "logprobs", None)
-    best_of = _whole(body, "best_of", n, least=1)
-    is_asked = settings.get("max_tokens") != 0 or type(settings["max_tokens"]) is bool
     echoes, streams = _switch(body, "echo"), _switch(body, "stream")
     end, each = _stream_options(body, streams)
-    if best_of < n:
-        raise UsageError(f"best_of must be at least n ({n}), not {best_of}", "best_of")
-    if best_of > n and streams:
-        raise UsageError(
-            "best_of and stream cannot go together: which is best is known last", "best_of"
-        )
+    n, best_of = _samples(body, streams)
     is_counted = not {"n", "best_of"}.isdisjoint(body) or "samples" not in given
+    logprobs = _whole(body, "logprobs", None)
     is_listed = logprobs is not None or "logprobs" in given
-    settings |= {"samples": best_of} if is_counted else {}
-    settings |= {"logprobs": logprobs or 0} if best_of > n or logprobs is not None else {}
+    settings = {name: body[name] for name in _SETTINGS if name in body}
+    is_asked = settings.get("max_tokens") != 0 or type(settings["max_tokens"]) is bool
+    if not is_asked:
+        settings["max_tokens"] = 1
+    if is_counted:
+        settings["samples"] = best_of
+    if best_of > n or logprobs is not None:
+        settings["logprobs"] = logprobs or 0
     if echoes and is_listed:  # each token of the prompt has one, so all must be read
         settings |= {"prompt_logprobs": logprobs or 0, "overflow": "error"}
-    settings |= {} if is_asked else {"max_tokens": 1}
-    settings |= {"bias": _by_id(body["logit_bias"])} if "logit_bias" in body else {}
+    if "logit_bias" in body:
+        settings["bias"] = _by_id(body["logit_bias"])
     settings |= _checked(settings) | _constraint(body)
+    answer = Answer("", n if is_counted else None, is_listed, is_asked)
+    return Request(
+        _prompts(body), _with_defaults(settings, given), answer, echoes, streams, end, each
+    )
+
+
+def _with_defaults(settings: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Settings, and OpenAI's for what neither they nor those in `given` say."""
     present = {*given, *settings}
     present |= {"top_p"} if "mirostat_tau" in present else set()
     missing = {name: value for name, value in DEFAULTS.items() if name not in present}
-    settings = {name: v for name, v in (missing | settings).items() if v is not None}
-    answer = Answer("", n if is_counted else None, is_listed, is_asked)
-    return Request(_prompts(body), settings, answer, echoes, streams, end, each)
+    return {name: v for name, v in (missing | settings).items() if v is not None}
 
 
 def _hint(name: str) -> str:
@@ -130,6 +117,19 @@ def _check_plain(body: Mapping[str, Any]) -> None:
             "suffix is not possible: a GPT-2 reads only what comes before, and cannot insert",
             "suffix",
         )
+
+
+def _samples(body: Mapping[str, Any], streams: bool) -> tuple[int, int]:
+    """How many texts are shown, and of how many."""
+    n = _whole(body, "n", 1, least=1)
+    best_of = _whole(body, "best_of", n, least=1)
+    if best_of < n:
+        raise UsageError(f"best_of must be at least n ({n}), not {best_of}", "best_of")
+    if best_of > n and streams:
+        raise UsageError(
+            "best_of and stream cannot go together: which is best is known last", "best_of"
+        )
+    return n, best_of
 
 
 def _whole(body: Mapping[str, Any], name: str, default: Any, *, least: int = 0) -> Any:
@@ -190,13 +190,17 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(
             f"overflow must be slide or error, not {shown(settings['overflow'])}", "overflow"
         )
-    stops = settings.get("stop", [])
-    if isinstance(stops, list) and len(stops) > MOST_STOPS:
-        raise UsageError(f"stop may have up to {MOST_STOPS} texts, not {len(stops):,}", "stop")
-    for stop in [stops] if isinstance(stops, str) else stops if isinstance(stops, list) else ():
-        if isinstance(stop, str) and len(stop) > LONGEST_STOP:
-            raise UsageError(f"a stop may have up to {LONGEST_STOP:,} characters", "stop")
+    _check_stops(settings.get("stop"))
     return changed
+
+
+def _check_stops(given: Any) -> None:
+    """Raise `UsageError` for more, or longer ones, than can be looked for."""
+    stops = given if isinstance(given, list) else [given]
+    if len(stops) > MOST_STOPS:
+        raise UsageError(f"stop may have up to {MOST_STOPS} texts, not {len(stops):,}", "stop")
+    if any(isinstance(stop, str) and len(stop) > LONGEST_STOP for stop in stops):
+        raise UsageError(f"a stop may have up to {LONGEST_STOP:,} characters", "stop")
 
 
 def _constraint(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,7 +250,7 @@ def _by_id(biases: Any) -> dict[int, float]:
     for name, amount in biases.items():
         if not (name.isascii() and name.isdecimal() and len(name) < 10):
             raise UsageError(f"logit_bias must name ids of tokens, not {shown(name)}", "logit_bias")
-        if type(amount) not in (int, float) or not abs(amount) <= 1e30:
+        if type(amount) not in (int, float) or not abs(amount) <= LARGEST:
             raise UsageError(f"logit_bias must have numbers, not {shown(amount)}", "logit_bias")
     return {int(name): float(amount) for name, amount in biases.items()}
 
@@ -266,149 +270,3 @@ def what_is_wrong(
     param = next((name for name in names if name in KNOWN), None)
     code = "context_length_exceeded" if isinstance(found, ContextError) else code
     return error(found.renamed(NAMES), kind, param=param, code=code)
-
-
-class Lister:
-    """Lists the tokens of one text as OpenAI does, from its beginning or as they come."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._offset = tokenizer, 0  # in characters of the text
-        self._utf8 = _new_decoder()
-
-    def echo(self, chosen: Iterable[tuple[int, ChosenLogprob | None]], text: str) -> dict[str, Any]:
-        """The tokens of a prompt; `text`, in which they are shown, precedes that of the others."""
-        found = self.list(chosen)
-        self._offset, self._utf8 = len(text), _new_decoder()
-        return found
-
-    def list(self, chosen: Iterable[tuple[int, ChosenLogprob | None]]) -> dict[str, Any]:
-        """The next tokens, each by its id, where they begin, and how probable they were."""
-        tokens, logprobs, tops, offsets = [], [], [], []
-        for token_id, found in chosen:
-            tokens.append(name_of(token_id, self._tokenizer))
-            logprobs.append(None if found is None else found.logprob)
-            tops.append(None if found is None else self._top(found))
-            offsets.append(self._place(self._tokenizer.decode_bytes([token_id])))
-        return {
-            "tokens": tokens,
-            "token_logprobs": logprobs,
-            "top_logprobs": tops,
-            "text_offset": offsets,
-        }
-
-    def _place(self, data: bytes) -> int:
-        """The place of the character in which the next token's first byte is."""
-        shown = self._utf8.decode(data[:1])  # with what has been no character before it
-        is_shown = bool(shown) and not self._utf8.getstate()[0]
-        place = self._offset + len(shown) - is_shown
-        self._offset += len(shown) + len(self._utf8.decode(data[1:]))
-        return place
-
-    def _top(self, found: ChosenLogprob) -> dict[str, float]:
-        """The most probable tokens, and the chosen one, by names of which none is another's."""
-        top: dict[str, float] = {}
-        for each in {one.id: one for one in (*found.top, found)}.values():
-            name = name_of(each.id, self._tokenizer)
-            top[f"token_id:{each.id}" if name in top else name] = each.logprob
-        return top
-
-
-def _new_decoder() -> codecs.IncrementalDecoder:
-    return codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-
-def name_of(token_id: int, tokenizer: Tokenizer) -> str:
-    r"""A token's text; bytes that are no characters by themselves as bytes:\xe2\x80."""
-    data = tokenizer.decode_bytes([token_id])
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def choices(
-    found: Completion, answer: Answer, prompt: Sequence[int], tokenizer: Tokenizer, first: int = 0
-) -> list[dict[str, Any]]:
-    """The choices of one prompt, given as tokens; they are numbered from `first`."""
-    return [
-        {
-            "index": first + i,
-            "text": answer.echo + sample.text,
-            "finish_reason": finish_reason(sample.finish_reason),
-            "logprobs": _logprobs(found, sample, answer, prompt, tokenizer),
-            "seed": found.seed,
-        }
-        for i, sample in enumerate(shown_of(found, answer))
-    ]
-
-
-def shown_of(found: Completion, answer: Answer) -> Sequence[Sample]:
-    """The samples that an answer shows, the best first if it chooses; empty if none was asked."""
-    from gpt2cli.generation.record import Sample
-
-    samples = found.samples
-    if answer.n is not None and len(samples) > answer.n:
-        samples = sorted(samples, key=_mean_logprob, reverse=True)[: answer.n]
-    return samples if answer.asked else [Sample(finish_reason="length") for _ in samples]
-
-
-def finish_reason(reason: str | None) -> str | None:
-    """Why a text has ended, in OpenAI's words."""
-    return "stop" if reason == "eos" else reason
-
-
-def _mean_logprob(sample: Sample) -> float:
-    every = [one.logprob for one in _of_text(sample)]
-    return sum(every) / len(every)
-
-
-def _of_text(sample: Sample) -> list[ChosenLogprob]:
-    return [*sample.logprobs, *([sample.end_logprob] if sample.end_logprob else [])]
-
-
-def _logprobs(
-    found: Completion,
-    sample: Sample,
-    answer: Answer,
-    prompt: Sequence[int],
-    tokenizer: Tokenizer,
-) -> dict[str, Any] | None:
-    if not answer.listed:
-        return None
-    lister = Lister(tokenizer)
-    echoed = zip(prompt, found.prompt_logprobs, strict=True) if found.prompt_logprobs else ()
-    before = lister.echo(echoed, answer.echo)
-    after = lister.list((one.id, one) for one in _of_text(sample))
-    return {name: before[name] + after[name] for name in before}
-
-
-def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """How many tokens were read and generated."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
-def written(found: Completion, answer: Answer) -> int:
-    """The tokens that were generated for an answer, those that ended a text included."""
-    return sum(sample.count for sample in found.samples) if answer.asked else 0
-
-
-def completion(
-    name: str,
-    created: int,
-    model: str,
-    parts: Sequence[dict[str, Any]],
-    used: Mapping[str, int] | None,
-) -> dict[str, Any]:
-    """An answer, or a part of one that is streamed."""
-    return {
-        "id": name,
-        "object": "text_completion",
-        "created": created,
-        "model": model,
-        "choices": list(parts),
-        "usage": used,
-    }

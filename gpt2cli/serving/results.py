@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.files import atomic, json_line
 from gpt2cli.records import compressed, is_compressed, pyarrow, suffix
-from gpt2cli.serving import completions, openai
+from gpt2cli.serving import choices, openai
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
@@ -75,12 +75,12 @@ class Lines:
     def _body(self, row: Row, found: Completion) -> dict[str, Any]:
         model, answer = self._model, row.answer
         prompt = model.ids(row.prompt or "") if found.prompt_logprobs else []
-        return completions.completion(
+        return choices.completion(
             f"cmpl-{row.index}",
             0,
             model.name,
-            completions.choices(found, answer, prompt, model.tokenizer),
-            completions.usage(found.prompt_tokens, completions.written(found, answer)),
+            choices.choices_of(found, answer, prompt, model.tokenizer),
+            choices.usage(found.prompt_tokens, choices.written(found, answer)),
         )
 
     def _plain(self, row: Row, found: Completion, error: str | None) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Lines:
                 "completion_tokens": len(sample.token_ids),
             }
             | ({"logprobs": list(map(asdict, sample.logprobs))} if sample.logprobs else {})
-            for sample in completions.shown_of(found, row.answer)
+            for sample in choices.shown_of(found, row.answer)
         ]
         result: dict[str, Any] = values[0]
         if len(values) > 1:

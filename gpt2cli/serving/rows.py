@@ -19,7 +19,7 @@ from gpt2cli.generation.settings import token_ids
 from gpt2cli.records import Given, Input, Record
 from gpt2cli.sampling import bias
 from gpt2cli.serving import openai
-from gpt2cli.serving.completions import Answer
+from gpt2cli.serving.choices import Answer
 from gpt2cli.text.window import OVERFLOW
 
 if TYPE_CHECKING:

@@ -22,13 +22,14 @@ from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.config.lora import MATRICES
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import WeightsError, shown
-from gpt2cli.weights import checkpoint, peft_config
+from gpt2cli.weights import peft_config
 from gpt2cli.weights.layout import ADAPTER_CONFIG, ADAPTER_PICKLE, ADAPTER_WEIGHTS
+from gpt2cli.weights.names import MASKS, PREFIX, hub_name, parameter_shapes
 from gpt2cli.weights.peft_config import PeftConfig
 from gpt2cli.weights.safetensors import read_mapped, write_arrays, write_text
 
 _WEIGHTS = tuple(f"{name}.weight" for name in MATRICES)
-PREFIX = "base_model.model."
+_PEFT_PREFIX = "base_model.model."
 # What adapters hold that are not plain LoRA, by a part of the tensor's name.
 _FOREIGN = {
     "lora_magnitude_vector": "DoRA",
@@ -89,7 +90,7 @@ class Adapter:
         return {
             "ranks": sorted({update.rank for update in self.updates.values()}),
             "targets": [m for m in MATRICES if any(name.endswith(f"{m}.weight") for name in names)],
-            "saved": sorted({checkpoint.hub_name(n).rpartition(".")[0] for n in self.saved}),
+            "saved": sorted({hub_name(n).rpartition(".")[0] for n in self.saved}),
         }
 
 
@@ -115,7 +116,7 @@ def read(directory: Path, config: ModelConfig) -> Adapter:
     """
     config_file, weights_file = files(directory)
     settings, arrays = peft_config.read(config_file), _arrays(weights_file)
-    shapes = checkpoint.parameter_shapes(config)
+    shapes = parameter_shapes(config)
     ours = {_module(name): name for name in shapes}
     factors, saved = _sorted(arrays, ours, directory)
     updates = {
@@ -132,16 +133,16 @@ def read(directory: Path, config: ModelConfig) -> Adapter:
 
 def _module(name: str) -> str:
     """The name, in transformers' GPT2LMHeadModel, of one of our parameters."""
-    return checkpoint.PREFIX + checkpoint.hub_name(name)
+    return PREFIX + hub_name(name)
 
 
 def _arrays(path: Path) -> dict[str, NDArray]:
     """The tensors of an adapter, by the names of the modules that they change."""
     arrays: dict[str, NDArray] = {}
-    for key, tensor in read_mapped(path, checkpoint.MASKS).items():
+    for key, tensor in read_mapped(path, MASKS).items():
         # A GPT2Model, which has no head, lacks the second prefix.
-        name = checkpoint.PREFIX + key.removeprefix(PREFIX).removeprefix(checkpoint.PREFIX)
-        if not key.startswith(PREFIX) or name in arrays:
+        name = PREFIX + key.removeprefix(_PEFT_PREFIX).removeprefix(PREFIX)
+        if not key.startswith(_PEFT_PREFIX) or name in arrays:
             raise _unexpected([key], path.parent)
         arrays[name] = tensor.to_numpy()
         if not are_numbers(arrays[name]):
@@ -231,7 +232,7 @@ def _check_shapes(
         if shape != shapes[name]:
             raise WeightsError(
                 f"the adapter {directory} is made for a GPT-2 of another size: "
-                f"{checkpoint.hub_name(name)} is {shapes[name]} here, and {shape} there"
+                f"{hub_name(name)} is {shapes[name]} here, and {shape} there"
             )
 
 
@@ -254,9 +255,9 @@ def write(adapter: Adapter, directory: Path, config: ModelConfig) -> None:
     """
     tensors: dict[str, NDArray] = {}
     for name, update in adapter.updates.items():
-        module = PREFIX + _module(name).removesuffix(".weight")
+        module = _PEFT_PREFIX + _module(name).removesuffix(".weight")
         tensors |= {f"{module}.lora_A.weight": update.a, f"{module}.lora_B.weight": update.b}
-    tensors |= {PREFIX + _module(name): array for name, array in adapter.saved.items()}
+    tensors |= {_PEFT_PREFIX + _module(name): array for name, array in adapter.saved.items()}
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_settings(adapter, config), indent=2) + "\n"
     # Weights come last: with them the directory is an adapter.

@@ -1,7 +1,7 @@
 """Weights in safetensors files: reading into our model, and writing what others can read.
 
-The files use OpenAI's names as the Hugging Face hub spells them; `NAMES` is the whole
-mapping. Nothing here opens a pickle, which could run a stranger's code.
+The files use OpenAI's names as the Hugging Face hub spells them (`weights.names`). Nothing here
+opens a pickle, which could run a stranger's code.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import WeightsError, shown
 from gpt2cli.progress import Progress
 from gpt2cli.weights import layout
+from gpt2cli.weights.merging import Chosen, merge
+from gpt2cli.weights.names import HEAD, MASKS, PREFIX, QKV_BIAS, hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import (
     StoredTensor,
     read_mapped,
@@ -33,38 +35,10 @@ if TYPE_CHECKING:
     import torch
 
     from gpt2cli.model.gpt2 import GPT2
-    from gpt2cli.weights.merging import Chosen
 
-# Ours → the hub's, applied in this order. Matrices are (in, out) on both sides, so nothing
-# is transposed.
-NAMES = (
-    ("token_embedding.", "wte."),
-    ("position_embedding.", "wpe."),
-    ("final_norm.", "ln_f."),
-    ("blocks.", "h."),
-    ("norm1.", "ln_1."),
-    ("norm2.", "ln_2."),
-    ("attention.qkv.", "attn.c_attn."),
-    ("attention.out.", "attn.c_proj."),
-    ("feed_forward.up.", "mlp.c_fc."),
-    ("feed_forward.down.", "mlp.c_proj."),
-    (".scale", ".weight"),
-    (".shift", ".bias"),
-)
-PREFIX = "transformer."  # some checkpoints have it, some do not
-MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks, which old checkpoints carry
-HEAD = "lm_head.weight"
 _SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
-QKV_BIAS = ".attn.c_attn.bias"
 _COMPARED = 2**20  # elements at a time
 _LISTED = 8  # problems that a message lists
-
-
-def hub_name(name: str) -> str:
-    """The hub's name, without prefix, of one of our parameters."""
-    for ours, theirs in NAMES:
-        name = name.replace(ours, theirs)
-    return name
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -117,37 +91,7 @@ def read(
     wanted = {hub_name(name): shape for name, shape in shapes.items()}
     check_shapes(wanted, {name: tensor.shape for name, tensor in stored.items()}, directory)
     tensors = {name: stored[hub_name(name)] for name in shapes}
-    if adapters:
-        from gpt2cli.weights.merging import merge
-
-        tensors = merge(tensors, config, adapters)
-    return config, tensors
-
-
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter of `model.GPT2` and its shape, without building it."""
-    C = config.emb_dim
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_embedding.weight": (config.vocab_size, C),
-        "position_embedding.weight": (config.context_length, C),
-    }
-    for i in range(config.n_layers):
-        block = f"blocks.{i}."
-        shapes |= _norm(block + "norm1", C) | _linear(block + "attention.qkv", C, 3 * C)
-        if not config.qkv_bias:
-            del shapes[block + "attention.qkv.bias"]
-        shapes |= _linear(block + "attention.out", C, C) | _norm(block + "norm2", C)
-        shapes |= _linear(block + "feed_forward.up", C, 4 * C)
-        shapes |= _linear(block + "feed_forward.down", 4 * C, C)
-    return shapes | _norm("final_norm", C)
-
-
-def _norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.scale": (width,), f"{name}.shift": (width,)}
-
-
-def _linear(name: str, n_in: int, n_out: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (n_in, n_out), f"{name}.bias": (n_out,)}
+    return config, merge(tensors, config, adapters)
 
 
 def load(

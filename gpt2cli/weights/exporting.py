@@ -19,6 +19,7 @@ from gpt2cli.progress import Progress
 from gpt2cli.text import vocabulary
 from gpt2cli.text.vocabulary import END_OF_TEXT
 from gpt2cli.weights import adapter, checkpoint, layout
+from gpt2cli.weights.names import parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def to_directory(
     torch_names = {name: torch_name for torch_name, name in _FLOATS.items()}
     dtype = torch_names[precision or stored_precision(tensors, adapters)]
     size = np.dtype("f4" if dtype == "float32" else "f2").itemsize
-    numbers = sum(map(math.prod, checkpoint.parameter_shapes(config).values()))
+    numbers = sum(map(math.prod, parameter_shapes(config).values()))
     check_space(target, size * numbers)
     found = vocabulary.read(source)
     end_of_text = found.added.get(END_OF_TEXT, {}).get("id", 0)

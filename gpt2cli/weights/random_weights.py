@@ -12,7 +12,7 @@ import numpy as np
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.progress import Progress
-from gpt2cli.weights import checkpoint
+from gpt2cli.weights.names import parameter_shapes
 
 SEED = 0
 _WIDTH = 0.07  # of a uniform distribution: its standard deviation is GPT-2's at the start, 0.02
@@ -25,7 +25,7 @@ class RandomWeights(Mapping[str, NDArray]):
     """
 
     def __init__(self, config: ModelConfig, progress: Progress | None = None) -> None:
-        self._shapes = checkpoint.parameter_shapes(config)
+        self._shapes = parameter_shapes(config)
         self._seeds = {name: [SEED, i] for i, name in enumerate(self._shapes)}
         self._progress = progress
         self._total = 4 * sum(int(np.prod(shape)) for shape in self._shapes.values())

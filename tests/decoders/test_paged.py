@@ -25,6 +25,7 @@ from gpt2cli.generation import beam, loop
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
+from gpt2cli.weights.names import hub_name
 from gpt2cli.weights.safetensors import read_safetensors, write_safetensors
 
 IDS = [5, 17, 280, 3, 99]
@@ -49,7 +50,7 @@ def damage(source: Path, target: Path, parameter: str, row: int, value: float) -
     """A copy of a checkpoint with one number in the place of another."""
     shutil.copytree(source, target)
     tensors, metadata = read_safetensors(source / "model.safetensors")
-    tensor = tensors[checkpoint.hub_name(parameter)]
+    tensor = tensors[hub_name(parameter)]
     tensor.view(tensor.shape[0], -1)[row, 0] = value
     write_safetensors(tensors, target / "model.safetensors", metadata)
     return target

@@ -15,6 +15,7 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.model.gpt2 import GELU, GPT2, LayerNorm, within_segments
 from gpt2cli.model.kv_cache import CacheView, KVCache
 from gpt2cli.weights import checkpoint
+from gpt2cli.weights.names import hub_name
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_gradients_equal_those_of_transformers(tiny_config: ModelConfig, tmp_pat
     expected = {n.removeprefix("transformer."): p for n, p in theirs.named_parameters()}
     for name, p in ours.named_parameters():
         assert p.grad is not None
-        assert torch.allclose(p.grad, expected[checkpoint.hub_name(name)].grad, atol=1e-4), name
+        assert torch.allclose(p.grad, expected[hub_name(name)].grad, atol=1e-4), name
 
 
 @torch.inference_mode()
@@ -254,4 +255,4 @@ def test_initial_weights_follow_the_paper() -> None:
 def test_imported_names_are_transformers_names(tiny_config: ModelConfig) -> None:
     config = GPT2Config(n_embd=24, n_head=3, n_layer=2, vocab_size=300, n_positions=32)
     theirs = {n.removeprefix("transformer.") for n, _ in GPT2LMHeadModel(config).named_parameters()}
-    assert {checkpoint.hub_name(n) for n, _ in GPT2(tiny_config).named_parameters()} == theirs
+    assert {hub_name(n) for n, _ in GPT2(tiny_config).named_parameters()} == theirs

@@ -17,7 +17,7 @@ from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.kv_cache import CacheView, KVCache
 from gpt2cli.model.lora import add_lora
 from gpt2cli.system import estimate
-from gpt2cli.weights import checkpoint
+from gpt2cli.weights.names import parameter_shapes
 
 SHIPPED = {spec.name: spec.model for spec in shipped_specs()}
 SMALL = SHIPPED["124M"]
@@ -166,7 +166,7 @@ def test_gpt3_needs_five_gpus_of_80_gb_and_gpt2_one() -> None:
 def test_the_names_of_parameters_are_known_without_torch(tiny_config: ModelConfig) -> None:
     for config in (tiny_config, replace(tiny_config, qkv_bias=False)):
         built = {n: tuple(p.shape) for n, p in GPT2(config).named_parameters()}
-        assert checkpoint.parameter_shapes(config) == built
+        assert parameter_shapes(config) == built
 
 
 def test_find_spec_knows_gpt3() -> None:

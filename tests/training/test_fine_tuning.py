@@ -25,6 +25,7 @@ from gpt2cli.training.optimizer import DECAY, learning_rate
 from gpt2cli.training.state import STATE_FILE, Plan, read_plan
 from gpt2cli.training.trainer import Report, Trainer, evaluate
 from gpt2cli.weights import checkpoint
+from gpt2cli.weights.names import PREFIX, hub_name
 
 ROWS = [
     {"prompt": "Who " + "is it? " * (i % 3), "completion": "It is the east. " * (1 + i % 4)}
@@ -137,7 +138,7 @@ def test_a_step_is_that_of_adamw_on_the_mean_loss_of_what_is_learned(
     torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
     torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.999)).step()
     for name, p in run.model.named_parameters():
-        other = theirs.get_parameter(checkpoint.PREFIX + checkpoint.hub_name(name))
+        other = theirs.get_parameter(PREFIX + hub_name(name))
         assert learned(name, (p - other).abs()).max() < 2e-5, name
 
 

@@ -68,14 +68,14 @@ def export(
 ) -> None:
     """Write a model as other programs read it; prints the path.
 
-    Adapters are merged into it.
+    Adapters are merged into it, each by its weight.
 
     \b
     Examples:
       gpt2 models export 124M --precision q8_0 -o gpt2.gguf
       gpt2 models export bard --format hf --precision fp32 -o bard-fp32
       gpt2 models export tuned.gguf -o tuned
-      gpt2 models export 124M --adapter mine -o mine.gguf
+      gpt2 models export 124M --adapter verse=0.7 --adapter prose=0.3 -o both
       gpt2 models export 124M --adapter mine --adapter-only -o mine-lora.gguf
     """
     to_gguf = _is_gguf(format_, output)

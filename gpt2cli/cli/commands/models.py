@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpt2cli.cli import opening, options
+from gpt2cli.cli import options
 from gpt2cli.cli.commands.export import export
 from gpt2cli.cli.io.progress import download_progress
 from gpt2cli.cli.io.terminal import Output, notice, visible
@@ -48,7 +47,7 @@ def models(
     color: options.Color = "auto",
     debug: options.Debug = False,
 ) -> None:
-    """List models, here or on the hub; pull, rm, path, merge. Export writes other formats.
+    """List models, here or on the hub; pull, rm, path, export.
 
     \b
     Examples:
@@ -146,34 +145,6 @@ def rm(name: CachedName, quiet: options.Quiet = False, debug: options.Debug = Fa
     removed = imported.remove(source.file) if source.file else cache.remove(_hub_id(name))
     freed = removed + imported.prune() + quantize.prune()
     notice(f"removed {name}: {freed / 1e6:,.1f} MB freed")
-
-
-@app.command(cls=Command)
-def merge(
-    name: Name,
-    adapter: options.Adapter = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Directory to write; it must not exist."),
-    ] = None,
-    offline: options.Offline = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
-) -> None:
-    """Write a model with adapters merged into it, in fp32, as gpt2 and transformers read it.
-
-    \b
-    Examples:
-      gpt2 models merge 124M --adapter tuned -o merged
-      gpt2 models merge bard --adapter verse=0.7 --adapter prose=0.3 -o both
-    """
-    if not adapter or out is None:
-        raise UsageError("merge needs --adapter DIR and --out DIR")
-    machine = options.Machine(device="cpu", offline=offline)
-    model = opening.load_named(name, machine, "fp32", adapter)
-    with download_progress() as progress:
-        model.save(out, "fp32", progress=progress)
-    Output().write(f"{out}\n")
 
 
 @app.command(cls=Command)

@@ -188,7 +188,6 @@ def _score(
     ids = [scorer.encode(pieces) for _, pieces in texts]
     for (name, _), row in zip(texts, ids, strict=True):
         scorer.check(row, name)
-    opening.fetch(model)
     decoder = opening.open_decoder(model, scorer.cache_tokens(ids), verbose=verbose)
 
     def read() -> Segments:
@@ -217,7 +216,6 @@ def _rank(
     from gpt2cli.analysis import ranking
 
     rows, shared = scorer.encode_choices(context, choices)
-    opening.fetch(model)
     tokens = scorer.cache_tokens(rows)
     decoder = opening.open_decoder(model, tokens, verbose=messages.verbose)
     found = ranking.rank_choices(decoder, rows, shared, choices, scorer.block)

@@ -118,7 +118,6 @@ def score_lines(
     from gpt2cli.analysis import scoring
 
     output, count, number = Output(), _Count(), 0
-    opening.fetch(model)
     decoder = opening.open_decoder(model, scorer.cache_tokens(), verbose=verbose)
     with line_progress() as advance:
         for arrived in _arriving(files):

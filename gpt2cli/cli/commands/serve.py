@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -201,11 +202,10 @@ def _serve(model: LoadedModel, address: Address, listener: socket, chosen: Optio
             complain(f"try: {_example(model, address, url, bool(chosen.policy.key))}")
 
     if chosen.workers == 1:
-        from gpt2cli.serving.http.server import serve as serve_here
+        from gpt2cli.serving.http.server import Server
 
-        serve_here(
-            model, listener, chosen, fetch=lambda: opening.fetch(model), ready=ready, tell=log
-        )
+        fetch = partial(opening.fetch, model)
+        Server(model, chosen, fetch=fetch, ready=ready, tell=log).run([listener])
         return
     from gpt2cli.serving.http import workers as several
 

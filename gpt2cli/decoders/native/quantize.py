@@ -28,6 +28,7 @@ from gpt2cli.progress import Progress
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
 from gpt2cli.weights.merging import Chosen
+from gpt2cli.weights.names import hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
 
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
@@ -40,7 +41,7 @@ SECTOR = 512  # bytes; disks lose and exchange no less
 def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """What is coded: the head and the matrices of all blocks, as (in, out)."""
     found = {HEAD: (config.emb_dim, config.vocab_size)}
-    for name, shape in checkpoint.parameter_shapes(config).items():
+    for name, shape in parameter_shapes(config).items():
         if name.startswith("blocks.") and len(shape) == 2:
             found[name] = (shape[0], shape[1])
     return found
@@ -201,7 +202,7 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
 def _check_vectors(config: ModelConfig, weight: Callable[[str], NDArray]) -> None:
     """Check all parameters that are not coded."""
     coded = shapes(config)
-    for name in checkpoint.parameter_shapes(config):
+    for name in parameter_shapes(config):
         if name not in coded:
             _check_numbers(name, weight(name))
 
@@ -209,7 +210,7 @@ def _check_vectors(config: ModelConfig, weight: Callable[[str], NDArray]) -> Non
 def _check_numbers(name: str, weight: NDArray) -> None:
     if not are_numbers(weight):
         raise WeightsError(
-            f"{checkpoint.hub_name(name)} holds NaN or infinity: the weights are damaged; "
+            f"{hub_name(name)} holds NaN or infinity: the weights are damaged; "
             "fetch or train the model again"
         )
 

@@ -21,8 +21,7 @@ from gpt2cli.errors import GPT2CLIError
 from gpt2cli.files import to_json
 from gpt2cli.generation.record import Completion, Sample
 from gpt2cli.generation.request import Event
-from gpt2cli.serving import completions
-from gpt2cli.serving.completions import Lister
+from gpt2cli.serving.choices import Lister, choices_of, completion, finish_reason, usage
 from gpt2cli.serving.http.engine import Job
 from gpt2cli.serving.http.errors import json_response, response_to, why_it_ended
 from gpt2cli.serving.http.service import Service, Work
@@ -60,7 +59,7 @@ class Whole:
         tokenizer = self._service.model.tokenizer
         choices: list[dict[str, Any]] = []
         for part, found in zip(self._work.parts, self._texts.found, strict=True):
-            choices += completions.choices(found, part.answer, part.window, tokenizer, len(choices))
+            choices += choices_of(found, part.answer, part.window, tokenizer, len(choices))
         return self._texts.head(choices, self._texts.usage())
 
 
@@ -114,7 +113,7 @@ class Stream:
                 sample,
                 event.text,
                 self._listed(prompt, sample, event),
-                completions.finish_reason(event.finish_reason),
+                finish_reason(event.finish_reason),
             )
 
     def _echo(self, prompt: int, sample: int) -> bytes:
@@ -187,12 +186,12 @@ class _Texts:
 
     def usage(self) -> dict[str, int]:
         """The tokens so far."""
-        return completions.usage(self._prompt_tokens, self.count)
+        return usage(self._prompt_tokens, self.count)
 
     def head(self, choices: list[dict[str, Any]], usage: Any) -> dict[str, Any]:
         """An answer, or a chunk of it."""
         model = self._service.model.name
-        found = completions.completion(self._name, self._created, model, choices, usage)
+        found = completion(self._name, self._created, model, choices, usage)
         return found | {"system_fingerprint": self._service.fingerprint}
 
     def observe(self, scope: Scope) -> None:

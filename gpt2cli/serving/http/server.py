@@ -31,32 +31,12 @@ _FORCE_SECONDS = 1.0  # that an orderly end may take after the second one
 _KEEP_ALIVE_SECONDS = 75  # longer than the pools of clients, who would else write to what closes
 
 
-def serve(
-    model: LoadedModel,
-    listener: socket,
-    options: Options,
-    *,
-    fetch: Callable[[], None] = lambda: None,
-    ready: Callable[[], None] = lambda: None,
-    tell: Callable[[str], object] = lambda _: None,
-) -> None:
-    """Serve until a signal comes, and end the requests that are being answered then.
-
-    The model is opened while the server already says that it is not ready: `fetch` first, and
-    `ready` when it is. `tell` takes lines for people, each of a request if the options want that.
-    A second signal ends all at once. Raises `GPT2CLIError` if the model cannot be
-    opened, or fails.
-    """
-    server = Server(model, listener, options, fetch=fetch, ready=ready, tell=tell)
-    server.run([listener])
-    if server.failure is not None:
-        raise server.failure
-
-
 class Server(uvicorn.Server):
-    """uvicorn with our signals, and a model that is opened when it listens; see `serve`.
+    """uvicorn with our signals, and a model that is opened when it listens.
 
-    `failure` is why it has ended, if that was not asked for.
+    It says that it is not ready until then: `fetch` is called first, and `ready` when it is. `tell`
+    takes lines for people, each of a request if the options want that. `failure` is why it has
+    ended, if that was not asked for.
     """
 
     signals: Sequence[signal.Signals] = SIGNALS
@@ -64,7 +44,6 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         model: LoadedModel,
-        listener: socket,
         options: Options,
         *,
         fetch: Callable[[], None] = lambda: None,
@@ -103,6 +82,15 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
+
+    def run(self, sockets: list[socket] | None = None) -> None:
+        """Serve until a signal comes, and end the requests that are being answered then.
+
+        A second signal ends all at once. Raises `failure` if the model cannot be opened, or fails.
+        """
+        super().run(sockets)
+        if self.failure is not None:
+            raise self.failure
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Listen, and begin to open the model."""

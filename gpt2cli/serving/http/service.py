@@ -15,7 +15,8 @@ from gpt2cli.files import decode_utf8, load_json
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.generation.sequence import Sequence
 from gpt2cli.serving import completions
-from gpt2cli.serving.completions import MOST_TOKENS, Answer, Request
+from gpt2cli.serving.choices import Answer
+from gpt2cli.serving.completions import MOST_TOKENS, Request
 from gpt2cli.serving.http.engine import PROMPT_TOKENS, Engine
 from gpt2cli.serving.http.metrics import Metrics
 

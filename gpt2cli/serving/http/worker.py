@@ -17,6 +17,7 @@ from threading import Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from gpt2cli.errors import GPT2CLIError
 from gpt2cli.serving.http.engine import Engine
 from gpt2cli.serving.http.protocol import Protocol
 from gpt2cli.serving.http.server import Server
@@ -38,12 +39,13 @@ def work(
 ) -> None:
     """Serve until told to end, or the process that has begun this one dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server = Worker(model, listener, options, ready=lambda: pipe.send(None), tell=tell)
+    server = Worker(model, options, ready=lambda: pipe.send(None), tell=tell)
     Thread(target=_end_with_parent, args=(server,), daemon=True).start()
-    server.run([listener])
-    if server.failure is not None:
-        pipe.send(server.failure)
-        raise SystemExit(1)
+    try:
+        server.run([listener])
+    except GPT2CLIError as error:
+        pipe.send(error)
+        raise SystemExit(1) from None
 
 
 def _end_with_parent(server: Server) -> None:

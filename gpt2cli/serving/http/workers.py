@@ -43,7 +43,7 @@ def serve(
     ready: Callable[[], None] = lambda: None,
     tell: Callable[[str], object] = lambda _: None,
 ) -> None:
-    """Serve with `options.workers` processes, as `server.serve` does with one.
+    """Serve with `options.workers` processes, as `server.Server` does with one.
 
     The model must have been fetched, and `tell` is a function of a module. A process that dies is
     begun anew. Raises `GPT2CLIError` if one fails before it is ready.

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from gpt2cli.errors import WeightsError
-from gpt2cli.weights import checkpoint
 from gpt2cli.weights.adapter import Adapter
 from gpt2cli.weights.gguf import names
 from gpt2cli.weights.gguf.export import writing
+from gpt2cli.weights.names import hub_name
 
 
 def write(adapter: Adapter, path: Path, name: str, weight: float = 1.0) -> None:
@@ -24,7 +24,7 @@ def write(adapter: Adapter, path: Path, name: str, weight: float = 1.0) -> None:
     """
     if adapter.saved:
         raise WeightsError(
-            f"{name} holds whole parameters ({checkpoint.hub_name(next(iter(adapter.saved)))}), "
+            f"{name} holds whole parameters ({hub_name(next(iter(adapter.saved)))}), "
             "which a GGUF adapter cannot; merge it into its model"
         )
     gguf = names.package()

@@ -19,8 +19,8 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.progress import Progress
 from gpt2cli.text.vocabulary import END_OF_TEXT, Vocabulary
-from gpt2cli.weights import checkpoint
 from gpt2cli.weights.gguf import names
+from gpt2cli.weights.names import hub_name
 from gpt2cli.weights.safetensors import StoredTensor, replacing
 
 # What a file can be written in → GGML's name of its matrices' type.
@@ -161,8 +161,7 @@ def _coded(name: str, tensor: StoredTensor | None, shape: tuple[int, ...], kind:
     decoded = names.package().quants.dequantize(coded, kind)
     if not np.isfinite(decoded).all():
         raise WeightsError(
-            f"{checkpoint.hub_name(name)} has numbers too large for {kind.name}, or none; nothing "
-            "was written"
+            f"{hub_name(name)} has numbers too large for {kind.name}, or none; nothing was written"
         )
     return np.ascontiguousarray(coded).reshape(-1).view(np.uint8)
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError
-from gpt2cli.weights import checkpoint
+from gpt2cli.weights.names import parameter_shapes
 
 ARCHITECTURE = "gpt2"
 TOKENIZER, PRE_TOKENIZER = "gpt2", "gpt-2"  # byte-level BPE, and how text is cut before it
@@ -44,7 +44,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter by our names, with the shape that it has there."""
     return {
         name: shape[::-1] if is_transposed(name, shape) else shape
-        for name, shape in checkpoint.parameter_shapes(config).items()
+        for name, shape in parameter_shapes(config).items()
     }
 
 

@@ -1,4 +1,4 @@
-"""`--adapter` in every command that opens a model, and `gpt2 models merge`."""
+"""`--adapter` in every command that opens a model, and the merged model that is exported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_command_with_an_adapter_is_that_of_the_merged_model(
         return {name: found[name] for name in found if name not in ("model", "timings")}
 
     merged = str(tmp_path / "merged")
-    done = run_main("models", "merge", model, "--adapter", tuned, "-o", merged)
+    done = run_main("models", "export", model, "--adapter", tuned, "-o", merged)
     assert done.stdout == f"{merged}\n".encode()
     found, wanted = told("-m", model, "--adapter", tuned), told("-m", merged)
     assert (found.pop("adapters"), wanted.pop("adapters")) == ([tuned], [])
@@ -134,7 +134,7 @@ def test_a_merged_model_is_one_for_transformers(
     run_main: Run, model: str, tuned: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "merged"
-    run_main("models", "merge", model, "--adapter", f"{tuned}=0.5", "--adapter", tuned, "-o", out)
+    run_main("models", "export", model, "--adapter", f"{tuned}=0.5", "--adapter", tuned, "-o", out)
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in Path(model).iterdir())
     x = torch.arange(20)[None]
     adapters = [Chosen(Path(tuned), 0.5), Chosen(Path(tuned))]
@@ -145,16 +145,16 @@ def test_a_merged_model_is_one_for_transformers(
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_merging_never_overwrites(run_main: Run, model: str, tuned: str, tmp_path: Path) -> None:
+def test_a_merged_model_replaces_nothing_unasked(
+    run_main: Run, model: str, tuned: str, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link", "."):
         out = str(tmp_path / name)
-        refused = run_main("models", "merge", model, "--adapter", tuned, "-o", out, code=2)
-        assert "exists; write to another directory" in error_of(refused)
+        refused = run_main("models", "export", model, "--adapter", tuned, "-o", out, code=2)
+        assert f"{out} exists; " in error_of(refused)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
-    needed = error_of(run_main("models", "merge", model, "-o", tmp_path / "new", code=2))
-    assert "needs --adapter DIR and --out DIR" in needed
 
 
 def test_what_is_no_adapter_is_one_sentence(

@@ -29,6 +29,23 @@ def served(bard: LoadedModel) -> Iterator[tuple[int, Server]]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def attacked(bard: LoadedModel) -> Iterator[int]:
+    """The port of a server that the tests of a file share, and none may hurt."""
+    with servers.here(bard) as (port, server):
+        yield port
+        assert server.failure is None
+        assert server.service.engine is not None
+        servers.until(lambda: server.service.engine.open == 0)
+
+
+@pytest.fixture
+def port(attacked: int) -> Iterator[int]:
+    """The same, which answers when the test is over."""
+    yield attacked
+    assert servers.ask(attacked, servers.URL, {"prompt": "O,", "max_tokens": 1}).status == 200
+
+
 @pytest.fixture(scope="session")
 def ask(served: tuple[int, Server]) -> Ask:
     """Ask the server: a path, and a body unless it is a GET."""

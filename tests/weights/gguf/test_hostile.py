@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from gpt2cli.errors import GPT2CLIError
 from gpt2cli.text.tokenizer import Tokenizer
-from gpt2cli.weights import checkpoint
 from gpt2cli.weights.gguf import header, imported
 from gpt2cli.weights.gguf import model as gguf_model
+from gpt2cli.weights.names import parameter_shapes
 
 HUGE = 2**63 + 1
 TEXT_TYPE, ARRAY_TYPE, U8, U32 = 8, 9, 0, 4
@@ -262,7 +262,7 @@ def problem(path: Path) -> str:
             for name, content in model.vocabulary_files().items():
                 (path.parent / name).write_text(content, encoding="utf-8")
             Tokenizer.load(path.parent)
-            shapes = checkpoint.parameter_shapes(model.config)
+            shapes = parameter_shapes(model.config)
             assert {name: tensor.shape for name, tensor in model.tensors()} == shapes
     except GPT2CLIError as error:
         return str(error)
