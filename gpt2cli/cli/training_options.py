@@ -253,6 +253,28 @@ class Computing(options.Machine):
             "--activation-checkpointing", help="Less memory: compute a third of it a second time."
         ),
     ] = False
+    devices: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Share each step among N GPUs, or processes.")
+    ] = 1
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Each of several devices holds only a part of the weights."),
+    ] = False
+
+    def check_devices(self, device: str, world: int) -> None:
+        """Raise `UsageError` for several processes that cannot be; there are `world` already."""
+        if world > 1 and self.devices > 1:
+            raise UsageError("devices has been decided by torchrun; leave it out", "devices")
+        several = max(world, self.devices)
+        if several == 1 and self.shard:
+            raise UsageError("shard needs several devices", "shard", "devices")
+        if several > 1 and device not in ("cpu", "cuda"):
+            raise UsageError(f"devices must be 1 on {device}; use device cuda", "devices", "device")
+        if self.devices > 1 and device == "cuda":
+            import torch
+
+            if self.devices > (there := torch.cuda.device_count()):
+                raise UsageError(f"devices must be at most {there}, the GPUs here", "devices")
 
     def given(self) -> dict[str, Any]:
         """Settings of `TrainingConfig` by name."""

@@ -22,7 +22,7 @@ BARD = ModelConfig(1024, 256, emb_dim=224, n_heads=7, n_layers=6, qkv_bias=False
 LARGE = ModelConfig(50257, 1024, emb_dim=768, n_heads=12, n_layers=12)
 # Two steps of training, in a process of its own, after what libraries take.
 SCRIPT = """
-import json, resource, sys
+import json, sys
 from dataclasses import replace
 import numpy as np
 from gpt2cli.config.lora import LoraConfig
@@ -30,6 +30,7 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.training import TrainingConfig
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.lora import add_lora
+from gpt2cli.system.machine import peak_memory
 from gpt2cli.training import fitting
 from gpt2cli.training.batches import Samples
 from gpt2cli.training.corpus import Corpus
@@ -39,9 +40,6 @@ from gpt2cli.training.trainer import Trainer
 size, batch, lora, checkpointing = json.loads(sys.argv[1])
 if checkpointing:
     fitting.save_memory()
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 def train(config):
     settings = TrainingConfig(batch_size=batch, activation_checkpointing=checkpointing)
@@ -58,9 +56,9 @@ def train(config):
     return fitting.needed(plan, config, "cpu")
 
 train(ModelConfig(64, 8, 16, 2, 1))
-before = peak()
+before = peak_memory()
 estimate = train(ModelConfig(*size))
-print(estimate / (peak() - before))
+print(estimate / (peak_memory() - before))
 """
 
 
