@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def launch(work: Callable[..., None], count: int, *arguments: object) -> None:
     `GPT2CLIError` if one was killed.
     """
     with _Workers() as workers:
-        port = _free_port()
+        port = free_port()
         for rank in range(count):
             workers.begin(work, arguments, rank, count, port)
         workers.watch()
@@ -63,7 +64,8 @@ class _Worker:
         """Take the error that it has sent, if any."""
         try:
             while self.pipe.poll():
-                self.error = self.pipe.recv()
+                self.error, trace = self.pipe.recv()
+                self.error.__cause__ = RuntimeError(f"in another process:\n{trace}")
         except (EOFError, OSError):
             return
 
@@ -172,7 +174,8 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -190,10 +193,11 @@ def _work(
     try:
         work(*arguments)
     except Exception as error:
+        trace = traceback.format_exc()
         try:
-            pipe.send(error)
+            pipe.send((error, trace))
         except Exception:  # which cannot be sent
-            pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+            pipe.send((RuntimeError(f"{type(error).__name__}: {error}"), trace))
         raise SystemExit(1) from None
 
 
