@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.model.gpt2 import GPT2
@@ -213,8 +215,7 @@ def joined(device: str, *, shard: bool = False, threads: int | None = None) -> I
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
         if is_ours:
-            backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
-            dist.init_process_group(backend, timeout=_PATIENCE)
+            _begin_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
         yield Group(rank, world, local, shard)
     except RuntimeError as error:
         if not _is_lost(error):
@@ -228,6 +229,17 @@ def joined(device: str, *, shard: bool = False, threads: int | None = None) -> I
         ) from error
     if is_ours:
         dist.destroy_process_group()
+
+
+def _begin_group(backend: str) -> None:
+    """Meet the other processes.
+
+    torchrun's store outlives those that it begins anew, and gloo would read in it where those that
+    have ended could be reached: each time has keys of its own.
+    """
+    store, rank, world = next(rendezvous("env://"))
+    own = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=_PATIENCE)
 
 
 def _is_lost(error: RuntimeError) -> bool:

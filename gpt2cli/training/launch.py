@@ -37,7 +37,7 @@ def launch(work: Callable[..., None], count: int, *arguments: object) -> None:
     `GPT2CLIError` if one was killed.
     """
     with _Workers() as workers:
-        port = free_port()
+        port = _free_port()
         for rank in range(count):
             workers.begin(work, arguments, rank, count, port)
         workers.watch()
@@ -174,8 +174,7 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
