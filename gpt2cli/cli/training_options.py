@@ -261,13 +261,17 @@ class Computing(options.Machine):
         typer.Option("--shard", help="Each of several devices holds only a part of the weights."),
     ] = False
 
-    def check_devices(self, device: str, world: int) -> None:
+    def check_devices(self, device: str, world: int, batch_size: int) -> None:
         """Raise `UsageError` for several processes that cannot be; there are `world` already."""
         if world > 1 and self.devices > 1:
             raise UsageError("devices has been decided by torchrun; leave it out", "devices")
         several = max(world, self.devices)
         if several == 1 and self.shard:
             raise UsageError("shard needs several devices", "shard", "devices")
+        if several > batch_size:
+            raise UsageError(
+                f"batch_size {batch_size} is less than {several} processes", "batch_size"
+            )
         if several > 1 and device not in ("cpu", "cuda"):
             raise UsageError(f"devices must be 1 on {device}; use device cuda", "devices", "device")
         if self.devices > 1 and device == "cuda":

@@ -295,7 +295,7 @@ def test_four_processes_train_as_one_does(plans: dict[str, Plan], alone: Path) -
         assert_same(alone / "alone-full", alone / f"four-{kind}")
 
 
-RAY = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+RAY = {"RAY_USAGE_STATS_ENABLED": "0"}
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
 

@@ -135,7 +135,7 @@ def train(
     if precision == "auto":
         precision = plan.precision
     placement = place(computing.device, precision)
-    computing.check_devices(placement.device, world)
+    computing.check_devices(placement.device, world, plan.training.batch_size)
     plan = replace(plan, precision=placement.precision)
     _check_data(plan, moved=bool(data.data) or position is None)
     if position and _has_ended(position, plan):
