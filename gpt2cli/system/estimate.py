@@ -135,7 +135,8 @@ def training_bytes(
 
     Each weight takes 4 bytes, and each that is `trained` (all by default) 8 more for its moments
     and 4 for its gradient, which takes the place of activations. Logits are computed by parts.
-    Of several `shards` each has its part, and whole the embeddings and two blocks.
+    Of several `shards` each has its part; whole are the embeddings, and two blocks with their
+    gradients and what these are sent in.
     """
     T, C, V = config.context_length, config.emb_dim, config.vocab_size
     total = total_parameters(config)
@@ -147,7 +148,7 @@ def training_bytes(
     )
     at_first += min(_LOGITS, 2 * _FP32 * batch_size * T * V)
     at_first += 0 if lora else _FP32 * V * C
-    whole = _FP32 * ((V + T) * C + 2 * 12 * C * C) if shards > 1 else 0
+    whole = _FP32 * ((V + T) * C + 6 * 12 * C * C) if shards > 1 else 0
     return (
         (_FP32 * total + 8 * trained) // shards + whole + max(at_first, _FP32 * trained // shards)
     )

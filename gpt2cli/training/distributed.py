@@ -184,11 +184,6 @@ def world_size() -> int:
     return _number("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
 
 
-def rank() -> int:
-    """Which of the processes this is."""
-    return _number("RANK") if world_size() > 1 else 0
-
-
 def device_of(device: str) -> str:
     """The device of this process: of GPUs, that of its number on this machine."""
     several = world_size() > 1 and device == "cuda"

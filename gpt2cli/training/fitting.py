@@ -61,7 +61,7 @@ def needed(plan: Plan, config: ModelConfig, device: str, group: Group = ALONE) -
     activations = estimate.activation_bytes(
         config, size, precision, lora=lora, checkpointing=checkpointing
     )
-    lost = _LOST[lora] if device == "cpu" and not checkpointing else 0
+    lost = _LOST[lora] if device == "cpu" and not (checkpointing or group.shard) else 0
     rows = -(-settings.batch_size // group.world)
     return whole + int(lost * activations) + _ROW_BYTES * rows * config.context_length
 
@@ -101,7 +101,7 @@ def save_memory() -> None:
     """Let large arrays of this process have pages of their own, where the C library is glibc.
 
     It would otherwise put arrays of up to 32 MB side by side; training frees activations in
-    another order than it makes them, and with checkpointing took twice the memory.
+    another order than it makes them, and with checkpointing or sharding took twice the memory.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -22,15 +22,17 @@ def train(plan: Plan, directory: Path, workers: int, *, failures: int = 0, **sca
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    device = "cuda" if scaling.get("use_gpu") else "cpu"
+    use_gpu = bool(scaling.get("use_gpu"))
     TorchTrainer(
         _work,
-        train_loop_config={"plan": plan, "directory": Path(directory).absolute(), "device": device},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"),
+        train_loop_config={"plan": plan, "directory": Path(directory).absolute()},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers, **scaling),
         run_config=RunConfig(failure_config=FailureConfig(max_failures=failures)),
     ).fit()
 
 
 def _work(settings: dict[str, Any]) -> None:
-    work(**settings, resume=(settings["directory"] / STATE_FILE).exists())
+    from ray.train.torch import get_device
+
+    work(**settings, device=str(get_device()), resume=(settings["directory"] / STATE_FILE).exists())

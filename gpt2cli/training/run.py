@@ -75,7 +75,7 @@ def open_run(
     if there is nothing to resume. All processes of a `group` open the run, in a directory that all
     see; the first prepares it.
     """
-    if device == "cpu" and plan.training.activation_checkpointing:
+    if device == "cpu" and (plan.training.activation_checkpointing or group.shard):
         save_memory()
     texts = Texts.of(plan)
     smallest = plan.model if plan.base else replace(plan.model, vocab_size=SMALLEST_VOCABULARY)
@@ -119,9 +119,10 @@ def train(
     """
     from gpt2cli.training.log import LOG_FILE, Log
 
+    device = device_of(device)
     with (
         joined(device, shard=shard) as group,
-        open_run(plan, directory, device=device_of(device), resume=resume, group=group) as trainer,
+        open_run(plan, directory, device=device, resume=resume, group=group) as trainer,
     ):
         log = Log(directory / LOG_FILE, trainer.step) if group.is_main else None
         for report in trainer.run():

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 from helpers import TEXT
-from processes import Job, do, work
+from processes import Job, do, measure, work
 from runs import PLAN
 
 from gpt2cli.config.lora import LoraConfig
@@ -293,6 +293,15 @@ def test_four_processes_train_as_one_does(plans: dict[str, Plan], alone: Path) -
     launch(work, 4, jobs)
     for kind in KINDS:
         assert_same(alone / "alone-full", alone / f"four-{kind}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is measured as Linux counts it")
+@pytest.mark.parametrize("shard", [False, True])
+def test_the_estimate_is_near_the_peak_of_one_process(tmp_path: Path, shard: bool) -> None:
+    config = ModelConfig(2048, 128, emb_dim=512, n_heads=8, n_layers=8)
+    launch(measure, 2, config, shard, tmp_path / "ratio")
+    assert float((tmp_path / "ratio").read_text()) == pytest.approx(1, abs=0.15)
 
 
 RAY = {"RAY_USAGE_STATS_ENABLED": "0"}
