@@ -125,13 +125,13 @@ class _Workers:
     def settle(self) -> None:
         """Raise what is to be told of the end."""
         codes = [worker.process.exitcode or 0 for worker in self._all]
-        if self._signals and any(codes):
-            raise SystemExit(128 + self._signals[0])
         # One knows why it has ended; others may only know that it has.
         errors = [worker.error for worker in self._all if worker.error is not None]
         errors.sort(key=lambda error: isinstance(error, LostProcessError))
         if errors and not isinstance(errors[0], LostProcessError):
             raise errors[0]
+        if self._signals and any(codes):
+            raise SystemExit(128 + self._signals[0])
         for rank, worker in enumerate(self._all):
             if worker in self._failed and codes[rank] < 0:
                 raise GPT2CLIError(
