@@ -13,7 +13,7 @@ from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group
 from gpt2cli.config.lora import MATRICES, LoraConfig
 from gpt2cli.config.spec import Spec, find_spec, known_names, load_spec
-from gpt2cli.config.training import SCHEDULES, DataConfig, TrainingConfig, fine_tuning
+from gpt2cli.config.training import OPTIMIZERS, SCHEDULES, DataConfig, TrainingConfig, fine_tuning
 from gpt2cli.errors import UsageError, did_you_mean
 from gpt2cli.system.precision import parse
 
@@ -174,6 +174,14 @@ class Recipe(Group):
             help="Sequences at once; the rest is accumulated. [default: as memory allows]",
         ),
     ] = None
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=options.one_of(*OPTIMIZERS),
+            help="adamw; or muon, which learns faster from scratch. [default: adamw]",
+        ),
+    ] = None
     learning_rate: Annotated[
         float | None,
         typer.Option(
@@ -253,6 +261,32 @@ class Computing(options.Machine):
             "--activation-checkpointing", help="Less memory: compute a third of it a second time."
         ),
     ] = False
+    devices: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Share each step among N GPUs, or processes.")
+    ] = 1
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Each of several devices holds only a part of the weights."),
+    ] = False
+
+    def check_devices(self, device: str, world: int, batch_size: int) -> None:
+        """Raise `UsageError` for several processes that cannot be; there are `world` already."""
+        if world > 1 and self.devices > 1:
+            raise UsageError("devices has been decided by torchrun; leave it out", "devices")
+        several = max(world, self.devices)
+        if several == 1 and self.shard:
+            raise UsageError("shard needs several devices", "shard", "devices")
+        if several > batch_size:
+            raise UsageError(
+                f"batch_size {batch_size} is less than {several} processes", "batch_size"
+            )
+        if several > 1 and device not in ("cpu", "cuda"):
+            raise UsageError(f"devices must be 1 on {device}; use device cuda", "devices", "device")
+        if self.devices > 1 and device == "cuda":
+            import torch
+
+            if self.devices > (there := torch.cuda.device_count()):
+                raise UsageError(f"devices must be at most {there}, the GPUs here", "devices")
 
     def given(self) -> dict[str, Any]:
         """Settings of `TrainingConfig` by name."""

@@ -129,11 +129,14 @@ def training_bytes(
     *,
     trained: int | None = None,
     checkpointing: bool = False,
+    shards: int = 1,
 ) -> int:
     """Bytes to train with AdamW on so many sequences of the whole context at once.
 
     Each weight takes 4 bytes, and each that is `trained` (all by default) 8 more for its moments
     and 4 for its gradient, which takes the place of activations. Logits are computed by parts.
+    Of several `shards` each has its part; whole are the embeddings, and two blocks with their
+    gradients and what these are sent in.
     """
     T, C, V = config.context_length, config.emb_dim, config.vocab_size
     total = total_parameters(config)
@@ -149,7 +152,8 @@ def training_bytes(
     weights = _FP32 * total
     if precision != "fp32":  # of which products take copies; LoRA keeps matrices as such
         weights += _FP32 // 2 * (head - matrices if lora else total)
-    return weights + 8 * trained + max(at_first, _FP32 * trained)
+    whole = _FP32 * ((V + T) * C + 6 * 12 * C * C) if shards > 1 else 0
+    return (weights + 8 * trained) // shards + whole + max(at_first, _FP32 * trained // shards)
 
 
 def activation_bytes(

@@ -53,7 +53,8 @@ def attach(adapter: Adapter, model: GPT2, *, dropout: float | None = None) -> GP
 
 
 def _array(parameter: Tensor) -> NDArray:
-    return parameter.detach().to("cpu", torch.float32).numpy().copy()
+    # Memory that NumPy has seen can no longer be freed as sharded models free theirs.
+    return parameter.detach().to("cpu", torch.float32, copy=True).numpy()
 
 
 def _tensor(array: NDArray) -> Tensor:

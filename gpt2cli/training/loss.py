@@ -14,9 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gpt2cli.arrays import NDArray
+from gpt2cli.model.gpt2 import GPT2
+from gpt2cli.training.packing import Batch
+
 LOGITS_BYTES = 200_000_000  # for logits and what is made of them, at any time
 # GPUs multiply matrices faster whose sides are multiples of this, as 50,257 is not.
 MULTIPLES = {"cuda": 64}
+
+
+def summed(model: GPT2, batch: Batch) -> Tensor:
+    """The sum of the losses, in nats, of all tokens of a batch that are to be learned. → ()"""
+    device = model.token_embedding.weight.device
+    ids = _on(device, batch.ids)  # (B, T + 1)
+    segments = None if batch.segments is None else _on(device, batch.segments)
+    mask = None if batch.mask is None else torch.from_numpy(batch.mask)
+    hidden = model.hidden(ids[:, :-1], segments=segments)
+    return summed_loss(hidden, model.token_embedding.weight, ids[:, 1:], mask)[0]
+
+
+def _on(device: torch.device, array: NDArray) -> Tensor:
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":  # copied while the host goes on
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def summed_loss(

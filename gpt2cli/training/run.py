@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,10 +27,11 @@ from gpt2cli.training.corpus import (
     split_text,
     vocabulary_files,
 )
+from gpt2cli.training.distributed import ALONE, Group, device_of, joined
 from gpt2cli.training.documents import Documents, Fields
 from gpt2cli.training.fitting import fitted, save_memory
 from gpt2cli.training.state import Plan
-from gpt2cli.training.tokens import MOST_HELD_OUT, Tokens, prepare
+from gpt2cli.training.tokens import MOST_HELD_OUT, Tokens, open_tokens, prepare
 from gpt2cli.training.trainer import Trainer
 from gpt2cli.weights import checkpoint, sources
 
@@ -63,6 +64,7 @@ def open_run(
     resume: bool = False,
     given: frozenset[str] = PACE,
     advance: Advance = lambda _: None,
+    group: Group = ALONE,
 ) -> Iterator[Trainer]:
     """Prepare or resume a run in `directory`, and lock the directory meanwhile.
 
@@ -70,18 +72,21 @@ def open_run(
     of its pace that are not `given`. Besides tokens, of which `advance` is told, nothing is
     written before its first save. Raises `UsageError` if a model would be overwritten, the text
     is too short or another, a setting has changed or memory does not suffice, and `WeightsError`
-    if there is nothing to resume.
+    if there is nothing to resume. All processes of a `group` open the run, in a directory that all
+    see; the first prepares it.
     """
-    if device == "cpu" and plan.training.activation_checkpointing:
+    if device == "cpu" and (plan.training.activation_checkpointing or group.shard):
         save_memory()
     texts = Texts.of(plan)
     smallest = plan.model if plan.base else replace(plan.model, vocab_size=SMALLEST_VOCABULARY)
-    fitted(plan, smallest, device)
+    group.first(lambda: fitted(plan, smallest, device, group))
     position = state.read_position(directory) if resume else None
     if position is not None:
         position.plan.check_same(plan)
-    learned = None if resume or plan.base else _to_learn_from(plan, texts)
-    with state.locked(directory):
+    learns = group.is_main and not resume and not plan.base
+    learned = _to_learn_from(plan, texts) if learns else None
+
+    def prepared() -> tuple[Tokenizer, Path]:
         if position is None:
             state.check_directory(directory)
         if learned is not None:
@@ -89,16 +94,40 @@ def open_run(
         else:
             own = resume and plan.lora is None
             tokenizer = Tokenizer.load(directory if own else _base(plan))
-        tokens = _tokens(plan, texts, tokenizer, directory, advance)
+        return tokenizer, _tokens(plan, texts, tokenizer, directory, advance).path
+
+    with state.locked(directory) if group.is_main else nullcontext():
+        tokenizer, path = group.first(prepared)
+        tokens = open_tokens(path)
         try:
             if position is None:
-                yield _begun(plan, tokenizer, tokens, directory, device, given)
+                yield _begun(plan, tokenizer, tokens, directory, device, given, group)
             else:
-                yield _resumed(plan, tokenizer, tokens, directory, device)
+                yield _resumed(plan, tokenizer, tokens, directory, device, group)
         finally:
-            if not (directory / state.STATE_FILE).exists():
+            if group.is_main and not (directory / state.STATE_FILE).exists():
                 with suppress(OSError):  # Windows keeps a file that is mapped
-                    tokens.path.unlink()
+                    path.unlink()
+
+
+def train(
+    plan: Plan, directory: Path, *, device: str = "cpu", shard: bool = False, resume: bool = False
+) -> None:
+    """Train a run to its end and log it, as one of the processes that the environment names.
+
+    Raises what `open_run` and `Trainer.run` do.
+    """
+    from gpt2cli.training.log import LOG_FILE, Log
+
+    device = device_of(device)
+    with (
+        joined(device, shard=shard) as group,
+        open_run(plan, directory, device=device, resume=resume, group=group) as trainer,
+    ):
+        log = Log(directory / LOG_FILE, trainer.step) if group.is_main else None
+        for report in trainer.run():
+            if log is not None:
+                log.write(report)
 
 
 def _begun(
@@ -108,6 +137,7 @@ def _begun(
     directory: Path,
     device: str,
     given: frozenset[str],
+    group: Group,
 ) -> Trainer:
     corpus = corpus_of(tokens, plan)
     training = plan.training.for_rows(corpus.rows)
@@ -120,18 +150,19 @@ def _begun(
     if plan.lora is not None:  # whose model brings its vocabulary
         files = {}
     config = _config(plan, tokenizer)
-    plan = fitted(replace(plan, training=training), config, device)
-    model = _model(plan, config, is_new=True).to(device)
+    plan = replace(plan, training=training)
+    plan = group.first(lambda: fitted(plan, config, device, group))
+    model = _model(plan, config, is_new=True).to("cpu" if group.shard else device)
     files |= {state.RUN_FILE: state.to_yaml(plan)}
-    return Trainer(model, tokenizer, corpus, plan, directory, unwritten=files)
+    return Trainer(model, tokenizer, corpus, plan, directory, unwritten=files, group=group)
 
 
 def _resumed(
-    plan: Plan, tokenizer: Tokenizer, tokens: Tokens, directory: Path, device: str
+    plan: Plan, tokenizer: Tokenizer, tokens: Tokens, directory: Path, device: str, group: Group
 ) -> Trainer:
     position = state.read_position(directory)
     if tokens.digest != position.digest:
-        with suppress(OSError):
+        with suppress(OSError):  # one of several processes does
             tokens.path.unlink()
         raise UsageError(
             f"the text is not the one that the run in {directory} began with; resume with that, "
@@ -141,10 +172,10 @@ def _resumed(
     config = _config(plan, tokenizer)
     plan = replace(plan, training=plan.training.for_rows(corpus.rows))
     position.check_goes_on_as(plan)
-    plan = fitted(plan, config, device)
-    model = _model(plan, config, is_new=False).to(device)
+    plan = group.first(lambda: fitted(plan, config, device, group))
+    model = _model(plan, config, is_new=False).to("cpu" if group.shard else device)
     files = {state.RUN_FILE: state.to_yaml(plan)}
-    trainer = Trainer(model, tokenizer, corpus, plan, directory, unwritten=files)
+    trainer = Trainer(model, tokenizer, corpus, plan, directory, unwritten=files, group=group)
     trainer.load_state(position)
     return trainer
 

@@ -5,7 +5,8 @@ Recipe: GPT-2 and GPT-3 papers (Radford et al. 2019; Brown et al. 2020, arXiv:20
 appendix B), with AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
 Every step draws its batch and its dropout from (seed, step) alone, so a run that is
-stopped and resumed is, number for number, the run that was never stopped.
+stopped and resumed is, number for number, the run that was never stopped. Several processes may
+share each step's batch: all do the same at the same time, and the first writes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2cli.arrays import NDArray
 from gpt2cli.errors import GPT2CLIError, WeightsError
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.lora import lora_layers
@@ -29,9 +29,10 @@ from gpt2cli.system.precision import torch_name
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.training import adapters
 from gpt2cli.training.corpus import Corpus
-from gpt2cli.training.loss import summed_loss
+from gpt2cli.training.distributed import ALONE, Group
+from gpt2cli.training.loss import summed
 from gpt2cli.training.optimizer import learning_rate, make_optimizer
-from gpt2cli.training.packing import Batch, Rows
+from gpt2cli.training.packing import Rows
 from gpt2cli.training.state import STATE_FILE, Plan, Position
 from gpt2cli.weights import adapter, checkpoint, layout, sources
 from gpt2cli.weights.safetensors import read_safetensors, write_safetensors, write_text
@@ -58,36 +59,22 @@ class Report:
     best: bool = False
 
 
-def summed(model: GPT2, batch: Batch) -> Tensor:
-    """The sum of the losses, in nats, of all tokens of a batch that are to be learned. → ()"""
-    device = model.token_embedding.weight.device
-    ids = _on(device, batch.ids)  # (B, T + 1)
-    segments = None if batch.segments is None else _on(device, batch.segments)
-    mask = None if batch.mask is None else torch.from_numpy(batch.mask)
-    hidden = model.hidden(ids[:, :-1], segments=segments)
-    return summed_loss(hidden, model.token_embedding.weight, ids[:, 1:], mask)[0]
-
-
-def _on(device: torch.device, array: NDArray) -> Tensor:
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":  # copied while the host goes on
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
 @torch.no_grad()
-def evaluate(model: GPT2, rows: Rows, batch_size: int = 32) -> float:
-    """Mean loss in nats over all tokens to be learned of some rows.
+def evaluate(model: GPT2, rows: Rows, batch_size: int = 32, group: Group = ALONE) -> float:
+    """Mean loss in nats over all tokens to be learned of some rows, which a group shares.
 
     A token early in its window has little context, so this overestimates the loss.
     """
     was_training = model.training
     model.eval()
-    starts = range(0, len(rows), batch_size)
-    batches = (rows.batch(range(s, min(s + batch_size, len(rows)))) for s in starts)
-    total = sum(summed(model, batch).double() for batch in batches)
+    total = torch.zeros((), dtype=torch.float64, device=model.token_embedding.weight.device)
+    for start in range(0, len(rows), batch_size * group.world):
+        begin = start + batch_size * group.rank
+        own = range(begin, min(begin + batch_size, len(rows)))
+        loss = summed(model, rows.batch(own or [0]))  # of sharded models all compute together
+        total += loss.double() if own else 0.0
     model.train(was_training)
-    return float(total) / int(rows.targets.sum())
+    return group.sum(float(total)) / int(rows.targets.sum())
 
 
 class Trainer:
@@ -106,11 +93,16 @@ class Trainer:
         directory: Path,
         *,
         unwritten: Mapping[str, str] | None = None,
+        group: Group = ALONE,
     ) -> None:
-        """`unwritten` are files that go into the directory with the first thing saved."""
+        """`unwritten` are files that go into the directory with the first thing saved.
+
+        `group` are the processes that do all of this together; it may shard the model.
+        """
         self.model, self.tokenizer, self.corpus = model, tokenizer, corpus
         self.directory, self.config = directory, model.config
         self.plan, self.settings = plan, plan.training
+        self.group, self._learner = group, group.learner(model, summed)
         self.device = model.token_embedding.weight.device
         self.optimizer = make_optimizer(model, self.settings)
         self.step = 0
@@ -134,21 +126,20 @@ class Trainer:
 
         A model that is given is first validated as it is. `should_stop` is asked between steps;
         the state is saved either way. Raises `GPT2CLIError` as soon as a number is not finite,
-        before it is written to a file.
+        before it is written to a file. All processes of a group go through the reports.
         """
         if self.plan.base and self.step == 0:
             yield Report(0, None, 0.0, 0.0, *self._validation())
         self.model.train()
-        interval = _READ_EVERY.get(self.device.type, _READ_EVERY_ON_GPU)
         losses: list[Tensor] = []
         targets, started = 0, time.perf_counter()
-        while not self.finished and not should_stop():
+        while not self.finished and not self._stops(should_stop):
             targets += self.corpus.batches.targets(self.step)
             losses.append(self._optimise())
             self.step += 1
             validates = self.step % self.settings.eval_interval == 0
-            if validates or self.step % interval == 0 or self.step == self.settings.steps:
-                loss = torch.stack(losses).mean().item()
+            if validates or self.step % self._interval == 0 or self.step == self.settings.steps:
+                loss = self.group.sum(torch.stack(losses).mean().item()) / self.group.world
                 if not math.isfinite(loss):
                     raise self._diverged()
                 speed = targets / (time.perf_counter() - started)
@@ -156,6 +147,19 @@ class Trainer:
                 losses, targets, started = [], 0, time.perf_counter()
         if self.step != self._saved_step and self.step:
             self._save()
+
+    @property
+    def _interval(self) -> int:
+        return _READ_EVERY.get(self.device.type, _READ_EVERY_ON_GPU)
+
+    def _stops(self, should_stop: Callable[[], bool]) -> bool:
+        """Whether any process is to stop; asking all of them takes time, too."""
+        is_due = self.group.world == 1 or self.step % self._interval == 0
+        return is_due and self.group.highest(should_stop()) > 0
+
+    def whole(self) -> AbstractContextManager[None]:
+        """The first process may use the model alone meanwhile; all have to take part."""
+        return self.group.whole(self.model)
 
     def _report(self, loss: float, speed: float) -> Report:
         rate = float(self.optimizer.param_groups[0]["lr"])
@@ -168,18 +172,24 @@ class Trainer:
     def _optimise(self) -> Tensor:
         """One step: the gradient of the mean loss of its tokens, and the update. → the loss ()
 
-        The mean is over all tokens of the step, however many are computed at once.
+        The mean is over all tokens of the step, however many are computed at once, and by how many
+        processes; that of all their losses is the step's. Dropout is drawn anew for the rows that
+        are computed at once, wherever that is done.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate(self.step, self.settings)
         self.optimizer.zero_grad(set_to_none=True)  # before memory is needed for activations
-        seeds = np.random.SeedSequence([self.settings.seed, self.step])
-        torch.manual_seed(int(seeds.generate_state(1)[0]))  # of dropout
-        targets = self.corpus.batches.targets(self.step)
+        group, size = self.group, self.settings.micro_batch
+        batch = self.corpus.batches.batch(self.step, group.rank, group.world)
+        first = self.settings.batch_size * group.rank // group.world  # of the step's rows
+        targets = self.corpus.batches.targets(self.step) / group.world  # gradients are averaged
         total = torch.zeros((), device=self.device)
-        for batch in self.corpus.batches.batch(self.step).micro(self.settings.micro_batch):
-            with self._precision():
-                loss = summed(self.model, batch) / targets
+        for begin, part in zip(range(0, len(batch.ids), size), batch.micro(size), strict=True):
+            seeds = np.random.SeedSequence([self.settings.seed, self.step, first + begin])
+            torch.manual_seed(int(seeds.generate_state(1)[0]))  # of dropout
+            more = begin + size < len(batch.ids)
+            with self._precision(), group.accumulating(self._learner, more):
+                loss = self._learner(part) / targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.grad_clip)
@@ -196,7 +206,7 @@ class Trainer:
         rows = self.corpus.validation
         # Not more at once than a training step has room for.
         with self._precision():
-            loss = evaluate(self.model, rows, min(32, self.settings.micro_batch))
+            loss = evaluate(self.model, rows, min(32, self.settings.micro_batch), self.group)
         if not math.isfinite(loss):
             raise self._diverged()
         nats = loss * int(rows.targets.sum())
@@ -222,20 +232,25 @@ class Trainer:
         """
         tensors = self._state()
         # A loss is from before its step's update, so a finite loss does not imply finite weights.
-        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        broken = not all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+        if self.group.highest(broken) > 0:
             raise self._diverged()
         best = val_loss is not None and val_loss < self.best_val_loss
         if val_loss is not None:
             self.stale = 0 if best else self.stale + 1
             self.best_val_loss = min(val_loss, self.best_val_loss)
+        with self.whole() if best else nullcontext():
+            self.group.first(lambda: self._write(tensors, best))
+        self._unwritten, self._saved_step = {}, self.step
+        return best
+
+    def _write(self, tensors: dict[str, Tensor], best: bool) -> None:
         with self._all_or_nothing():
             for name, content in self._unwritten.items():
                 write_text(content, self.directory / name)
             if best:
                 self._save_model()
             write_safetensors(tensors, self.directory / STATE_FILE, self.position.metadata())
-        self._unwritten, self._saved_step = {}, self.step
-        return best
 
     def _save_model(self) -> None:
         if (lora := self.plan.lora) is not None:
@@ -248,7 +263,10 @@ class Trainer:
             checkpoint.save(self.model, self.directory, self.tokenizer.end_of_text or 0, dtype)
 
     def load_best(self) -> None:
-        """Put the best weights, which the directory holds, in the place of the last ones."""
+        """Put the best weights, which the directory holds, in the place of the last ones.
+
+        A sharded model has them only while it is `whole`.
+        """
         if self.plan.lora is not None:
             found = adapter.read(self.directory, self.config)
             for name, layer in lora_layers(self.model):
@@ -276,12 +294,13 @@ class Trainer:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _state(self) -> dict[str, Tensor]:
-        """What is trained, and its moments, by name."""
+        """What is trained, and its moments, by name; whole in the first process."""
+        self.group.settle(self.model)
         tensors = {}
         for name, p in self._trained().items():
-            tensors[f"weight.{name}"] = p.detach()
+            tensors[f"weight.{name}"] = self.group.gathered(p.detach())
             for key, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"{key}.{name}"] = value
+                tensors[f"{key}.{name}"] = self.group.gathered(value)
         return tensors
 
     def load_state(self, position: Position) -> None:
@@ -293,10 +312,12 @@ class Trainer:
         if any(n not in tensors or tensors[n].shape != p.shape for n, p in wanted.items()):
             raise WeightsError(f"{path} is damaged; it does not hold this model")
         for name, p in trained.items():
-            p.data.copy_(tensors[f"weight.{name}"])
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if (value := tensors.get(f"{key}.{name}")) is not None:
-                    self.optimizer.state[p][key] = value.to(self.device)
+            p.data.copy_(self.group.placed(tensors[f"weight.{name}"], p))
+            for key in ("exp_avg", "exp_avg_sq"):
+                if (moment := tensors.get(f"{key}.{name}")) is not None:
+                    self.optimizer.state[p][key] = self.group.placed(moment, p)
+            if (steps := tensors.get(f"step.{name}")) is not None:
+                self.optimizer.state[p]["step"] = steps.to(self.device)
         self.step = self._saved_step = position.step
         self.best_val_loss = position.best_val_loss
         # A run that is to be longer than it was is given new patience.

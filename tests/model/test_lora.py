@@ -16,8 +16,14 @@ from peft import PeftModel
 from gpt2cli.config.lora import LoraConfig
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import ConfigError
-from gpt2cli.model.gpt2 import GPT2
-from gpt2cli.model.lora import add_lora, lora_layers, merged_state
+from gpt2cli.model.gpt2 import GPT2, Linear
+from gpt2cli.model.lora import (
+    LoRALinear,
+    add_lora,
+    keep_frozen_as,
+    lora_layers,
+    merged_state,
+)
 from gpt2cli.training.adapters import attach
 from gpt2cli.weights import adapter, checkpoint
 
@@ -69,6 +75,40 @@ def test_dropout_acts_on_the_update_alone(tiny_config: ModelConfig) -> None:
     assert torch.equal(model(X), model(X))  # for inference, as it was before
     model.train()
     assert not torch.equal(model(X), model(X))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_are_those_of_finite_differences(dropout: float, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = LoRALinear(Linear(6, 5, bias), LoraConfig(rank=2, dropout=dropout)).double()
+    torch.nn.init.normal_(layer.base.weight)
+    torch.nn.init.normal_(layer.a)
+    torch.nn.init.normal_(layer.b)
+    x = torch.randn(2, 3, 6, dtype=torch.double, requires_grad=True)
+
+    def computed(x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(7)  # of dropout
+        return layer(x)
+
+    assert torch.autograd.gradcheck(computed, (x, layer.a, layer.b))
+
+
+def test_in_bf16_the_frozen_matrices_take_half_and_learn_the_same(tiny_config: ModelConfig) -> None:
+    gradients = []
+    for kept in (torch.float32, torch.bfloat16):
+        model = with_updates(tiny_config, LoraConfig(dropout=0.0))
+        keep_frozen_as(model, kept)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(X).float().square().mean()
+        loss.backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+        frozen = [layer.base.weight.dtype for _, layer in lora_layers(model)]
+        assert set(frozen) == {kept}
+        assert model.eval()(X).dtype == torch.float32
+    for first, second in zip(*gradients, strict=True):
+        assert first is not None
+        assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,17 @@ from gpt2cli.training.optimizer import learning_rate
 from gpt2cli.training.state import read_position
 
 
-@pytest.mark.parametrize("stop_after", [3, 5])
-def test_resuming_equals_never_having_stopped(tmp_path: Path, stop_after: int) -> None:
-    whole, reports = train(tmp_path / "whole")
+@pytest.mark.parametrize(("stop_after", "optimizer"), [(3, "adamw"), (5, "adamw"), (3, "muon")])
+def test_resuming_equals_never_having_stopped(
+    tmp_path: Path, stop_after: int, optimizer: str
+) -> None:
+    plan = with_settings(optimizer=optimizer)
+    whole, reports = train(tmp_path / "whole", plan)
     expected = [(r.loss, r.val_loss) for r in reports]
 
-    _, first = train(tmp_path / "parts", stop_after=stop_after)
+    _, first = train(tmp_path / "parts", plan, stop_after=stop_after)
     assert len(first) == stop_after
-    second, rest = train(tmp_path / "parts", resume=True)
+    second, rest = train(tmp_path / "parts", plan, resume=True)
 
     assert [(r.loss, r.val_loss) for r in first + rest] == expected
     for name, p in whole.model.named_parameters():

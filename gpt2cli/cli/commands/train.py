@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ import typer
 
 from gpt2cli.cli import options, trying
 from gpt2cli.cli.grouped import Group, grouped
-from gpt2cli.cli.io.terminal import complain, notice
+from gpt2cli.cli.io.terminal import be_quiet, complain, notice, use_colour
 from gpt2cli.cli.render import train_view
 from gpt2cli.cli.training_options import Computing, Data, Lora, Recipe, Run, fetched, make_plan
 from gpt2cli.errors import UsageError
@@ -116,11 +118,16 @@ def train(
     """
     if computing.threads is not None:
         limit_threads(computing.threads)
+    rank, world, is_restarted = _environment()
+    if rank:
+        be_quiet()
     check_device(computing.device)
     precision = _precision(computing.precision)
     following.check()
-    from gpt2cli.training.state import check_directory, read_position
+    from gpt2cli.training.state import STATE_FILE, check_directory, read_position
 
+    if is_restarted and (out / STATE_FILE).exists():
+        run = replace(run, resume=True)
     position = read_position(out) if run.resume else None
     if position is None:
         check_directory(out)
@@ -128,6 +135,7 @@ def train(
     if precision == "auto":
         precision = plan.precision
     placement = place(computing.device, precision)
+    computing.check_devices(placement.device, world, plan.training.batch_size)
     plan = replace(plan, precision=placement.precision)
     _check_data(plan, moved=bool(data.data) or position is None)
     if position and _has_ended(position, plan):
@@ -136,29 +144,57 @@ def train(
     if plan.base and (run.run is not None or position):
         fetched(plan.base, computing)
     notice("reading the text" if run.resume or plan.base else "learning a vocabulary")
-    _train(plan, out, placement.device, run, recipe, following, messages.verbose)
+    given = frozenset(recipe.given()) if run.base else None
+    computing = replace(computing, device=placement.device)
+    work = _Work(plan, out, run.resume, given, computing, following, messages)
+    if computing.devices > 1:
+        from gpt2cli.training.launch import launch
+
+        launch(_train, computing.devices, work)
+    else:
+        _train(work)
 
 
-def _train(
-    plan: Plan,
-    out: Path,
-    device: str,
-    run: Run,
-    recipe: Recipe,
-    following: Following,
-    verbose: bool,
-) -> None:
-    from gpt2cli.training.log import LOG_FILE, Log
+def _environment() -> tuple[int, int, bool]:
+    """What torchrun says: which process this is, of how many, and whether all were begun anew."""
+    names = ("RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    values = (os.environ.get(name, "") for name in names)
+    rank, world, restarts = (int(value) if value.isdecimal() else 0 for value in values)
+    return (rank, world, restarts > 0) if world > 1 else (0, 1, False)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What each process of a run is to do; of the settings of its pace, `given` were chosen."""
+
+    plan: Plan
+    out: Path
+    resume: bool
+    given: frozenset[str] | None
+    computing: Computing
+    following: Following
+    messages: options.Messages
+
+
+def _train(work: _Work) -> None:
+    """Train as one of the processes that the environment names; the first speaks for all."""
+    from gpt2cli.training.distributed import device_of, joined
     from gpt2cli.training.run import PACE, open_run
 
-    given = frozenset(recipe.given()) if run.base else PACE
-    opened = open_run(plan, out, device=device, resume=run.resume, given=given)
-    with opened as trainer, _stop_on_signals() as stop:
-        if verbose or trainer.plan.base:
-            train_view.tell_of(trainer)
-        log = Log(following.log or out / LOG_FILE, trainer.step)
-        _follow(trainer, stop, log, following, verbose=verbose)
-        _tell_of_end(trainer, log, out, following)
+    computing, messages = work.computing, work.messages
+    device, shard = device_of(computing.device), computing.shard
+    given = PACE if work.given is None else work.given
+    with joined(device, shard=shard, threads=computing.threads) as group:
+        if messages.quiet or not group.is_main:
+            be_quiet()
+        use_colour(messages.color)
+        opened = open_run(
+            work.plan, work.out, device=device, resume=work.resume, given=given, group=group
+        )
+        with opened as trainer, _stop_on_signals(alone=group.world == 1) as stop:
+            if messages.verbose or trainer.plan.base:
+                train_view.tell_of(trainer)
+            _follow(trainer, stop, work)
 
 
 def _check_data(plan: Plan, *, moved: bool) -> None:
@@ -192,33 +228,50 @@ def _precision(name: str) -> str:
     return precision
 
 
-def _follow(
-    trainer: Trainer, stop: _Stop, log: Log, following: Following, *, verbose: bool
-) -> None:
-    """Train and show progress. Raises `SystemExit` if a signal came first."""
+def _follow(trainer: Trainer, stop: _Stop, work: _Work) -> None:
+    """Train to the end, and tell of it. Raises `SystemExit` if a signal came first."""
+    from gpt2cli.training.log import LOG_FILE, Log
+
+    following, is_main = work.following, trainer.group.is_main
+    log = Log(following.log or work.out / LOG_FILE, trainer.step) if is_main else None
     begin, started = trainer.step, time.perf_counter()
+    reports = _watched(trainer, stop, log, following)
     try:
-        train_view.follow(trainer, _watched(trainer, stop, log, following), following.as_json)
+        if is_main:
+            train_view.follow(trainer, reports, following.as_json)
+        else:
+            deque(reports, maxlen=0)
     finally:
-        if following.plot is not None:
+        if log is not None and following.plot is not None:
             _plot(trainer, log, following.plot)
-    if verbose:
+    if work.messages.verbose:
         took = time.perf_counter() - started
         notice(f"{trainer.step - begin} steps in {took:,.1f} s", asked=True)
     if not trainer.finished:
-        complain(f"stopped after step {trainer.step} and saved; --resume continues from there")
-        raise SystemExit(128 + stop.signal)
+        number = int(trainer.group.highest(stop.signal))
+        if is_main:
+            complain(f"stopped after step {trainer.step} and saved; --resume continues from there")
+        raise SystemExit(128 + number)
+    with trainer.whole():
+        if log is not None:
+            _tell_of_end(trainer, log, work.out, following)
 
 
-def _watched(trainer: Trainer, stop: _Stop, log: Log, following: Following) -> Iterator[Report]:
-    """The reports of a run, which are written down, with samples in between."""
+def _watched(
+    trainer: Trainer, stop: _Stop, log: Log | None, following: Following
+) -> Iterator[Report]:
+    """The reports of a run, which the first process writes down, with samples in between."""
     every = following.sample_every
     for report in trainer.run(stop):
-        log.write(report)
+        if log is not None:
+            log.write(report)
         yield report
         first = report.step == 0 and trainer.plan.base
         if first or (every is not None and report.step and report.step % every == 0):
-            _sample(trainer, "before" if first else f"step {report.step}", following.sample_prompt)
+            title = "before" if first else f"step {report.step}"
+            with trainer.whole():
+                if log is not None:
+                    _sample(trainer, title, following.sample_prompt)
 
 
 def _sample(trainer: Trainer, title: str, prompt: str | None) -> None:
@@ -255,14 +308,18 @@ class _Stop:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second is final."""
+def _stop_on_signals(*, alone: bool) -> Iterator[_Stop]:
+    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second is final.
+
+    One of several processes may get a signal from a terminal and from who has begun it, who also
+    ends it if it is to end at once.
+    """
     stop = _Stop()
 
     def ask(number: int, _: object) -> None:
-        if stop():
+        if stop() and alone:
             raise SystemExit(128 + number)
-        stop.signal = number
+        stop.signal = stop.signal or number
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

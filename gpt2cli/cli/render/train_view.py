@@ -60,8 +60,7 @@ def _utilisation(run: Trainer, report: Report) -> float | None:
 
 def tell_of(run: Trainer) -> None:
     """What is trained, on what, for how long, and the memory that it takes, as text."""
-    from gpt2cli.system.memory import available
-    from gpt2cli.training.fitting import needed
+    from gpt2cli.training.fitting import free_memory, needed
 
     settings, corpus = run.settings, run.corpus
     total = sum(p.numel() for p in run.model.parameters())
@@ -77,11 +76,13 @@ def tell_of(run: Trainer) -> None:
     at_once = (
         f", {settings.micro_batch} at once" if settings.micro_batch < settings.batch_size else ""
     )
-    device = str(run.device)
-    memory, free = needed(run.plan, run.config, device) / 1e9, available(device) / 1e9
+    device, processes = str(run.device), run.group.world
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    memory = needed(run.plan, run.config, device, run.group) / 1e9
+    free = free_memory(device, run.group) / 1e9
     notice(
         f"{settings.steps:,} steps of {settings.batch_size} sequences{at_once}: {epochs:.3g} "
-        f"epochs; about {memory:,.1f} GB of memory, {free:,.1f} GB free",
+        f"epochs; about {memory:,.1f} GB of memory{each}, {free:,.1f} GB free",
         asked=True,
     )
 

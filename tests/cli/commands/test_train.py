@@ -140,6 +140,8 @@ def test_the_status_line_fits_its_terminal(arguments: list[str]) -> None:
         (["--data", "/dev/null"], 2, "cannot read /dev/null: it is no regular file"),
         (["--out", "/dev/null"], 2, "/dev/null is a file, not a directory"),
         (["--out", "/proc/x1"], 2, "cannot write a model into /proc/x1"),
+        (["--shard"], 2, "--shard needs several --devices"),
+        (["--devices", "3"], 2, "--batch-size 2 is less than 3 processes"),
         (["--save-precision", "int8"], 2, "--save-precision must be fp32, bf16 or fp16"),
     ],
 )
