@@ -60,9 +60,9 @@ class Tokens:
     ) -> tuple[NDArray, NDArray]:
         """The documents to train on and those for validation, in their order; never none.
 
-        Where it is to be chosen, validation gets documents at random, of this fraction of all
-        bytes and at most so many; a single one may be larger. Raises `UsageError` where there is
-        nothing to choose from.
+        Where it is to be chosen, validation gets documents at random, as long as they fit into this
+        fraction of all bytes and at most so many; where none does, it gets the smallest. Raises
+        `UsageError` where there is nothing to choose from.
         """
         if self.held_out is not None:
             first = len(self) - self.held_out
@@ -73,10 +73,15 @@ class Tokens:
             )
         order, sizes = shuffled(len(self), seed), self.prompt_bytes + self.text_bytes
         budget = min(fraction * sizes.sum(), most)
-        count = int(np.searchsorted(np.cumsum(sizes[order]), budget, side="right"))
-        chosen = order[: min(count, len(self) - 1)] if count else [np.argmin(sizes)]
-        is_chosen = np.zeros(len(self), bool)
-        is_chosen[chosen] = True
+        is_chosen, smallest = np.zeros(len(self), bool), sizes.min()
+        for i in order[: len(self) - 1].tolist():
+            if sizes[i] <= budget:
+                is_chosen[i] = True
+                budget -= sizes[i]
+            elif budget < smallest:
+                break
+        if not is_chosen.any():
+            is_chosen[np.argmin(sizes)] = True
         return np.flatnonzero(~is_chosen), np.flatnonzero(is_chosen)
 
 

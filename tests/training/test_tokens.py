@@ -172,6 +172,13 @@ def test_a_split_depends_on_the_seed_and_takes_documents_from_everywhere() -> No
         some([10]).split(0, 0.1)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_document_that_is_too_large_makes_room_for_others(seed: int) -> None:
+    sizes = [400, *[30] * 20]
+    _, val = some(sizes).split(seed, 0.1)
+    assert [sizes[i] for i in val] == [30, 30, 30]
+
+
 def test_validation_from_its_own_file_is_all_of_it(tmp_path: Path) -> None:
     train = write(tmp_path / "a.jsonl", {"text": "a"})
     val = write(tmp_path / "b.jsonl", {"text": "b"}, {"text": "c"})

@@ -11,7 +11,7 @@ import typer
 from gpt2cli.cli import opening
 from gpt2cli.cli.grouped import Group
 from gpt2cli.cli.io.inputs import read_lines, without_newline
-from gpt2cli.cli.io.progress import line_progress
+from gpt2cli.cli.io.progress import count_progress
 from gpt2cli.cli.io.terminal import Output, complain, notice
 from gpt2cli.cli.render import score_views
 from gpt2cli.errors import GPT2CLIError, UsageError
@@ -119,7 +119,7 @@ def score_lines(
 
     output, count, number = Output(), _Count(), 0
     decoder = opening.open_decoder(model, scorer.cache_tokens(), verbose=verbose)
-    with line_progress() as advance:
+    with count_progress("lines", written=True) as advance:
         for arrived in _arriving(files):
             numbered = enumerate(arrived, number + 1)
             # Blank lines are texts, but no rows.

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ import typer
 
 from gpt2cli.cli import options, trying
 from gpt2cli.cli.grouped import Group, grouped
+from gpt2cli.cli.io.progress import count_progress
 from gpt2cli.cli.io.terminal import be_quiet, complain, notice, use_colour
 from gpt2cli.cli.render import train_view
 from gpt2cli.cli.training_options import Computing, Data, Lora, Recipe, Run, fetched, make_plan
@@ -188,10 +189,18 @@ def _train(work: _Work) -> None:
         if messages.quiet or not group.is_main:
             be_quiet()
         use_colour(messages.color)
+        reading = ExitStack()
         opened = open_run(
-            work.plan, work.out, device=device, resume=work.resume, given=given, group=group
+            work.plan,
+            work.out,
+            device=device,
+            resume=work.resume,
+            given=given,
+            advance=reading.enter_context(count_progress("tokens")),
+            group=group,
         )
-        with opened as trainer, _stop_on_signals(alone=group.world == 1) as stop:
+        with reading, opened as trainer, _stop_on_signals(alone=group.world == 1) as stop:
+            reading.close()
             if messages.verbose or trainer.plan.base:
                 train_view.tell_of(trainer)
             _follow(trainer, stop, work)
@@ -276,7 +285,9 @@ def _watched(
 
 def _sample(trainer: Trainer, title: str, prompt: str | None) -> None:
     ids = trying.default_prompt(trainer) if prompt is None else trainer.tokenizer.encode(prompt)
-    trying.show(title, trainer.tokenizer.decode(ids), trying.write(trainer, ids))
+    begin = trainer.tokenizer.beginning()
+    prompt = trainer.tokenizer.decode([i for i in ids if i != begin])
+    trying.show(title, prompt, trying.write(trainer, ids))
 
 
 def _plot(trainer: Trainer, log: Log, path: Path) -> None:

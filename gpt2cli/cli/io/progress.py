@@ -34,19 +34,22 @@ def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[i
 
 
 @contextmanager
-def line_progress() -> Iterator[Callable[[int], None]]:
-    """A transient count of lines on stderr, if stderr is a terminal and stdout is not."""
-    if not is_watched() or is_terminal(sys.stdout):
+def count_progress(unit: str, *, written: bool = False) -> Iterator[Callable[[int], None]]:
+    """A transient count on stderr of what nobody knows the number of, if stderr is a terminal.
+
+    There is none if stdout is `written` to meanwhile, and is a terminal.
+    """
+    if not is_watched() or (written and is_terminal(sys.stdout)):
         yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.completed:,} lines"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn(f"{{task.completed:,}} {unit}"), TimeElapsedColumn())
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("lines", total=None)
-        yield lambda lines: bars.advance(task, lines)
+        task = bars.add_task(unit, total=None)
+        yield lambda count: bars.advance(task, count)
 
 
 @contextmanager

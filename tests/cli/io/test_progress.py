@@ -43,7 +43,7 @@ def test_lines_are_counted_where_a_person_sees_no_lines_yet(
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(sys, "stdout", Stream(terminal=to_terminal))
     monkeypatch.setenv("TERM", "xterm")
-    with progress.line_progress() as advance:
+    with progress.count_progress("lines", written=True) as advance:
         advance(1234)
     stream.flush()
     assert (b"1,234 lines" in stream.written()) == (not to_terminal)
