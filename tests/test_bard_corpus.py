@@ -54,7 +54,8 @@ def corpus() -> ModuleType:
 
 def test_scenes_are_speeches_in_the_form_of_tinyshakespeare(corpus: ModuleType) -> None:
     assert list(corpus.scenes(PLAY)) == [
-        "ANNA:\nGood morrow,\nMy lords.  I fear them.\nYet I must stay with them.\n\nMRS. FORD:\nCome, madam.\n",
+        "ANNA:\nGood morrow,\nMy lords.  I fear them.\nYet I must stay with them.\n\n"
+        "MRS. FORD:\nCome, madam.\n",
         "BER:\nWho's there?\n\nFRAN:\nNay, answer me.\n",
     ]
 
