@@ -105,12 +105,19 @@ def test_training_needs_weights_two_moments_and_gradients_or_activations() -> No
     least = estimate.training_bytes(SMALL, 1, checkpointing=True)
     assert 16 * total <= least < 17 * total  # gradients take more than what is recomputed
     one, two, three = (estimate.training_bytes(SMALL, n) for n in (1, 2, 3))
-    assert three - two == int(18.5 * 12) * 1024 * 768 * 4
+    assert three - two == 17 * 12 * 1024 * 768 * 4
     logits, head = 200_000_000, 4 * 50257 * 768
     assert two == 12 * total + 2 * (three - two) + logits + head
     adapter = estimate.training_bytes(SMALL, 1, trained=1_179_648)
-    assert adapter == 4 * total + 8 * 1_179_648 + 306 * 1024 * 768 * 4 + logits
+    assert adapter == 4 * total + 8 * 1_179_648 + 225 * 1024 * 768 * 4 + logits
     assert one > adapter
+    half = estimate.training_bytes(SMALL, 2, "bf16")
+    assert half == 14 * total + int(2.4 * 2 * 17 * 12 * 1024 * 768) + logits + head
+    matrices = 12 * 12 * 768 * 768
+    adapter = estimate.training_bytes(SMALL, 1, "bf16", trained=1_179_648)
+    weights = 4 * total - 2 * matrices + head // 2
+    kept = 2.4 * 225 * 1024 * 768
+    assert adapter == pytest.approx(weights + 8 * 1_179_648 + kept + logits, abs=2)
 
 
 @pytest.mark.parametrize("lora", [False, True])
