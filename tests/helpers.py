@@ -24,6 +24,7 @@ import torch
 from gpt2cli.api import LoadedModel
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.config.spec import BUNDLED_DIR
 from gpt2cli.decoders import native
 from gpt2cli.decoders.native.decoder import EngineDecoder
 from gpt2cli.decoders.numpy_decoder import NumpyDecoder
@@ -42,6 +43,7 @@ needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="n
 REPOSITORY = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+BARD_SIZE = checkpoint.read(BUNDLED_DIR / "bard")[0]
 TEXT = (
     "The quick brown fox jumps over the lazy dog. ROMEO: But soft, what light through yonder "
     "window breaks? It is the east, and Juliet is the sun. I'm, you're, they'll; 1234 567.\n\n"

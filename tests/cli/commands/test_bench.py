@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import Run, needs_engine
+from helpers import BARD_SIZE, Run, needs_engine
 
 from gpt2cli.analysis import bench
 from gpt2cli.decoders import native
@@ -46,7 +46,11 @@ def test_an_object_for_programs(run_main: Run) -> None:
     assert data["engine"] == ("native" if native.available() else "NumPy")
     assert (data["samples"], data["tokens"], data["repeats"]) == (2, 3, 2)
     assert data["threads"] == thread_count()
-    assert [entry["context"] for entry in data["contexts"]] == [32, 128, 224]
+    assert [entry["context"] for entry in data["contexts"]] == [
+        32,
+        BARD_SIZE.context_length // 2,
+        BARD_SIZE.context_length - 64,
+    ]
     for entry in data["contexts"]:
         limit = 2 * data["bandwidth_bytes_per_second"] / entry["bytes_per_step"]
         assert entry["limit_tokens_per_second"] == pytest.approx(limit)
@@ -138,7 +142,7 @@ def test_a_share_is_left_out_where_the_cache_holds_the_model(
     ("arguments", "message"),
     [
         (["-m", "bard", "--context", "0"], "context must be at least 1, not 0"),
-        (["-m", "bard", "--context", "250"], "give at most --context 206"),
+        (["-m", "bard", "--context", "510"], "give at most --context 462"),
         (["--context", "1024"], "exceed the model's 1024"),
         (["--tokens", "0"], "tokens must be at least 1"),
         (["-m", "some/repository", "--repeats", "0"], "repeats must be at least 1"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Run, needs_full_device
+from helpers import BARD_SIZE, Run, needs_full_device
 from transformers import GPT2LMHeadModel
 
 from gpt2cli.cli.commands.inspect import SECTIONS
@@ -92,9 +92,9 @@ def test_sections_are_shown_in_the_order_asked_for(run_main: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layer", "6"], "layer must be 0 to 5, not 6"),
-        (["--layer", "-1"], "layer must be 0 to 5, not -1"),
-        (["--head", "7"], "head must be 0 to 6, not 7"),
+        (["--layer", "48"], f"layer must be 0 to {BARD_SIZE.n_layers - 1}, not 48"),
+        (["--layer", "-1"], f"layer must be 0 to {BARD_SIZE.n_layers - 1}, not -1"),
+        (["--head", "25"], f"head must be 0 to {BARD_SIZE.n_heads - 1}, not 25"),
         (["--head", "1", "--all-heads"], "--head and --all-heads exclude each other"),
         (["--show", "lense"], "unknown section 'lense'"),
         (["--show", "lense"], "did you mean 'lens'?"),

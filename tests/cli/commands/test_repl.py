@@ -16,13 +16,15 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from helpers import Run, error_of
+from helpers import BARD_SIZE, Run, error_of
 
 import gpt2cli
 from gpt2cli.cli.commands.repl import COMMANDS, entries
+from gpt2cli.config.spec import BUNDLED_DIR
 from gpt2cli.errors import UsageError
 from gpt2cli.generation.loop import generate
 from gpt2cli.generation.request import GenerationConfig
+from gpt2cli.text.tokenizer import Tokenizer
 
 REPL = ("repl", "-m", "bard", "--seed", "1", "-n", "9", "--device", "cpu")
 
@@ -72,8 +74,10 @@ def test_commands_act_and_speak_on_stderr_alone(
     assert done.stdout.decode() == f"{first}\n{second}\n"
     assert file.read_text() == "ROMEO:" + first
     errors = done.stderr.decode()
-    assert "5 of 256 tokens" in errors
-    assert '"ROMEO" ":"' in errors
+    assert f" of {BARD_SIZE.context_length} tokens" in errors
+    tokenizer = Tokenizer.load(BUNDLED_DIR / "bard")
+    pieces = [tokenizer.decode([i]) for i in tokenizer.encode("ROMEO:")]
+    assert " ".join(f'"{piece}"' for piece in pieces) in errors
     assert "max_tokens          3\n" in errors
     assert all(f"/{name}" in errors for name in COMMANDS)
 

@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Run, needs_engine, needs_full_device, on_terminal
+from helpers import BARD_SIZE, Run, needs_engine, needs_full_device, on_terminal
 
 from gpt2cli.config.spec import BUNDLED_DIR
 from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
 
 BARD = ("-m", "bard")
+STRIDE = f"--stride must be from 1 to {BARD_SIZE.context_length - 1}"
 TEXT = "ROMEO:\nWhat say'st thou? [bold]é[/] \x1b[31m"
 
 
@@ -45,9 +46,9 @@ def test_json_holds_the_figures_and_every_token(run_main: Run) -> None:
     assert found["tokens"] == len(expected) == len(found["token_ids"]) - 1
     mean = sum(expected) / len(expected)
     assert found["perplexity"] == pytest.approx(2**mean, rel=1e-3)
-    assert found["bytes"] == len(TEXT.encode()) - len("ROMEO")
     assert found["bits_per_byte"] == pytest.approx(sum(expected) / found["bytes"], rel=1e-3)
     texts = Tokenizer.load(BUNDLED_DIR / "bard").decode
+    assert found["bytes"] == len(TEXT.encode()) - len(texts(found["token_ids"][:1]).encode())
     assert found["token_texts"] == [texts([i]) for i in found["token_ids"]]
     assert {"model", "device", "precision", "version", "stride", "ranks"} <= found.keys()
 
@@ -56,7 +57,7 @@ def test_top_lists_the_most_surprising_tokens_of_each_text(
     run_main: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long, short = tmp_path / "long", tmp_path / "short"
-    long.write_text("My lord, the king is dead. " * 60 + "xyz qqq")  # more than a window
+    long.write_text("My lord, the king is dead. " * 120 + "xyz qqq")  # more than a window
     short.write_text("My [b]lord[/b]")
     names = (str(long), str(short))
     records = [
@@ -98,7 +99,7 @@ def test_csv_has_a_row_a_token(run_main: Run) -> None:
 
 def test_csv_of_a_long_text_counts_on_from_window_to_window(run_main: Run, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / name).write_text("My lord, the king is come. " * 60 + name)
+        (tmp_path / name).write_text("My lord, the king is come. " * 120 + name)
     names = [str(tmp_path / name) for name in ("one", "two")]
     done = run_main("score", *BARD, *names, "--csv", "--stride", "100")
     rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
@@ -106,7 +107,7 @@ def test_csv_of_a_long_text_counts_on_from_window_to_window(run_main: Run, tmp_p
         own = [row for row in rows if row["name"] == name]
         assert "".join(row["text"] for row in own) == Path(name).read_text()
         assert [row["index"] for row in own] == [str(i) for i in range(len(own))]
-        assert len(own) > 256  # bard's context
+        assert len(own) > BARD_SIZE.context_length
         assert all(row["bits"] and row["rank"] for row in own[1:])
 
 
@@ -351,8 +352,8 @@ def test_a_page_is_one_that_a_browser_shows(run_main: Run, tmp_path: Path) -> No
         (["--text", "a", "--lines", "--csv"], "are different answers"),
         (["--text", "a", "--max-perplexity", "5"], "go with --lines"),
         (["--lines", "--max-perplexity", "nan"], "--max-perplexity must be above 0, not nan"),
-        (["--text", "a", "--stride", "256"], "--stride must be from 1 to 255"),
-        (["--text", "a", "--stride", "0"], "--stride must be from 1 to 255"),
+        (["--text", "a", "--stride", str(BARD_SIZE.context_length)], STRIDE),
+        (["--text", "a", "--stride", "0"], STRIDE),
         (["--text", "a"], "only --bos scores a single token, which is all of text"),
         (["--text", ""], "text is empty"),
         (["missing.txt"], "there is no file 'missing.txt'; --text takes a text itself"),

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from helpers import Run, on_terminal
+from helpers import BARD_SIZE, Run, on_terminal
 from hub_server import HubServer
 
 from gpt2cli.config.spec import BUNDLED_DIR
 
 BARD = ("-m", "bard")
+LAST = BARD_SIZE.vocab_size - 1
 
 
 def expected_ids(text: str) -> list[int]:
@@ -126,7 +127,12 @@ def test_decoding_gives_the_bytes_back_even_of_half_a_character(run_main: Run) -
 @pytest.mark.parametrize(
     ("arguments", "stdin", "code", "message"),
     [
-        (["--decode", "5", "1024"], b"", 2, "there is no token 1024; ids go from 0 to 1023"),
+        (
+            ["--decode", "5", "9999"],
+            b"",
+            2,
+            f"ids go from 0 to {LAST}",
+        ),
         (["--decode", "9" * 5000], b"", 2, "there is no token 999"),
         (["--decode"], b"12 x7", 2, "'x7' is not a token id"),
         (["--decode", "½"], b"", 2, "is not a token id"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import servers
+from helpers import BARD_SIZE
 from prometheus_client.parser import text_string_to_metric_families
 from servers import Answer
 
@@ -15,6 +16,8 @@ from gpt2cli.api import LoadedModel
 from gpt2cli.serving.completions import KNOWN
 from gpt2cli.serving.http.server import Server
 from gpt2cli.serving.http.service import Service
+
+IDS = f"from 0 to {BARD_SIZE.vocab_size - 1}"
 
 
 def test_the_model_is_listed_and_found_by_its_name(ask: Any, bard: LoadedModel) -> None:
@@ -53,14 +56,16 @@ def test_texts_and_tokens_are_turned_into_each_other(
 ) -> None:
     found = ask("/tokenize", {"prompt": text, "model": "bard"}).json
     assert found["tokens"] == bard.tokenizer.encode(text)
-    assert (found["count"], found["max_model_len"]) == (len(found["tokens"]), 256)
+    assert found["count"] == len(found["tokens"])
+    assert found["max_model_len"] == BARD_SIZE.context_length
     assert ask("/detokenize", {"tokens": found["tokens"]}).json == {"prompt": text}
 
 
 def test_the_special_tokens_are_told(ask: Any) -> None:
     found = ask("/tokenizer_info").json
     assert found["eos_token"] == found["bos_token"] == "<|endoftext|>"
-    assert (found["vocab_size"], found["model_max_length"]) == (1024, 256)
+    assert found["vocab_size"] == BARD_SIZE.vocab_size
+    assert found["model_max_length"] == BARD_SIZE.context_length
 
 
 @pytest.mark.parametrize(
@@ -75,8 +80,8 @@ def test_the_special_tokens_are_told(ask: Any) -> None:
         ("/detokenize", {"tokens": ["a"]}, "tokens must be a list"),
         ("/detokenize", {"tokens": [-1]}, "tokens must be a list"),
         ("/detokenize", {"tokens": [True]}, "tokens must be a list"),
-        ("/detokenize", {"tokens": [1024]}, "1023"),
-        ("/detokenize", {"tokens": [10**30]}, "1023"),
+        ("/detokenize", {"tokens": [BARD_SIZE.vocab_size]}, str(BARD_SIZE.vocab_size - 1)),
+        ("/detokenize", {"tokens": [10**30]}, str(BARD_SIZE.vocab_size - 1)),
         ("/v1/chat/completions", {"messages": []}, "knows no chat"),
     ],
 )
@@ -108,14 +113,14 @@ WRONG = [
     ({"top_k": -2}, "top_k", "top_k"),
     ({"frequency_penalty": 2.1}, "frequency_penalty", "frequency_penalty"),
     ({"presence_penalty": -2.1}, "presence_penalty", "presence_penalty"),
-    ({"logit_bias": {"1024": 1}}, "from 0 to 1023", "logit_bias"),
-    ({"stop_token_ids": [1024]}, "from 0 to 1023", "stop_token_ids"),
+    ({"logit_bias": {"9999": 1}}, IDS, "logit_bias"),
+    ({"stop_token_ids": [9999]}, IDS, "stop_token_ids"),
     ({"stop": ""}, "stop string must not be empty", "stop"),
     ({"stop": [5]}, "stop", "stop"),
     ({"min_tokens": 9, "max_tokens": 3}, "min_tokens", "min_tokens"),
     ({"seed": "a"}, "seed must be a number", "seed"),
-    ({"prompt": [1024]}, "from 0 to 1023", None),
-    ({"prompt": [-1]}, "from 0 to 1023", None),
+    ({"prompt": [9999]}, IDS, None),
+    ({"prompt": [-1]}, IDS, None),
     ({"regex": "("}, "unclosed group", "regex"),
     ({"regex": "a", "choice": ["a"]}, "regex and choice cannot go together", "regex"),
     ({"regex": "a", "stop": "b"}, "a constraint and stop cannot go together", "stop"),
@@ -167,16 +172,17 @@ def test_what_is_not_there_says_where_completions_are(ask: Any) -> None:
 
 
 def test_all_the_context_can_be_used_and_no_more(complete: Any) -> None:
-    ids = [5] * 255
+    T = BARD_SIZE.context_length
+    ids = [5] * (T - 1)
     whole = complete(prompt=ids, max_tokens=1).json
-    assert whole["usage"] == {"prompt_tokens": 255, "completion_tokens": 1, "total_tokens": 256}
+    assert whole["usage"] == {"prompt_tokens": T - 1, "completion_tokens": 1, "total_tokens": T}
     # Without max_tokens there are as many as fit.
     assert complete(prompt=ids[:-4], ignore_eos=True).json["usage"]["completion_tokens"] == 5
-    for body in ({"prompt": ids, "max_tokens": 2}, {"prompt": [5] * 256}, {"prompt": [5] * 300}):
+    for body in ({"prompt": ids, "max_tokens": 2}, {"prompt": [5] * T}, {"prompt": [5] * (T + 44)}):
         found = complete(**body)
         assert (found.status, found.json["error"]["code"]) == (400, "context_length_exceeded")
-        assert "context of 256" in found.error
-    slid = complete(prompt=[5] * 300, max_tokens=9, overflow="slide", ignore_eos=True).json
+        assert f"context of {T}" in found.error
+    slid = complete(prompt=[5] * (T + 44), max_tokens=9, overflow="slide", ignore_eos=True).json
     assert slid["usage"]["completion_tokens"] == 9
 
 

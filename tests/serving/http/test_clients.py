@@ -118,7 +118,7 @@ def test_errors_are_those_of_openais_library(client: Any, url: str) -> None:
         create(**BODY, temperature=-1)
     assert (bad.value.param, bad.value.type) == ("temperature", "invalid_request_error")
     with pytest.raises(openai.BadRequestError, match="exceed the context") as bad:
-        create(**BODY | {"max_tokens": 500})
+        create(**BODY | {"max_tokens": 5000})
     assert bad.value.code == "context_length_exceeded"
     with pytest.raises(openai.NotFoundError) as missing:
         create(**BODY | {"model": "gpt-4"})

@@ -30,7 +30,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "a seed of 4,000 digits": (b'{"seed": ' + b"9" * 4_000 + b"}", 400),
     "an id of 300 digits": (b'{"prompt": [1e300]}', 400),
     "a negative id": (b'{"prompt": [-1]}', 400),
-    "an id beyond the vocabulary": (b'{"prompt": [1024]}', 400),
+    "an id beyond the vocabulary": (b'{"prompt": [9999]}', 400),
     "a lone surrogate": (b'{"prompt": "\\ud800"}', 400),
     "a lone surrogate in stop": (b'{"prompt": "a", "stop": "\\ud800", "max_tokens": 1}', 200),
     "a lone surrogate in a name": (b'{"\\ud800": 1}', 400),
