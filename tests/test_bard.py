@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from runs import windows
 import gpt2cli
 from gpt2cli.config.spec import BUNDLED_DIR, find_spec
 from gpt2cli.text.tokenizer import Tokenizer
+from gpt2cli.text.vocabulary import END_OF_TEXT, byte_alphabet
 from gpt2cli.training import trainer
 from gpt2cli.training.corpus import split_text
 from gpt2cli.weights import checkpoint
@@ -27,7 +29,17 @@ def test_bard_is_as_small_as_promised_and_fits_its_config() -> None:
     assert config == spec.model
     assert sum(tensor.bits.size for tensor in tensors.values()) <= 4_000_000
     assert sum(file.stat().st_size for file in BARD.iterdir()) <= 8_000_000
-    assert Tokenizer.load(BARD).size == config.vocab_size == 2048
+    tokenizer = Tokenizer.load(BARD)
+    assert tokenizer.size == config.vocab_size == 2048
+    assert tokenizer.encode(END_OF_TEXT) == [tokenizer.end_of_text] == [0]
+
+
+def test_its_vocabulary_is_end_of_text_the_bytes_and_what_merges_make_of_them() -> None:
+    vocabulary = json.loads((BARD / "vocab.json").read_text(encoding="utf-8"))
+    merges = (BARD / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    in_order = sorted(vocabulary, key=vocabulary.__getitem__)
+    assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    assert in_order == [END_OF_TEXT, *byte_alphabet(), *(m.replace(" ", "") for m in merges)]
 
 
 @pytest.fixture

