@@ -64,7 +64,7 @@ def test_bard_reaches_its_figure_on_text_that_it_has_not_seen(
 def test_a_text_without_a_prompt_begins_with_a_speaker_and_one_can_end() -> None:
     with gpt2cli.load("bard", device="cpu") as model:
         texts = [model.generate("", max_tokens=24, seed=seed).text for seed in range(20)]
-        ended = model.generate("", max_tokens=400, seed=0, logit_bias={0: 6.0})
+        ended = model.generate("", max_tokens=400, seed=0, bias={0: 6.0})
     begun = [re.match(r"\n*[A-Z][A-Za-z' ]+:\n", text) for text in texts]
     assert sum(match is not None for match in begun) >= 18
     assert ended.finish_reason == "stop"
