@@ -67,4 +67,4 @@ def test_a_text_without_a_prompt_begins_with_a_speaker_and_one_can_end() -> None
         ended = model.generate("", max_tokens=400, seed=0, bias={0: 6.0})
     begun = [re.match(r"\n*[A-Z][A-Za-z' ]+:\n", text) for text in texts]
     assert sum(match is not None for match in begun) >= 18
-    assert ended.finish_reason == "stop"
+    assert ended.finish_reason == "eos"
