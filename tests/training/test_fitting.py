@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from helpers import BARD_SIZE
 
 from gpt2cli.config.lora import LoraConfig
 from gpt2cli.config.model import ModelConfig
@@ -18,7 +19,6 @@ from gpt2cli.model.lora import add_lora
 from gpt2cli.training import fitting
 from gpt2cli.training.state import Plan
 
-BARD = ModelConfig(1024, 256, emb_dim=224, n_heads=7, n_layers=6, qkv_bias=False)
 LARGE = ModelConfig(50257, 1024, emb_dim=768, n_heads=12, n_layers=12)
 # Two steps of training, in a process of its own, after what libraries take.
 SCRIPT = """
@@ -79,7 +79,7 @@ def ratio(
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is measured as Linux counts it")
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_estimate_is_near_the_peak_of_a_small_model(lora: bool) -> None:
-    assert ratio(BARD, 16, lora, False, "fp32") == pytest.approx(1, abs=0.15)
+    assert ratio(BARD_SIZE, 16, lora, False, "fp32") == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.slow
@@ -98,9 +98,9 @@ def test_the_estimate_is_near_the_peak_of_124m(
 @pytest.mark.parametrize("targets", [("c_attn",), ("c_proj", "c_fc")])
 def test_what_lora_trains_is_counted(targets: tuple[str, ...]) -> None:
     lora = LoraConfig(rank=3, targets=targets)
-    model = add_lora(GPT2(BARD), lora)
+    model = add_lora(GPT2(BARD_SIZE), lora)
     counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert fitting.trained_parameters(BARD, lora) == counted
+    assert fitting.trained_parameters(BARD_SIZE, lora) == counted
 
 
 def with_memory(monkeypatch: pytest.MonkeyPatch, free: float) -> None:

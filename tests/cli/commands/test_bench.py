@@ -49,7 +49,7 @@ def test_an_object_for_programs(run_main: Run) -> None:
     assert [entry["context"] for entry in data["contexts"]] == [
         32,
         BARD_SIZE.context_length // 2,
-        BARD_SIZE.context_length - 64,
+        BARD_SIZE.context_length * 7 // 8,
     ]
     for entry in data["contexts"]:
         limit = 2 * data["bandwidth_bytes_per_second"] / entry["bytes_per_step"]
@@ -142,7 +142,10 @@ def test_a_share_is_left_out_where_the_cache_holds_the_model(
     ("arguments", "message"),
     [
         (["-m", "bard", "--context", "0"], "context must be at least 1, not 0"),
-        (["-m", "bard", "--context", "510"], "give at most --context 462"),
+        (
+            ["-m", "bard", "--context", str(BARD_SIZE.context_length - 6)],
+            f"give at most --context {BARD_SIZE.context_length - 50}",
+        ),
         (["--context", "1024"], "exceed the model's 1024"),
         (["--tokens", "0"], "tokens must be at least 1"),
         (["-m", "some/repository", "--repeats", "0"], "repeats must be at least 1"),

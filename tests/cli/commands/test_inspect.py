@@ -15,6 +15,8 @@ from transformers import GPT2LMHeadModel
 
 from gpt2cli.cli.commands.inspect import SECTIONS
 
+LAYERS, HEADS = BARD_SIZE.n_layers, BARD_SIZE.n_heads
+
 
 def test_json_holds_what_transformers_computes(run_main: Run, tiny_directory: Path) -> None:
     done = run_main("inspect", "The quick", "-m", str(tiny_directory), "--token", "q", "--json")
@@ -92,9 +94,9 @@ def test_sections_are_shown_in_the_order_asked_for(run_main: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layer", "48"], f"layer must be 0 to {BARD_SIZE.n_layers - 1}, not 48"),
-        (["--layer", "-1"], f"layer must be 0 to {BARD_SIZE.n_layers - 1}, not -1"),
-        (["--head", "25"], f"head must be 0 to {BARD_SIZE.n_heads - 1}, not 25"),
+        (["--layer", str(LAYERS)], f"layer must be 0 to {LAYERS - 1}, not {LAYERS}"),
+        (["--layer", "-1"], f"layer must be 0 to {LAYERS - 1}, not -1"),
+        (["--head", str(HEADS)], f"head must be 0 to {HEADS - 1}, not {HEADS}"),
         (["--head", "1", "--all-heads"], "--head and --all-heads exclude each other"),
         (["--show", "lense"], "unknown section 'lense'"),
         (["--show", "lense"], "did you mean 'lens'?"),

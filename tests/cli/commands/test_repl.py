@@ -74,9 +74,9 @@ def test_commands_act_and_speak_on_stderr_alone(
     assert done.stdout.decode() == f"{first}\n{second}\n"
     assert file.read_text() == "ROMEO:" + first
     errors = done.stderr.decode()
-    assert f" of {BARD_SIZE.context_length} tokens" in errors
     tokenizer = Tokenizer.load(BUNDLED_DIR / "bard")
     pieces = [tokenizer.decode([i]) for i in tokenizer.encode("ROMEO:")]
+    assert f"{len(pieces) + 3} of {BARD_SIZE.context_length} tokens" in errors
     assert " ".join(f'"{piece}"' for piece in pieces) in errors
     assert "max_tokens          3\n" in errors
     assert all(f"/{name}" in errors for name in COMMANDS)

@@ -24,6 +24,7 @@ from gpt2cli.text.tokenizer import Tokenizer
 from gpt2cli.weights import checkpoint
 
 BARD = ("-m", "bard")
+MANY_WINDOWS = "The king is come. " * (BARD_SIZE.context_length // 2)
 STRIDE = f"--stride must be from 1 to {BARD_SIZE.context_length - 1}"
 TEXT = "ROMEO:\nWhat say'st thou? [bold]é[/] \x1b[31m"
 
@@ -184,7 +185,7 @@ def test_lines_of_json_keep_what_else_they_hold(run_main: Run) -> None:
 
 
 def test_rows_of_jsonl_are_scored_in_order_and_wrong_ones_say_why(run_main: Run) -> None:
-    texts = ["My lord, I am.", "x", "The king is come. " * 100, "", "I am."]  # one of many windows
+    texts = ["My lord, I am.", "x", MANY_WINDOWS, "", "I am."]
     rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
     lines = [json.dumps(row).encode() for row in rows]
     lines[1:1] = [
@@ -214,7 +215,7 @@ def test_rows_of_jsonl_are_scored_in_order_and_wrong_ones_say_why(run_main: Run)
 
 def test_a_row_is_scored_as_it_is_alone(run_main: Run) -> None:
     """Its neighbours change not a bit of it."""
-    texts = ["My lord, I am.", "The king is come. " * 100, "I am.", "To be, or not to be"]
+    texts = ["My lord, I am.", MANY_WINDOWS, "I am.", "To be, or not to be"]
     lines = [json.dumps({"body": text, "x": 1}).encode() + b"\n" for text in texts]
     together = run_main("score", *BARD, "--jsonl", "--field", "body", stdin=b"".join(lines))
     alone = [run_main("score", *BARD, "--jsonl", "--field", "body", stdin=line) for line in lines]

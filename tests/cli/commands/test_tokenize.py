@@ -14,7 +14,7 @@ from hub_server import HubServer
 from gpt2cli.config.spec import BUNDLED_DIR
 
 BARD = ("-m", "bard")
-LAST = BARD_SIZE.vocab_size - 1
+BEYOND = BARD_SIZE.vocab_size  # the first id that is none
 
 
 def expected_ids(text: str) -> list[int]:
@@ -128,10 +128,10 @@ def test_decoding_gives_the_bytes_back_even_of_half_a_character(run_main: Run) -
     ("arguments", "stdin", "code", "message"),
     [
         (
-            ["--decode", "5", "9999"],
+            ["--decode", "5", str(BEYOND)],
             b"",
             2,
-            f"ids go from 0 to {LAST}",
+            f"there is no token {BEYOND}; ids go from 0 to {BEYOND - 1}",
         ),
         (["--decode", "9" * 5000], b"", 2, "there is no token 999"),
         (["--decode"], b"12 x7", 2, "'x7' is not a token id"),

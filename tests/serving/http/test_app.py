@@ -17,7 +17,8 @@ from gpt2cli.serving.completions import KNOWN
 from gpt2cli.serving.http.server import Server
 from gpt2cli.serving.http.service import Service
 
-IDS = f"from 0 to {BARD_SIZE.vocab_size - 1}"
+BEYOND = BARD_SIZE.vocab_size  # the first id that is none
+IDS = f"from 0 to {BEYOND - 1}"
 
 
 def test_the_model_is_listed_and_found_by_its_name(ask: Any, bard: LoadedModel) -> None:
@@ -113,13 +114,13 @@ WRONG = [
     ({"top_k": -2}, "top_k", "top_k"),
     ({"frequency_penalty": 2.1}, "frequency_penalty", "frequency_penalty"),
     ({"presence_penalty": -2.1}, "presence_penalty", "presence_penalty"),
-    ({"logit_bias": {"9999": 1}}, IDS, "logit_bias"),
-    ({"stop_token_ids": [9999]}, IDS, "stop_token_ids"),
+    ({"logit_bias": {str(BEYOND): 1}}, IDS, "logit_bias"),
+    ({"stop_token_ids": [BEYOND]}, IDS, "stop_token_ids"),
     ({"stop": ""}, "stop string must not be empty", "stop"),
     ({"stop": [5]}, "stop", "stop"),
     ({"min_tokens": 9, "max_tokens": 3}, "min_tokens", "min_tokens"),
     ({"seed": "a"}, "seed must be a number", "seed"),
-    ({"prompt": [9999]}, IDS, None),
+    ({"prompt": [BEYOND]}, IDS, None),
     ({"prompt": [-1]}, IDS, None),
     ({"regex": "("}, "unclosed group", "regex"),
     ({"regex": "a", "choice": ["a"]}, "regex and choice cannot go together", "regex"),

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from helpers import BARD_SIZE
 from servers import URL, Asking, ask
 
 from gpt2cli.serving.completions import KNOWN
@@ -30,7 +31,7 @@ BODIES: dict[str, tuple[bytes, int]] = {
     "a seed of 4,000 digits": (b'{"seed": ' + b"9" * 4_000 + b"}", 400),
     "an id of 300 digits": (b'{"prompt": [1e300]}', 400),
     "a negative id": (b'{"prompt": [-1]}', 400),
-    "an id beyond the vocabulary": (b'{"prompt": [9999]}', 400),
+    "an id beyond the vocabulary": (b'{"prompt": [%d]}' % BARD_SIZE.vocab_size, 400),
     "a lone surrogate": (b'{"prompt": "\\ud800"}', 400),
     "a lone surrogate in stop": (b'{"prompt": "a", "stop": "\\ud800", "max_tokens": 1}', 200),
     "a lone surrogate in a name": (b'{"\\ud800": 1}', 400),
@@ -46,7 +47,12 @@ BODIES: dict[str, tuple[bytes, int]] = {
         400,
     ),
     "a bias of everything": (
-        json.dumps({"logit_bias": {str(i): 1e30 for i in range(1024)}, "max_tokens": 1}).encode(),
+        json.dumps(
+            {
+                "logit_bias": {str(i): 1e30 for i in range(BARD_SIZE.vocab_size)},
+                "max_tokens": 1,
+            }
+        ).encode(),
         200,
     ),
     "a prompt of 1 MB": (json.dumps({"prompt": "word " * 200_000}).encode(), 400),
