@@ -13,6 +13,7 @@ no eight words in a row are in any of the others.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import sys
@@ -46,8 +47,7 @@ def read(path: str, sha256: str) -> bytes:
 
 def texts(archive: str, sha256: str, folder: str, ending: str) -> Iterator[tuple[str, str]]:
     """The texts in a folder of an archive by name, sorted."""
-    read(archive, sha256)
-    with tarfile.open(archive) as tar:
+    with tarfile.open(fileobj=io.BytesIO(read(archive, sha256))) as tar:
         for member in sorted(tar.getmembers(), key=lambda m: m.name):
             if folder not in member.name or not member.name.endswith(ending):
                 continue

@@ -72,7 +72,7 @@ def _steps(config: ModelConfig, group: Group) -> int:
     plan = Plan(config, TrainingConfig(batch_size=4, micro_batch_size=2))
     model = GPT2(config).init_weights().train()
     learner = group.learner(model, summed)
-    optimizer = make_optimizer(model, plan.training)
+    optimizer = make_optimizer(model, plan.training, plan.precision)
     ids = np.arange(3 * config.context_length) % config.vocab_size
     batches = Samples(ids, config.context_length, 4, 0)
     for step in range(2):

@@ -13,7 +13,14 @@ from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group
 from gpt2cli.config.lora import MATRICES, LoraConfig
 from gpt2cli.config.spec import Spec, find_spec, known_names, load_spec
-from gpt2cli.config.training import OPTIMIZERS, SCHEDULES, DataConfig, TrainingConfig, fine_tuning
+from gpt2cli.config.training import (
+    OPTIMIZERS,
+    SCHEDULES,
+    TUNING_DROPOUT,
+    DataConfig,
+    TrainingConfig,
+    fine_tuning,
+)
 from gpt2cli.errors import UsageError, did_you_mean
 from gpt2cli.system.precision import parse
 
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
     from gpt2cli.training.state import Plan
 
 _FLOATS = ("fp32", "bf16", "fp16")
-_DROPOUT = 0.1  # of fine-tuning
 
 
 @dataclass(frozen=True)
@@ -355,7 +361,7 @@ def _new(run: Run, lora: Lora, computing: Computing) -> Plan:
     assert run.base is not None
     model = fetched(run.base, computing)
     settings = fine_tuning(model.context_length, lora=lora.lora)
-    return Plan(replace(model, drop_rate=_DROPOUT), settings, "auto", base=_lasting(run.base))
+    return Plan(replace(model, drop_rate=TUNING_DROPOUT), settings, "auto", base=_lasting(run.base))
 
 
 def fetched(base: str, computing: Computing) -> ModelConfig:

@@ -9,6 +9,7 @@ from gpt2cli.config.fields import require, require_size
 
 SCHEDULES = ("cosine", "wsd")
 OPTIMIZERS = ("adamw", "muon")
+TUNING_DROPOUT = 0.1  # of a model, in what `fine_tuning` describes
 _TOKENS_A_STEP = 16_384
 _VALIDATIONS_AN_EPOCH = 4
 

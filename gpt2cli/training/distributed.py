@@ -35,7 +35,6 @@ Loss = Callable[[GPT2, Batch], Tensor]
 # Others wait as long for the first, which may have a large text to read. One that dies is noticed
 # at once, by the connection or by whoever has begun it.
 _PATIENCE = timedelta(hours=12)
-_VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +202,9 @@ def joined(device: str, *, shard: bool = False, threads: int | None = None) -> I
             raise UsageError("shard needs several devices", "shard", "devices")
         yield ALONE
         return
-    rank, _, local, *_ = (_number(name) if "ADDR" not in name else 0 for name in _VARIABLES)
+    rank, local, _ = map(_number, ("RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT"))
+    if not os.environ.get("MASTER_ADDR"):
+        raise UsageError("MASTER_ADDR must be set where WORLD_SIZE is more than 1; use torchrun")
     limit_threads(threads or max(1, core_count() // local))
     is_ours = not dist.is_initialized()
     try:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from pickle import PicklingError
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +196,7 @@ def _work(
         trace = traceback.format_exc()
         try:
             pipe.send((error, trace))
-        except Exception:  # which cannot be sent
+        except (PicklingError, TypeError, AttributeError):  # all that pickle raises for it
             pipe.send((RuntimeError(f"{type(error).__name__}: {error}"), trace))
         raise SystemExit(1) from None
 

@@ -24,8 +24,14 @@ class Muon(torch.optim.AdamW):
     """Muon for the parameters of groups with "orthogonal" true, and AdamW for all others.
 
     The orthogonal ones are matrices (in, out); one of `parts` next to each other along the outputs,
-    as queries, keys and values are, is that many matrices.
+    as queries, keys and values are, is that many matrices. Products are computed in `dtype`.
     """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], *, dtype: torch.dtype = torch.float32, **settings: Any
+    ) -> None:
+        super().__init__(groups, **settings)
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -49,21 +55,19 @@ class Muon(torch.optim.AdamW):
                 alike[part.shape].append((part, update))
             p.grad = None
         for shape, pairs in alike.items():
-            updates = orthogonal(torch.stack([update for _, update in pairs]))
+            updates = orthogonal(torch.stack([update for _, update in pairs]).to(self._dtype))
             scale = group["lr"] * _RMS * math.sqrt(max(shape))
             for (part, _), update in zip(pairs, updates, strict=True):
                 part.sub_(update, alpha=scale)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About U Vᵀ of each U S Vᵀ: all singular values near 1. (N, in, out) → the same, bf16
+    """About U Vᵀ of each U S Vᵀ: all singular values near 1. (N, in, out) → the same
 
     Newton and Schulz's iteration with a quintic polynomial, which needs only products.
     """
-    x = matrices.bfloat16()
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x = x.mT
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = _QUINTIC
     for _ in range(_STEPS):

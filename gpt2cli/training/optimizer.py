@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gpt2cli.config.lora import MATRICES
 from gpt2cli.config.training import TrainingConfig
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.training.muon import Muon
@@ -30,31 +31,31 @@ def learning_rate(step: int, settings: TrainingConfig) -> float:
     return settings.min_learning_rate + height * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(model: GPT2, settings: TrainingConfig) -> torch.optim.AdamW:
+def make_optimizer(
+    model: GPT2, settings: TrainingConfig, precision: str = "fp32"
+) -> torch.optim.AdamW:
     """What updates all that is trained: it decays matrices and leaves biases and norms alone.
 
-    AdamW, or with "muon" for the matrices of the blocks that. Raises `UsageError` where there are
-    none to train.
+    AdamW, or with "muon" that for the matrices of the blocks, in the precision of other products.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     groups: list[dict[str, Any]] = []
     if settings.optimizer == "muon":
-        for ending, parts in (
-            ("qkv.weight", 3),
-            ("out.weight", 1),
-            (".up.weight", 1),
-            (".down.weight", 1),
-        ):
-            names = [name for name in trained if name.endswith(ending)]
-            matrices = [trained.pop(name) for name in names]
-            groups.append({"params": matrices, "orthogonal": True, "parts": parts})
+        for matrix in MATRICES.values():
+            names = [name for name in trained if name.endswith(f"{matrix}.weight")]
+            parts = 3 if matrix == "attention.qkv" else 1
+            own = [trained.pop(name) for name in names]
+            groups.append({"params": own, "orthogonal": True, "parts": parts})
     groups.append({"params": [p for p in trained.values() if p.dim() >= 2]})
     groups.append({"params": [p for p in trained.values() if p.dim() < 2], "weight_decay": 0.0})
-    kind = Muon if settings.optimizer == "muon" else torch.optim.AdamW
-    return kind(
-        [group for group in groups if group["params"]],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    common: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
+    if settings.optimizer == "muon":
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        return Muon(groups, dtype=dtype, **common)
+    return torch.optim.AdamW(groups, **common)

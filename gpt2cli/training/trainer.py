@@ -104,7 +104,7 @@ class Trainer:
         self.plan, self.settings = plan, plan.training
         self.group, self._learner = group, group.learner(model, summed)
         self.device = model.token_embedding.weight.device
-        self.optimizer = make_optimizer(model, self.settings)
+        self.optimizer = make_optimizer(model, self.settings, plan.precision)
         self.step = 0
         self.best_val_loss = math.inf
         self.stale = 0

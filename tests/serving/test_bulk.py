@@ -338,17 +338,16 @@ def test_rows_are_read_as_they_are_needed(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import resource, sys
+import sys
 from pathlib import Path
 from bulk_runs import run
+from gpt2cli.system.machine import peak_memory
 source, output = sys.argv[1:]
 print(run(Path(source), Path(output), ordered=False).rows)
-unit = 1 if sys.platform == "darwin" else 1024  # of bytes
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+print(peak_memory())
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = []
     for count in (1_000, 30_000):

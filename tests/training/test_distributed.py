@@ -66,6 +66,7 @@ def plans(
         "uneven": replace(uneven, model=replace(plan.model, drop_rate=0.0)),
         "lora": with_settings(replace(adapted, lora=lora), activation_checkpointing=True),
         "bf16": replace(plan, precision="bf16"),
+        "muon": with_settings(plan, optimizer="muon"),
         "broken": with_settings(plan, learning_rate=1e300),
     }
 
@@ -93,6 +94,7 @@ RUNS = [
     *[(kind, name) for kind in KINDS for name in ("full", "lora", "broken")],
     ("ddp", "uneven"),
     ("ddp", "bf16"),
+    ("ddp", "muon"),
 ]
 RESUMED = [("ddp", "full"), ("fsdp", "lora")]
 
@@ -187,6 +189,10 @@ def test_memory_is_counted_for_one_process(monkeypatch: pytest.MonkeyPatch) -> N
     whole, part = (fitting.needed(plan, large, "cuda", replace(several, shard=s)) for s in (0, 1))
     assert part < 0.35 * whole
     uneven = with_settings(PLAN, batch_size=6)
+    with pytest.raises(UsageError, match="muon needs whole matrices"):
+        fitting.fitted(
+            with_settings(PLAN, optimizer="muon"), one, "cpu", Group(0, 4, 4, shard=True)
+        )
     with pytest.raises(UsageError, match="batch_size 6 must be a multiple of the 4 processes"):
         fitting.fitted(uneven, one, "cpu", replace(several, shard=True))
 

@@ -145,17 +145,17 @@ def test_eight_batches_of_one_row_are_one_of_eight(tiny_config: ModelConfig) -> 
 def test_its_memory_is_bounded() -> None:
     """2048 tokens of GPT-2's vocabulary have 412 MB of logits, and as much again of gradients."""
     script = """
-import resource, torch
+import torch
+from gpt2cli.system.machine import peak_memory
 from gpt2cli.training.loss import summed_loss
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 def run(tokens):
     hidden = torch.ones(1, tokens, 16, requires_grad=True)
     summed_loss(hidden, head, torch.ones(1, tokens, dtype=torch.long))[0].backward()
 head = torch.ones(50257, 16, requires_grad=True)
 run(8)  # what libraries take
-before = peak()
+before = peak_memory()
 run(2048)
-print(peak() - before)
+print(peak_memory() - before)
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120

@@ -14,10 +14,11 @@ from gpt2cli.training.muon import Muon, orthogonal
 from gpt2cli.training.optimizer import make_optimizer
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(8, 8), (8, 32), (32, 8)])
-def test_singular_values_become_about_one(shape: tuple[int, int]) -> None:
+def test_singular_values_become_about_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    result = orthogonal(matrices).double()
+    result = orthogonal(matrices.to(dtype)).double()
     u, _, v = torch.linalg.svd(matrices.double(), full_matrices=False)
     values = torch.diagonal(u.mT @ result @ v.mT, dim1=1, dim2=2)
     assert values.min() > 0.5

@@ -127,6 +127,7 @@ def test_a_run_killed_at_any_moment_goes_on_exactly(
         (["--lora", "--lora-targets", "wte"], "which is none of attn.c_attn"),
         (["--lora", "--lora-rank", "0"], "rank must be at least 1"),
         (["--schedule", "linear"], "--schedule must be one of cosine, wsd"),
+        (["--optimizer", "sgd"], "--optimizer must be one of adamw, muon"),
         (["--micro-batch", "0"], "--micro-batch must be at least 1"),
         (["--epochs", "0"], "--epochs must be above 0"),
         (["--epochs", "2", "--steps", "9"], "--epochs and --steps exclude each other"),
