@@ -103,7 +103,7 @@ class Fields:
         missing = next(name for name in wanted if name not in row)
         pair = f", nor {self.prompt!r} and {self.completion!r}" if self.pairs is None else ""
         hint = did_you_mean(missing, row) or "; it has " + ", ".join(list(row)[:12])
-        return UsageError(f"it has no field {missing!r}{pair}{hint}; field renames them", "field")
+        return UsageError(f"it has no {missing!r}{pair}{hint}; field renames them", "field")
 
 
 class Documents:

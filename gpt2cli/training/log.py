@@ -12,6 +12,7 @@ from typing import Any
 
 from gpt2cli.errors import UsageError
 from gpt2cli.files import append_to_file, read_file, write_file
+from gpt2cli.training.state import Position
 from gpt2cli.training.trainer import Report
 
 LOG_FILE = "log.jsonl"
@@ -21,14 +22,17 @@ _COLUMNS = [f.name for f in fields(Report)]
 class Log:
     """Reports in a file, each written at once; `records` are all of them so far.
 
-    A run that goes on from a step writes what came later again. Raises `UsageError` for a file
+    A run that goes on from a position writes what came later again, and what a kill kept from being
+    written. Raises `UsageError` for a file
     that is no log, and `GPT2CLIError` where it cannot be written.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(self, path: Path, position: Position) -> None:
         self.path, self._is_csv = path, path.suffix.lower() == ".csv"
-        known = self._read() if step and path.exists() else []
-        self.records = [record for record in known if record["step"] <= step]
+        known = self._read() if position.step and path.exists() else []
+        self.records = [record for record in known if record["step"] <= position.step]
+        if (last := position.report) and last not in self.records:
+            self.records.append(last)
         header = self._line(_COLUMNS) if self._is_csv else ""
         write_file(path, (header + "".join(map(self._text, self.records))).encode())
 

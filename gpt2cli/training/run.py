@@ -124,7 +124,7 @@ def train(
         joined(device, shard=shard) as group,
         open_run(plan, directory, device=device, resume=resume, group=group) as trainer,
     ):
-        log = Log(directory / LOG_FILE, trainer.step) if group.is_main else None
+        log = Log(directory / LOG_FILE, trainer.position) if group.is_main else None
         for report in trainer.run():
             if log is not None:
                 log.write(report)

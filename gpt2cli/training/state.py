@@ -80,7 +80,8 @@ class Plan:
 class Position:
     """The progress of a run when its state was saved. `digest` identifies its text.
 
-    `stale` counts the validations since the best one.
+    `stale` counts the validations since the best one. `report` is what was about to be told of this
+    step, as plain data: a kill may have come between.
     """
 
     plan: Plan
@@ -88,6 +89,7 @@ class Position:
     step: int
     best_val_loss: float = math.inf
     stale: int = 0
+    report: dict[str, Any] | None = None
 
     @property
     def ended_early(self) -> bool:
@@ -114,6 +116,7 @@ class Position:
             "step": str(self.step),
             "best_val_loss": self.best_val_loss.hex(),
             "stale": str(self.stale),
+            "report": json.dumps(self.report),
         }
 
 
@@ -129,7 +132,8 @@ def read_position(directory: Path) -> Position:
     try:
         plan, digest = _recorded(metadata, str(path))
         step, best = int(metadata["step"]), float.fromhex(metadata["best_val_loss"])
-        return Position(plan, digest, step, best, int(metadata.get("stale", 0)))
+        stale, report = int(metadata.get("stale", 0)), json.loads(metadata.get("report", "null"))
+        return Position(plan, digest, step, best, stale, report)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError, UsageError):
         raise WeightsError(f"{path} is damaged; it does not say what the run was") from None
 

@@ -15,8 +15,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,11 +111,13 @@ class Trainer:
         self.stale = 0
         self._unwritten = dict(unwritten or {})
         self._saved_step: int | None = None
+        self._reported: dict[str, Any] | None = None
 
     @property
     def position(self) -> Position:
         """How far the run is."""
-        return Position(self.plan, self.corpus.digest, self.step, self.best_val_loss, self.stale)
+        best, digest = self.best_val_loss, self.corpus.digest
+        return Position(self.plan, digest, self.step, best, self.stale, self._reported)
 
     @property
     def finished(self) -> bool:
@@ -167,7 +170,10 @@ class Trainer:
         if self.step % self.settings.eval_interval and not last:
             return Report(self.step, loss, rate, speed)
         val_loss, bits = self._validation()
-        return Report(self.step, loss, rate, speed, val_loss, bits, self._save(val_loss))
+        best = val_loss < self.best_val_loss
+        report = Report(self.step, loss, rate, speed, val_loss, bits, best)
+        self._save(report)
+        return report
 
     def _optimise(self) -> Tensor:
         """One step: the gradient of the mean loss of its tokens, and the update. → the loss ()
@@ -225,8 +231,8 @@ class Trainer:
             "learning_rate",
         )
 
-    def _save(self, val_loss: float | None = None) -> bool:
-        """Write the model if its loss is the lowest so far, then the state. → whether it was lowest
+    def _save(self, report: Report | None = None) -> None:
+        """Write the model if the report says that it is the best so far, then the state.
 
         In this order a killed run can always be resumed: it repeats what is missing.
         """
@@ -235,14 +241,14 @@ class Trainer:
         broken = not all(bool(tensor.isfinite().all()) for tensor in tensors.values())
         if self.group.highest(broken) > 0:
             raise self._diverged()
-        best = val_loss is not None and val_loss < self.best_val_loss
-        if val_loss is not None:
+        best = report is not None and report.best
+        if report is not None and report.val_loss is not None:
             self.stale = 0 if best else self.stale + 1
-            self.best_val_loss = min(val_loss, self.best_val_loss)
+            self.best_val_loss = min(report.val_loss, self.best_val_loss)
+        self._reported = asdict(report) if report is not None else None
         with self.whole() if best else nullcontext():
             self.group.first(lambda: self._write(tensors, best))
         self._unwritten, self._saved_step = {}, self.step
-        return best
 
     def _write(self, tensors: dict[str, Tensor], best: bool) -> None:
         with self._all_or_nothing():
@@ -319,7 +325,7 @@ class Trainer:
             if (steps := tensors.get(f"step.{name}")) is not None:
                 self.optimizer.state[p]["step"] = steps.to(self.device)
         self.step = self._saved_step = position.step
-        self.best_val_loss = position.best_val_loss
+        self.best_val_loss, self._reported = position.best_val_loss, position.report
         # A run that is to be longer than it was is given new patience.
         longer = self.settings.steps > position.plan.training.steps
         self.stale = 0 if longer else position.stale

@@ -141,8 +141,8 @@ def test_fields_are_renamed(tmp_path: Path) -> None:
     [
         ('{"text": 5}', "'text' must be text, not 5"),
         ('{"text": "a\\ud800"}', r"'text' is not valid UTF-8 text \(at byte 1\)"),
-        ('{"tekst": "a"}', "no field 'text', nor 'prompt' and 'completion'; did you mean 'tekst'"),
-        ('{"prompt": "a"}', "no field 'text', nor .*; it has prompt; field renames them"),
+        ('{"tekst": "a"}', "no 'text', nor 'prompt' and 'completion'; did you mean 'tekst'"),
+        ('{"prompt": "a"}', "no 'text', nor .*; it has prompt; field renames them"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "GPT-2 has no chat template"),
         ("[1]", "it is no JSON object"),
         ('{"text": "a"', "it is not JSON"),

@@ -242,7 +242,7 @@ def _follow(trainer: Trainer, stop: _Stop, work: _Work) -> None:
     from gpt2cli.training.log import LOG_FILE, Log
 
     following, is_main = work.following, trainer.group.is_main
-    log = Log(following.log or work.out / LOG_FILE, trainer.step) if is_main else None
+    log = Log(following.log or work.out / LOG_FILE, trainer.position) if is_main else None
     begin, started = trainer.step, time.perf_counter()
     reports = _watched(trainer, stop, log, following)
     try:
