@@ -372,7 +372,10 @@ def test_the_middle_of_a_bin_draws_its_token_in_a_vocabulary_as_large_as_gpt2s()
     assert both_draw(np.tile(logits, (40, 1)), middles.tolist()) == tokens.tolist()
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "temperature",
+    [pytest.param(0.5, marks=pytest.mark.slow), 1.0, pytest.param(2.0, marks=pytest.mark.slow)],
+)
 def test_tokens_come_as_often_as_they_are_probable(temperature: float) -> None:
     logits = np.array([1.0, 0.0, -1.0, 2.0, 0.5, -INF], np.float32)
     count, config = 20_000, SamplingConfig(temperature=temperature)
