@@ -15,6 +15,7 @@ from gpt2cli.decoders import graphs
 from gpt2cli.decoders.graphs import CudaGraphs, Repeated
 from gpt2cli.decoders.paged import PagedDecoder
 from gpt2cli.decoders.pages import PAGE, Chunk, pages_for
+from gpt2cli.model.edits import Edits
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.kv_cache import CacheView, KVCache
 
@@ -26,8 +27,8 @@ class TorchDecoder(PagedDecoder):
     """Decodes with PyTorch: chunks of one length side by side, above all those of one token.
 
     A CUDA GPU replays steps of one token per sequence as graphs; elsewhere they are the model's
-    own, unless `compiled` asks for `torch.compile`. `tokens`, `size` and `name` are those of
-    `PagedDecoder`.
+    own, unless `compiled` asks for `torch.compile`. Every text is read under `edits`. `tokens`,
+    `size` and `name` are those of `PagedDecoder`.
     """
 
     def __init__(
@@ -36,11 +37,12 @@ class TorchDecoder(PagedDecoder):
         tokens: int | None = None,
         compiled: bool = False,
         *,
+        edits: Edits | None = None,
         size: int | None = None,
         name: str = "the model",
     ) -> None:
         super().__init__(model.config, tokens, size, name)
-        self.model = model
+        self.model, self._edits = model, edits
         weight = model.token_embedding.weight
         self.device = weight.device
         self._cache = KVCache(model.config, self.pages * PAGE, self.device, weight.dtype)
@@ -122,7 +124,7 @@ class TorchDecoder(PagedDecoder):
         ids, positions, new, pages = torch.split(inputs, widths, dim=1)
         slots = pages[..., None] * PAGE + torch.arange(PAGE, device=self.device)
         view = CacheView(self._cache, positions, new, slots.flatten(1)[:, :S])
-        return self.model.hidden(ids, view)
+        return self.model.hidden(ids, view, edits=self._edits)
 
     def _logits_of_one(self, inputs: Tensor) -> Tensor:
         """Those after one token per sequence, as packed. (B, 3 + pages) → (B, V)"""

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.model.dropout import Dropout
+from gpt2cli.model.edits import Edit, Edits, unedited
 from gpt2cli.model.kv_cache import CacheView
 
 
@@ -100,7 +101,11 @@ class CausalSelfAttention(nn.Module):
         self.dropout = Dropout(config.drop_rate)
 
     def forward(
-        self, x: Tensor, cache: CacheView | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        cache: CacheView | None = None,
+        mask: Tensor | None = None,
+        edit: Edit = unedited,
     ) -> Tensor:
         """(B, T, C) → (B, T, C); with a cache, attends to all S tokens of each sequence.
 
@@ -118,7 +123,7 @@ class CausalSelfAttention(nn.Module):
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None and T > 1
         )
-        y = y.transpose(1, 2).reshape(B, T, C)
+        y = edit("heads", self.layer, y.transpose(1, 2).reshape(B, T, C))
         return self.dropout(self.out(y))  # type: ignore[no-any-return]
 
 
@@ -157,17 +162,23 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.norm1 = LayerNorm(config.emb_dim, config.layer_norm_eps)
         self.attention = CausalSelfAttention(config, layer)
         self.norm2 = LayerNorm(config.emb_dim, config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, x: Tensor, cache: CacheView | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        cache: CacheView | None = None,
+        mask: Tensor | None = None,
+        edit: Edit = unedited,
     ) -> Tensor:
         """(B, T, C) → (B, T, C)"""
-        x = x + self.attention(self.norm1(x), cache, mask)
-        return x + self.feed_forward(self.norm2(x))  # type: ignore[no-any-return]
+        x = edit("stream", self.layer, x)
+        x = x + edit("attention", self.layer, self.attention(self.norm1(x), cache, mask, edit))
+        return x + edit("feed_forward", self.layer, self.feed_forward(self.norm2(x)))
 
 
 class GPT2(nn.Module):
@@ -190,13 +201,18 @@ class GPT2(nn.Module):
         self.final_norm = LayerNorm(config.emb_dim, config.layer_norm_eps)
 
     def hidden(
-        self, ids: Tensor, cache: CacheView | None = None, segments: Tensor | None = None
+        self,
+        ids: Tensor,
+        cache: CacheView | None = None,
+        segments: Tensor | None = None,
+        edits: Edits | None = None,
     ) -> Tensor:
         """Run T tokens through the blocks and the final norm. (B, T) → (B, T, C)
 
         Without a cache they are whole sequences; or several documents each, if `segments` (B, T)
         numbers them in their order. With one they are read at its positions, after the tokens
-        that it holds, and added to it. Raises `ValueError` for more tokens than a context holds.
+        that it holds, and added to it. Without segments, `edits` may change what is
+        computed on the way. Raises `ValueError` for more tokens than a context holds.
         """
         tokens, context_length = ids.shape[1], self.config.context_length
         if tokens > context_length:
@@ -208,13 +224,16 @@ class GPT2(nn.Module):
             positions, mask = within_segments(segments)
         else:
             positions = torch.arange(tokens, device=ids.device)
+        edit: Edit = unedited
+        if edits is not None:
+            edit, mask = edits.at(positions), edits.mask(mask, positions)
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, T, C)
         x = self.dropout(x)
         for block in self.blocks:
             if self.checkpointing and self.training:
-                x = checkpoint(block, x, cache, mask, use_reentrant=False)
+                x = checkpoint(block, x, cache, mask, edit, use_reentrant=False)
             else:
-                x = block(x, cache, mask)
+                x = block(x, cache, mask, edit)
         return self.final_norm(x)  # type: ignore[no-any-return]
 
     def head(self, x: Tensor) -> Tensor:
@@ -222,10 +241,14 @@ class GPT2(nn.Module):
         return F.linear(x, self.token_embedding.weight)
 
     def forward(
-        self, ids: Tensor, cache: CacheView | None = None, segments: Tensor | None = None
+        self,
+        ids: Tensor,
+        cache: CacheView | None = None,
+        segments: Tensor | None = None,
+        edits: Edits | None = None,
     ) -> Tensor:
         """Logits for the token after each of the T given ones. (B, T) → (B, T, V)"""
-        return self.head(self.hidden(ids, cache, segments))
+        return self.head(self.hidden(ids, cache, segments, edits))
 
     def init_weights(self, generator: torch.Generator | None = None) -> GPT2:
         """Draw the weights as OpenAI did before training; returns self.

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2cli.arrays import NDArray
+from gpt2cli.model.edits import Edits
 from gpt2cli.model.gpt2 import GPT2, CausalSelfAttention, LayerNorm, TransformerBlock
 
 
@@ -34,45 +35,65 @@ class Trace:
     added: Tensor  # (2L, N, C): by attention and feed-forward of each layer in turn
     attention: Tensor  # (L, H, N, T): how much of each token goes into which; rows sum to 1
     heads: Tensor  # (L, H, C): what each head adds, the bias after all heads left out
+    attention_bias: Tensor  # (L, C): that bias, or what an edit has put in attention's place
+    steered: Tensor  # (C,): what edits of the stream added to it
     token_embedding: Tensor  # (C,)
     position_embedding: Tensor  # (C,)
 
 
 @torch.inference_mode()
-def trace(model: GPT2, ids: Sequence[int], window: int) -> Trace:
+def trace(model: GPT2, ids: Sequence[int], window: int, edits: Edits | None = None) -> Trace:
     """Read T tokens as `GPT2.hidden` does and keep what happens to the last `window`.
 
-    Raises `ValueError` for no tokens and for more than the context holds.
+    With `edits` that is what happens under them. Raises `ValueError` for no tokens and for more
+    than the context holds.
     """
     T = len(ids)
     if not 1 <= T <= model.config.context_length:
         raise ValueError(f"{T} tokens in a context of {model.config.context_length}")
     weight = model.token_embedding.weight
     tokens = weight[torch.tensor(ids, device=weight.device)]  # (T, C)
-    positions = model.position_embedding.weight[:T]
-    x = tokens + positions
-    stream, added, attention, heads = [_newest(x, window)], [], [], []
+    embedded = model.position_embedding.weight[:T]
+    positions = torch.arange(T, device=weight.device)
+    edits = edits or Edits()
+    edit, seen = edits.at(positions), edits.mask(_causal(positions), positions)
+    assert seen is not None
+    x = tokens + embedded
+    stream, added, attention, shares, steered = [], [], [], [], torch.zeros_like(x[-1])
 
-    for block in _blocks(model):
-        weights, mixed = _attend(block.attention, block.norm1(x))
+    for layer, block in enumerate(_blocks(model)):
+        before, x = x, edit("stream", layer, x)
+        steered = steered + x[-1] - before[-1]
+        stream.append(_newest(x, window))
+        weights, mixed = _attend(block.attention, block.norm1(x), seen)
         attention.append(_newest(weights, window))
-        heads.append(_output_of_heads(block.attention, mixed[:, -1]))
-        by_attention = block.attention.out(mixed.transpose(0, 1).reshape(T, -1))
+        mixed = edit("heads", layer, mixed.transpose(0, 1).reshape(T, -1))  # (T, C)
+        by_heads = block.attention.out(mixed)
+        by_attention = edit("attention", layer, by_heads)
+        replaced = None if by_attention is by_heads else by_attention[-1]
+        shares.append(_shares(block.attention, mixed[-1], replaced))
         x = x + by_attention
         stream.append(_newest(x, window))
-        by_feed_forward = block.feed_forward(block.norm2(x))
+        by_feed_forward = edit("feed_forward", layer, block.feed_forward(block.norm2(x)))
         x = x + by_feed_forward
-        stream.append(_newest(x, window))
         added += [_newest(by_attention, window), _newest(by_feed_forward, window)]
+    stream.append(_newest(x, window))
 
     return Trace(
         torch.stack(stream),
         torch.stack(added),
         torch.stack(attention),
-        torch.stack(heads),
+        torch.stack([heads for heads, _ in shares]),
+        torch.stack([bias for _, bias in shares]),
+        steered,
         tokens[-1],
-        positions[-1],
+        embedded[-1],
     )
+
+
+def _causal(positions: Tensor) -> Tensor:
+    """Which tokens each attends to: itself and those before it. (T,) → (1, T, T)"""
+    return (positions <= positions[:, None])[None]
 
 
 def _blocks(model: GPT2) -> Sequence[TransformerBlock]:
@@ -84,23 +105,34 @@ def _newest(rows: Tensor, window: int) -> Tensor:
     return rows[..., -window:, :].clone()
 
 
-def _attend(attention: CausalSelfAttention, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights softmax(q kᵀ / √D) and the values they mix. (T, C) → (H, T, T), (H, T, D)"""
+def _attend(attention: CausalSelfAttention, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights softmax(q kᵀ / √D) and the values they mix. (T, C) → (H, T, T), (H, T, D)
+
+    `seen` (1, T, T) says which tokens each attends to.
+    """
     T, C = x.shape
     q, k, v = (
         part.view(T, -1, attention.head_dim).transpose(0, 1)  # (H, T, D)
         for part in attention.qkv(x).split(C, dim=-1)
     )
     scores = q @ k.transpose(-1, -2) / math.sqrt(attention.head_dim)  # (H, T, T)
-    future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
-    weights = scores.masked_fill(future, -math.inf).softmax(dim=-1)
+    weights = scores.masked_fill(~seen, -math.inf).softmax(dim=-1)
     return weights, weights @ v
 
 
-def _output_of_heads(attention: CausalSelfAttention, mixed: Tensor) -> Tensor:
-    """What each head adds: its D rows of the output matrix times its values. (H, D) → (H, C)"""
-    rows = attention.out.weight.view(*mixed.shape, -1)  # (H, D, C)
-    return torch.einsum("hd,hdc->hc", mixed, rows)
+def _shares(
+    attention: CausalSelfAttention, mixed: Tensor, replaced: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What each head adds, D rows of the output matrix times its values, and what all share.
+
+    That is the bias; where an edit has `replaced` all of it, no head has a part in it.
+    (C,) → (H, C), (C,)
+    """
+    values = mixed.view(-1, attention.head_dim)  # (H, D)
+    if replaced is not None:
+        return mixed.new_zeros(len(values), len(mixed)), replaced
+    rows = attention.out.weight.view(*values.shape, -1)  # (H, D, C)
+    return torch.einsum("hd,hdc->hc", values, rows), cast("Tensor", attention.out.bias)
 
 
 @torch.inference_mode()
@@ -155,6 +187,7 @@ class Contributions:
     heads: NDArray  # (L, H)
     attention_bias: NDArray  # (L,): of the output matrix that all heads of a layer share
     feed_forward: NDArray  # (L,)
+    steering: float  # by edits of the stream
     final_shift: float  # of the final norm
 
     @property
@@ -162,7 +195,7 @@ class Contributions:
         """The logit."""
         embeddings = self.token_embedding + self.position_embedding
         layers = self.heads.sum() + self.attention_bias.sum() + self.feed_forward.sum()
-        return float(embeddings + layers + self.final_shift)
+        return float(embeddings + layers + self.steering + self.final_shift)
 
     def parts(self) -> dict[str, float]:
         """All of them by name, heads as layer.head; the largest first, whatever the sign."""
@@ -170,6 +203,7 @@ class Contributions:
             "token embedding": self.token_embedding,
             "position embedding": self.position_embedding,
             "shift of the final norm": self.final_shift,
+            **({"steering": self.steering} if self.steering else {}),
         }
         for layer, heads in enumerate(self.heads.tolist()):
             parts |= {f"head {layer}.{head}": value for head, value in enumerate(heads)}
@@ -192,13 +226,13 @@ def contributions(model: GPT2, trace: Trace, token: int) -> Contributions:
     # (y − mean(y)) · d equals y · (d − mean(d)): taking the mean moves to the constant side.
     direction = towards * norm.scale
     direction = (direction - direction.mean()) / sigma
-    out_biases = [cast("Tensor", block.attention.out.bias) for block in _blocks(model)]
     return Contributions(
         token_embedding=float(trace.token_embedding @ direction),
         position_embedding=float(trace.position_embedding @ direction),
         heads=_array(trace.heads @ direction),
-        attention_bias=_array(torch.stack(out_biases) @ direction),
+        attention_bias=_array(trace.attention_bias @ direction),
         feed_forward=_array(trace.added[1::2, -1] @ direction),
+        steering=float(trace.steered @ direction),
         final_shift=float(norm.shift @ towards),
     )
 

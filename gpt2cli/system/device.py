@@ -23,15 +23,20 @@ _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model runs, in torch's words (cuda:0), and a key of `precision.PRECISIONS`."""
+    """Where a model runs, in torch's words (cuda:0), and a key of `precision.PRECISIONS`.
+
+    With `reference` the reference model in PyTorch runs there, even where an engine is faster.
+    """
 
     device: str
     precision: str
+    reference: bool = False
 
     @property
     def is_native(self) -> bool:
         """Whether the native engine, or NumPy in its place, computes there, and not PyTorch."""
-        return self.device == "cpu" and self.precision in ("fp32", *QUANTIZED)
+        has_engine = self.device == "cpu" and self.precision in ("fp32", *QUANTIZED)
+        return has_engine and not self.reference
 
 
 def check_device(device: str) -> None:
