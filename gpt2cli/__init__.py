@@ -12,16 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2cli.version import __version__
 
-__all__ = ["GPT2CLIError", "GenerationConfig", "LoadedModel", "__version__", "load"]
+__all__ = [
+    "GPT2CLIError",
+    "GenerationConfig",
+    "Interventions",
+    "LoadedModel",
+    "__version__",
+    "load",
+]
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel, load
+    from gpt2cli.config.interventions import Interventions
     from gpt2cli.errors import GPT2CLIError
     from gpt2cli.generation.request import GenerationConfig
 
 _PUBLIC = {
     "GPT2CLIError": "gpt2cli.errors",
     "GenerationConfig": "gpt2cli.generation.request",
+    "Interventions": "gpt2cli.config.interventions",
     "LoadedModel": "gpt2cli.api",
     "load": "gpt2cli.api",
 }

@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from gpt2cli.config.interventions import Interventions
 from gpt2cli.errors import ContextError, GPT2CLIError, UsageError
 from gpt2cli.opened import OpenModel
 from gpt2cli.system.device import Placement, limit_threads, place
@@ -97,11 +98,32 @@ class LoadedModel(OpenModel):
         *,
         offline: bool = False,
         adapters: tuple[Chosen, ...] = (),
+        interventions: Interventions | None = None,
     ) -> None:
-        super().__init__(source, placement, offline=offline, adapters=adapters)
+        super().__init__(
+            source, placement, offline=offline, adapters=adapters, interventions=interventions
+        )
         self._batcher: Batcher | None = None
         self._process = 0  # that has opened it
         self._opening = RLock()
+
+    def under(self, interventions: Interventions) -> LoadedModel:
+        """The same model with parts switched off or steered, as it then writes and scores texts.
+
+        They take the place of any before. It computes with PyTorch; what it saves is the model as
+        it was. Raises `UsageError` for
+        what the model has not, and if it is quantized.
+        """
+        if self.precision in QUANTIZED:
+            raise UsageError(
+                f"PyTorch, which alone can change a model inside, has no precision "
+                f"{self.precision}; use fp32, bf16 or fp16",
+                "precision",
+            )
+        self.fetch(vocabulary_only=True)
+        interventions.check(self.config)
+        placement = replace(self.placement, reference=True)
+        return _reopen(self.source, placement, self.offline, self.adapters, interventions)
 
     def fit(self, ids: Sequence[int], max_tokens: int = 0, overflow: str = "slide") -> list[int]:
         """The prompt as the model reads it: whole if it fits the context, else its newest part.
@@ -237,7 +259,7 @@ class LoadedModel(OpenModel):
         local = self.source.directory if self.source.repo_id is None else None
         source = replace(self.source, directory=local and local.absolute())
         adapters = tuple(replace(a, directory=a.directory.absolute()) for a in self.adapters)
-        return _reopen, (source, self.placement, self.offline, adapters)
+        return _reopen, (source, self.placement, self.offline, adapters, self.interventions)
 
     def prepare(
         self, prompt: str | Sequence[int], settings: Mapping[str, Any]
@@ -314,6 +336,12 @@ class LoadedModel(OpenModel):
 
 
 def _reopen(
-    source: Source, placement: Placement, offline: bool, adapters: tuple[Chosen, ...]
+    source: Source,
+    placement: Placement,
+    offline: bool,
+    adapters: tuple[Chosen, ...],
+    interventions: Interventions,
 ) -> LoadedModel:
-    return LoadedModel(source, placement, offline=offline, adapters=adapters)
+    return LoadedModel(
+        source, placement, offline=offline, adapters=adapters, interventions=interventions
+    )

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2cli.config.interventions import Interventions
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
@@ -17,6 +18,8 @@ from gpt2cli.weights.sources import Source
 
 if TYPE_CHECKING:
     from gpt2cli.decoders.protocol import Decoder
+    from gpt2cli.model.edits import Edits
+    from gpt2cli.model.gpt2 import GPT2
     from gpt2cli.progress import Progress
     from gpt2cli.text.tokenizer import Tokenizer
     from gpt2cli.weights.merging import Chosen
@@ -35,9 +38,10 @@ class OpenModel:
         *,
         offline: bool = False,
         adapters: tuple[Chosen, ...] = (),
+        interventions: Interventions | None = None,
     ) -> None:
         self.source, self.placement, self.offline = source, placement, offline
-        self.adapters = adapters
+        self.adapters, self.interventions = adapters, interventions or Interventions()
 
     @property
     def name(self) -> str:
@@ -46,9 +50,10 @@ class OpenModel:
 
     @property
     def title(self) -> str:
-        """The same with its adapters, for people."""
+        """The same with its adapters and interventions, for people."""
         adapters = " and ".join(map(str, self.adapters))
-        return f"{self.name} with {adapters}" if adapters else self.name
+        name = f"{self.name} with {adapters}" if adapters else self.name
+        return f"{name} {self.interventions}" if self.interventions else name
 
     @property
     def precision(self) -> str:
@@ -122,6 +127,12 @@ class OpenModel:
         if tokens is not None:
             check_room(self.config, self.placement, tokens)
         self.fetch(progress=progress)
+        if self.interventions:
+            from gpt2cli.decoders.torch_decoder import TorchDecoder
+
+            network, size = self.network(), self.tokenizer.size
+            edits = self.edits(network)
+            return TorchDecoder(network, tokens, compiled, edits=edits, size=size, name=self.name)
         return open_decoder(
             self.directory,
             self.placement,
@@ -132,6 +143,18 @@ class OpenModel:
             compiled=compiled,
             progress=progress,
         )
+
+    def network(self) -> GPT2:
+        """The reference model in PyTorch, on its device and in its precision, for `analysis`."""
+        from gpt2cli.decoders.opening import open_network
+
+        return open_network(self.directory, self.placement, self.adapters)
+
+    def edits(self, network: GPT2) -> Edits:
+        """What the interventions change in a forward pass of the `network`."""
+        from gpt2cli.model.interventions import edits
+
+        return edits(network, self.interventions, self.tokenizer)
 
     def save(
         self,
@@ -211,6 +234,7 @@ class OpenModel:
             "repo_id": self.source.repo_id,
             "revision": self.source.revision,
             "adapters": [str(adapter) for adapter in self.adapters],
+            **({"interventions": self.interventions.as_dict()} if self.interventions else {}),
             "device": self.placement.device,
             "precision": self.precision,
             "engine": engine_name(self.placement),

@@ -137,6 +137,13 @@ class Interventions:
     def __bool__(self) -> bool:
         return bool(self.ablate or self.steer)
 
+    def __str__(self) -> str:
+        """As the end of "bard …", for people."""
+        parts = ", ".join(map(str, self.ablate))
+        layers = ", ".join(str(steering.layer) for steering in self.steer)
+        said = [f"without {parts}" if parts else "", f"steered in layer {layers}" if layers else ""]
+        return " and ".join(filter(None, said))
+
     def as_dict(self) -> dict[str, Any]:
         """What JSON can hold, and `of` takes."""
         return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
@@ -21,6 +21,9 @@ from gpt2cli.system.precision import PRECISIONS, torch_name
 from gpt2cli.weights import checkpoint
 from gpt2cli.weights.merging import Chosen
 from gpt2cli.weights.random_weights import RandomWeights
+
+if TYPE_CHECKING:
+    from gpt2cli.model.gpt2 import GPT2
 
 
 def engine_name(placement: Placement) -> str:
@@ -73,7 +76,17 @@ def open_decoder(
         config, tensors = checkpoint.read(directory, adapters)
         weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
         return _cpu_decoder(config, weights, tokens, named)
-    return _torch_decoder(directory, adapters, placement, tokens, named, compiled)
+    from gpt2cli.decoders.torch_decoder import TorchDecoder
+
+    return TorchDecoder(open_network(directory, placement, adapters), tokens, compiled, **named)
+
+
+def open_network(directory: Path, placement: Placement, adapters: Sequence[Chosen] = ()) -> GPT2:
+    """Load the weights of a checkpoint into the reference model. Raises as `open_decoder`."""
+    import torch
+
+    dtype = getattr(torch, torch_name(placement.precision))
+    return checkpoint.load(directory, adapters, device=placement.device, dtype=dtype)
 
 
 def open_random(
@@ -130,23 +143,6 @@ def _cpu_decoder(
     from gpt2cli.decoders.numpy_decoder import NumpyDecoder
 
     return NumpyDecoder(config, weights, tokens, **named)
-
-
-def _torch_decoder(
-    directory: Path,
-    adapters: Sequence[Chosen],
-    placement: Placement,
-    tokens: int | None,
-    named: _Named,
-    compiled: bool,
-) -> Decoder:
-    import torch
-
-    from gpt2cli.decoders.torch_decoder import TorchDecoder
-
-    dtype = getattr(torch, torch_name(placement.precision))
-    model = checkpoint.load(directory, adapters, device=placement.device, dtype=dtype)
-    return TorchDecoder(model, tokens, compiled, **named)
 
 
 def _quantized_decoder(

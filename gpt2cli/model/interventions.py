@@ -11,8 +11,8 @@ Rimsky et al. 2023 do (arXiv:2312.06681).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,28 +22,37 @@ from gpt2cli.model.edits import Change, Edits, Place
 from gpt2cli.model.gpt2 import GPT2
 
 Where: TypeAlias = tuple[Place, int]
-Encode: TypeAlias = Callable[[str], list[int]]
 
 
-def edits(model: GPT2, plan: Interventions, encode: Encode, beginning: int) -> Edits:
+class Reader(Protocol):
+    """What makes token ids of the texts in a plan: a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+
+    def beginning(self) -> int:
+        """The id of end-of-text. Raises `UsageError` if there is none."""
+
+
+def edits(model: GPT2, plan: Interventions, tokenizer: Reader) -> Edits:
     """The changes that a forward pass of `model` can carry out.
 
-    `encode` makes token ids of a text, and `beginning` is the id of end-of-text. Raises
-    `UsageError` for what the model has not.
+    Raises `UsageError` for what the model has not.
     """
     plan.check(model.config)
     parts = [part for part in plan.ablate if part.kind != "position"]
     wheres = [where for part in parts for where in _wheres(part)]
     average = {}
     if plan.ablate_with == "mean" and wheres:
-        average = means(model, encode(plan.reference or "") or [beginning], set(wheres))
+        ids = tokenizer.encode(plan.reference or "") or [tokenizer.beginning()]
+        average = means(model, ids, set(wheres))
     changes: dict[Where, list[Change]] = {}
     for part in parts:
         for where in _wheres(part):
             numbers = _numbers_of(part, model)
             changes.setdefault(where, []).append(_replacing(numbers, average.get(where)))
     for steering in plan.steer:
-        direction = _direction(model, steering, encode, beginning)
+        direction = _direction(model, steering, tokenizer)
         change = _adding(steering.strength * direction, steering.first)
         changes.setdefault(("stream", steering.layer), []).append(change)
     return Edits(changes, [part.number for part in plan.ablate if part.kind == "position"])
@@ -80,12 +89,12 @@ def _adding(direction: Tensor, first: int) -> Change:
     return lambda x, positions: torch.where((positions >= first)[..., None], x + direction, x)
 
 
-def _direction(model: GPT2, steering: Steering, encode: Encode, beginning: int) -> Tensor:
+def _direction(model: GPT2, steering: Steering, tokenizer: Reader) -> Tensor:
     """From one text's stream at its last token to the other's. → (C,)"""
     where: Where = ("stream", steering.layer)
     ends = []
     for text in (steering.towards, steering.away):
-        ids = [beginning, *encode(text)][: model.config.context_length]
+        ids = [tokenizer.beginning(), *tokenizer.encode(text)][-model.config.context_length :]
         ends.append(record(model, ids, [where])[where][-1])
     return ends[0] - ends[1]
 

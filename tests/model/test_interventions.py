@@ -37,9 +37,17 @@ def theirs(model: GPT2, tmp_path_factory: pytest.TempPathFactory) -> GPT2LMHeadM
     return GPT2LMHeadModel.from_pretrained(directory, attn_implementation="eager").eval()
 
 
-def encode(text: str) -> list[int]:
+class Numbers:
     """Texts of these tests are numbers."""
-    return [int(word) for word in text.split()]
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def beginning(self) -> int:
+        return BEGINNING
+
+
+NUMBERS = Numbers()
 
 
 def written(ids: Sequence[int]) -> str:
@@ -52,7 +60,7 @@ def plan(*ablate: str, **more: Any) -> Interventions:
 
 def ours(model: GPT2, changes: Interventions, ids: Sequence[int] = IDS) -> Tensor:
     """Logits after each token. (T, V)"""
-    edits = interventions.edits(model, changes, encode, BEGINNING)
+    edits = interventions.edits(model, changes, NUMBERS)
     with torch.inference_mode():
         return model(torch.tensor([ids]), edits=edits)[0]
 
@@ -157,9 +165,7 @@ def test_attention_feed_forward_and_both(model: GPT2, theirs: GPT2LMHeadModel, l
 
 
 def test_a_layer_switched_off_hands_its_stream_on(model: GPT2) -> None:
-    traced = trace.trace(
-        model, IDS, 20, interventions.edits(model, plan("layer.1"), encode, BEGINNING)
-    )
+    traced = trace.trace(model, IDS, 20, interventions.edits(model, plan("layer.1"), NUMBERS))
     assert torch.equal(traced.stream[4], traced.stream[2])
 
 
@@ -198,7 +204,7 @@ def test_no_later_token_attends_to_a_hidden_position(model: GPT2, theirs: GPT2LM
     changes = plan("position.0", "position.7")
     assert close(ours(model, changes), expected)
     assert not close(expected[1:], logits(theirs)[1:])
-    edits = interventions.edits(model, changes, encode, BEGINNING)
+    edits = interventions.edits(model, changes, NUMBERS)
     weights = trace.trace(model, IDS, 20, edits).attention
     assert not weights[..., 8:, 7].any()
     assert weights[..., 7, 7].all()
@@ -254,7 +260,7 @@ def test_two_directions_add_up_and_opposite_ones_cancel(model: GPT2) -> None:
 def test_a_trace_is_that_of_the_changed_run_and_its_parts_add_up(
     model: GPT2, changes: Interventions
 ) -> None:
-    traced = trace.trace(model, IDS, 5, interventions.edits(model, changes, encode, BEGINNING))
+    traced = trace.trace(model, IDS, 5, interventions.edits(model, changes, NUMBERS))
     expected = ours(model, changes)
     assert close(trace.lens(model, traced.stream[-1]), expected[-5:])
     split = trace.contributions(model, traced, 17)
@@ -265,7 +271,7 @@ def test_a_trace_is_that_of_the_changed_run_and_its_parts_add_up(
 
 def test_what_is_switched_off_contributes_nothing(model: GPT2) -> None:
     changes = plan("1.1", "attention.0", "mlp.2")
-    traced = trace.trace(model, IDS, 5, interventions.edits(model, changes, encode, BEGINNING))
+    traced = trace.trace(model, IDS, 5, interventions.edits(model, changes, NUMBERS))
     split = trace.contributions(model, traced, 17)
     zero = (split.heads[1, 1], *split.heads[0], split.attention_bias[0], split.feed_forward[2])
     assert not any(zero)
