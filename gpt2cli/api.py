@@ -128,9 +128,15 @@ class LoadedModel(OpenModel):
     def fit(self, ids: Sequence[int], max_tokens: int = 0, overflow: str = "slide") -> list[int]:
         """The prompt as the model reads it: whole if it fits the context, else its newest part.
 
-        With overflow "error" `UsageError` is raised if prompt and `max_tokens` together do not.
+        With overflow "error" `UsageError` is raised if prompt and `max_tokens` together do not;
+        also under interventions at some positions, which a text that slides would leave.
         """
         context = self.config.context_length
+        if self.interventions.names_positions and len(ids) + max_tokens > context:
+            raise ContextError(
+                f"interventions at some positions hold as long as prompt and text fit the context "
+                f"of {context}: {len(ids)} tokens of prompt and {max_tokens} to generate do not"
+            )
         if overflow not in OVERFLOW:
             raise UsageError(f"overflow must be slide or error, not {overflow!r}", "overflow")
         if overflow == "error" and len(ids) + max_tokens > context:

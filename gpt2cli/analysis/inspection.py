@@ -6,16 +6,19 @@ Plain arrays and strings, for whatever shows them: a terminal, a page, a picture
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2cli.analysis.effects import Effect, effect
+from gpt2cli.analysis.plain import plain
 from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.errors import not_numbers
 from gpt2cli.model import trace as insight
+from gpt2cli.model.edits import Edits
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.trace import Contributions, NormStatistics, Trace
 from gpt2cli.text.tokenizer import Tokenizer
@@ -60,7 +63,8 @@ class Inspection:
     """All results, for the last N of T tokens; `first` is the position of the first of them.
 
     `attention` is (L, H, N, N), row by row what a token takes from each of the N, and
-    `attention_before` (L, H, N) what it takes from all before them.
+    `attention_before` (L, H, N) what it takes from all before them. Under interventions all that
+    is what happens then, and `effect` says what they change.
     """
 
     first: int
@@ -74,6 +78,7 @@ class Inspection:
     norms: NormStatistics
     attention: NDArray
     attention_before: NDArray
+    effect: Effect | None = None
 
     def as_dict(self, sections: Collection[str]) -> dict[str, Any]:
         """What JSON can hold, numbers to six digits: the tokens and the chosen sections."""
@@ -82,7 +87,9 @@ class Inspection:
         data |= {name: getattr(self, name) for name in sections}
         if "attention" in data:
             data["attention_before"] = self.attention_before
-        return {name: _plain(value) for name, value in data.items()}
+        if self.effect is not None:
+            data["effect"] = self.effect
+        return {name: plain(value) for name, value in data.items()}
 
 
 def inspect(
@@ -93,13 +100,14 @@ def inspect(
     token: int | None = None,
     window: int = 64,
     top: int = 10,
+    edits: Edits | None = None,
 ) -> Inspection:
-    """Read `ids` and measure what happens to the last `window` of them.
+    """Read `ids`, under `edits` if there are any, and measure what happens to the last `window`.
 
     The logit of `token` is taken apart, by default of the most probable one; `top` tokens
     are listed.
     """
-    trace = insight.trace(model, ids, window)
+    trace = insight.trace(model, ids, window, edits)
     logits = insight.lens(model, trace.stream[-1, -1])[: tokenizer.size]
     norms = insight.norm_statistics(model, trace)
     if not (are_numbers(logits) and are_numbers(norms.variance_in)):
@@ -121,6 +129,7 @@ def inspect(
         norms=norms,
         attention=attention[..., first:],
         attention_before=attention[..., :first].sum(-1),
+        effect=effect(model, tokenizer, ids, edits, token=token, top=top) if edits else None,
     )
 
 
@@ -163,25 +172,3 @@ def _lens(model: GPT2, tokenizer: Tokenizer, trace: Trace, target: int, listed: 
 def _activations(trace: Trace) -> Activations:
     added = trace.added.norm(dim=-1).cpu().numpy()  # (2L, N)
     return Activations(trace.stream[::2].norm(dim=-1).cpu().numpy(), added[::2], added[1::2])
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as lists, dataclasses as objects, floats to six digits: fp32 has no more."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, np.ndarray):
-        return (_six_digits(value) if value.dtype.kind == "f" else value).tolist()
-    return value
-
-
-def _six_digits(x: NDArray) -> NDArray:
-    """Rounded to the significant digits of fp32."""
-    x = x.astype(np.float64)
-    magnitude = np.floor(np.log10(np.abs(x), out=np.zeros_like(x), where=x != 0))
-    scale = 10.0 ** (5 - magnitude)
-    rounded: NDArray = np.round(x * scale) / scale
-    return rounded

@@ -8,7 +8,6 @@ Layers, heads and positions count from 0, and a head has the name that `gpt2 ins
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from gpt2cli.config.fields import build, coerce, require
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError, did_you_mean
 
+STRONGEST = 1_000_000  # steering: what is more may leave the numbers that there are
 ABLATE_WITH = ("zero", "mean")
 KINDS = ("attention", "mlp", "layer", "position")
 
@@ -88,7 +88,8 @@ class Steering:
     first: int = 0
 
     def __post_init__(self) -> None:
-        require(math.isfinite(self.strength), "strength", self.strength, "a number")
+        rule = f"from -{STRONGEST:,} to {STRONGEST:,}"
+        require(abs(self.strength) <= STRONGEST, "strength", self.strength, rule)
         require(self.first >= 0, "first", self.first, "at least 0")
         require(self.layer >= 0, "layer", self.layer, "at least 0")
 
@@ -174,6 +175,5 @@ class Interventions:
             )
         for part in self.ablate:
             if part.kind == "position" and tokens is not None and part.number >= tokens:
-                raise UsageError(
-                    f"there is no {part}: the text has {tokens} tokens, from 0 to {tokens - 1}"
-                )
+                count = f"{tokens} tokens" if tokens > 1 else "1 token"
+                raise UsageError(f"there is no {part}: the text has {count}, from 0")

@@ -11,6 +11,7 @@ import typer
 
 from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group, grouped
+from gpt2cli.cli.intervening import Changes
 from gpt2cli.cli.io.inputs import read_argument
 from gpt2cli.cli.io.terminal import Output, complain_of_dropped, notice
 from gpt2cli.cli.render.tables import print_rich
@@ -105,6 +106,7 @@ def inspect(
     prompt: options.Prompt = None,
     source: options.PromptSource,
     details: Details,
+    changes: Changes,
     shown: Shown,
     model: options.ModelName = "124M",
     adapter: options.Adapter = None,
@@ -117,23 +119,28 @@ def inspect(
     contributes to the chosen token's logit; how long the activations are; what layer norms
     do; where attention looks. In float32, by the reference model in PyTorch.
 
+    With parts switched off or steering: what happens then, and what was predicted before.
+
     \b
     Examples:
       gpt2 inspect --model bard "ROMEO:"
       gpt2 inspect "The Eiffel Tower is in" --token " Paris" --html page.html
       gpt2 inspect -m bard "To be, or not to be" --layer 3 --head 2
       gpt2 inspect "Hello" --show lens,norms --json
+      gpt2 inspect -m bard "ROMEO:" --ablate 2.3 --ablate mlp.1 --show next
     """
     opened = opening.load_named(model, machine, "fp32", adapter)
     sections = _sections(details.show, shown.as_json, details.attention)
     if details.head is not None and details.all_heads:
         raise UsageError("--head and --all-heads exclude each other")
+    changes.check()
     shown.check(source.file)
     text = source.read(prompt)
     opening.fetch(opened, vocabulary_only=True)
     layers = _layers(opened.config, details)
     token = None if details.token is None else opened.tokenizer.one(read_argument(details.token))
     ids = opened.encode(text, special=source.special)
+    opened = changes.applied(opened, text, ids)
     window = opened.fit(ids)
     complain_of_dropped(len(ids) - len(window))
     opening.fetch(opened)
@@ -149,11 +156,16 @@ def _inspected(
 ) -> Inspection:
     """What the reference model does when it reads the tokens."""
     from gpt2cli.analysis import inspection
-    from gpt2cli.weights import checkpoint
 
-    network = checkpoint.load(model.directory, model.adapters, device=model.placement.device)
+    network = model.network()
     return inspection.inspect(
-        network, model.tokenizer, window, token=token, window=details.last, top=details.top
+        network,
+        model.tokenizer,
+        window,
+        token=token,
+        window=details.last,
+        top=details.top,
+        edits=model.edits(network) if model.interventions else None,
     )
 
 

@@ -13,6 +13,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from gpt2cli.analysis.effects import Effect
 from gpt2cli.analysis.inspection import Inspection
 from gpt2cli.arrays import NDArray
 from gpt2cli.cli.io.terminal import visible_token
@@ -44,7 +45,7 @@ def charts(
     for section in sections:
         yield Text(title(data, section), style="bold")
         if section == "next":
-            yield _next(data)
+            yield _next(data) if data.effect is None else _moved(data.effect)
         elif section == "lens":
             yield _lens(data)
         elif section == "contributions":
@@ -63,8 +64,9 @@ def charts(
 def title(data: Inspection, section: str) -> str:
     """What a section shows, in a line."""
     last, target = label(data.texts[-1]), label(data.target.text)
+    changed = f" before and after, {data.effect.kl:.3f} bits apart" if data.effect else ""
     return {
-        "next": f"After {last}: the most probable tokens",
+        "next": f"After {last}: the most probable tokens{changed}",
         "lens": f"Logit lens after {last}: what each layer would say, were it the last",
         "contributions": f"What makes the logit of {target}, {data.target.logit:.3f} "
         "(head 3.0 is head 0 of layer 3)",
@@ -81,6 +83,21 @@ def _next(data: Inspection) -> Table:
     for choice in choices:
         bar = Bar(top, 0, choice.probability, color="green")
         table.add_row(label(choice.text), bar, percent(choice.probability), f"{choice.logit:.3f}")
+    return table
+
+
+def _moved(effect: Effect) -> Table:
+    """Tokens before and after interventions; the bar is the probability after."""
+    table = new_table("token", "", "before", "after", "logit before", "logit after", text=2)
+    top = max(moved.after.probability for moved in effect.tokens)
+    for moved in effect.tokens:
+        stands = moved.before, moved.after
+        table.add_row(
+            label(moved.text),
+            Bar(top, 0, moved.after.probability, color="green"),
+            *(percent(standing.probability) for standing in stands),
+            *(f"{standing.logit:.3f}" for standing in stands),
+        )
     return table
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +124,110 @@ def test_a_long_prompt_is_cut_with_the_usual_notice(run_main: Run, tiny_director
     assert b"tokens are dropped" in done.stderr
     data = json.loads(done.stdout)
     assert (data["first"], len(data["tokens"])) == (20, 4)
+
+
+# Interventions.
+
+
+def test_what_is_switched_off_is_told_before_and_after(run_main: Run, tiny_directory: Path) -> None:
+    command = ("inspect", "The quick", "-m", str(tiny_directory), "--json", "--top", "3")
+    before = json.loads(run_main(*command).stdout)
+    arguments = ("--ablate", "1.2", "--ablate", "mlp.0")
+    after = json.loads(run_main(*command, *arguments).stdout)
+    assert "effect" not in before
+    assert after["interventions"]["ablate"] == ["1.2", "mlp.0"]
+    ids = torch.tensor([[token["id"] for token in before["tokens"]]])
+    theirs = GPT2LMHeadModel.from_pretrained(tiny_directory).eval()
+
+    def zeros(module: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        inputs[0][..., 16:] = 0
+        return inputs
+
+    with torch.no_grad():
+        plain = theirs(ids).logits[0, -1].double()
+        theirs.transformer.h[1].attn.c_proj.register_forward_pre_hook(zeros)
+        theirs.transformer.h[0].mlp.register_forward_hook(lambda *given: given[2] * 0)
+        changed = theirs(ids).logits[0, -1].double()
+    listed = {*plain.topk(3).indices.tolist(), *changed.topk(3).indices.tolist()}
+    assert {token["id"] for token in after["effect"]["tokens"]} == listed
+    for token in after["effect"]["tokens"]:
+        for when, logits in (("before", plain), ("after", changed)):
+            stands = token[when]
+            assert stands["logit"] == pytest.approx(logits[token["id"]].item(), abs=1e-4)
+            p = logits.softmax(-1)[token["id"]].item()
+            assert stands["probability"] == pytest.approx(p, rel=1e-3)
+            assert stands["rank"] == 1 + int((logits > logits[token["id"]]).sum())
+    p, q = plain.log_softmax(-1), changed.log_softmax(-1)
+    kl = torch.nn.functional.kl_div(q, p, log_target=True, reduction="sum").item()
+    assert after["effect"]["kl"] == pytest.approx(kl / math.log(2), rel=1e-3)
+    # All else is that of the changed model.
+    assert after["next"][0]["id"] == changed.argmax().item()
+    assert after["contributions"]["heads"][1][2] == after["contributions"]["feed_forward"][0] == 0
+
+
+def test_the_table_shows_both_sides_and_a_page_too(run_main: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    command = ("inspect", "O Romeo, Romeo! wherefore art thou", "-m", "bard")
+    mean = (*command, "--ablate", "2.3", "--ablate-with", "mean")
+    text = run_main(*mean, "--show", "next").stdout.decode()
+    assert re.search(r"^token +before +after +logit before +logit after$", text, re.MULTILINE)
+    assert re.search(r"^\? .* 43\.\d+% +15\.\d+% ", text, re.MULTILINE)
+    run_main(*mean, "--html", str(page))
+    held = json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
+    assert held["effect"]["tokens"][0]["label"] == "?"
+    assert "bard without 2.3" in page.read_text()
+
+
+def test_means_are_over_the_prompt_or_a_file(run_main: Run, tmp_path: Path) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    same.write_text("ROMEO: But soft")
+    other.write_text("It is the east, and Juliet is the sun.")
+    command = ("inspect", "ROMEO: But soft", "-m", "bard", "--ablate", "mlp.2", "--json")
+    found = {}
+    for name, more in {
+        "": (),
+        "same": ("--reference", str(same)),
+        "other": ("--reference", str(other)),
+    }.items():
+        done = run_main(*command, "--ablate-with", "mean", "--show", "next", *more)
+        found[name] = json.loads(done.stdout)["effect"]
+    assert found[""] == found["same"] != found["other"]
+
+
+def test_steering_moves_what_is_predicted(run_main: Run) -> None:
+    command = ("inspect", "I", "-m", "bard", "--show", "next,contributions", "--json")
+    steer = ("--steer", " love", "--steer-away", " hate", "--steer-layer", "3")
+    data = json.loads(
+        run_main(*command, *steer, "--steer-strength", "0.5", "--token", " love").stdout
+    )
+    assert data["interventions"]["steer"] == [
+        {"towards": " love", "away": " hate", "layer": 3, "strength": 0.5, "first": 0}
+    ]
+    assert data["contributions"]["steering"] != 0
+    assert data["effect"]["kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ablate", "4.0"], "there is no head 4.0: layers are 0 to 3"),
+        (["--ablate", "0.4"], "there is no head 0.4: the heads of a layer are 0 to 3"),
+        (["--ablate", "position.1"], "there is no position.1: the text has 1 token"),
+        (["--ablate", "head.1"], "cannot ablate 'head.1': give a head as 5.6"),
+        (["--ablate-with", "mean"], "--ablate-with needs --ablate"),
+        (["--ablate", "0.0", "--ablate-with", "x"], "--ablate-with must be zero or mean, not 'x'"),
+        (["--ablate", "0.0", "--reference", "x"], "--reference needs --ablate-with mean"),
+        (["--steer", "a"], "--steer needs --steer-away"),
+        (["--steer-layer", "1"], "--steer-layer needs --steer"),
+        (["--steer", "a", "--steer-away", "b", "--steer-layer", "4"], "cannot steer in layer 4"),
+    ],
+)
+def test_wrong_interventions_are_told_in_one_sentence(
+    run_main: Run, arguments: list[str], message: str
+) -> None:
+    done = run_main("inspect", "x", "-m", "bard", *arguments, code=2)
+    assert message in done.stderr.decode()
+    assert (done.stdout, done.stderr.count(b"\n")) == (b"", 1)
 
 
 # Files.

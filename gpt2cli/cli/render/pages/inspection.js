@@ -111,10 +111,18 @@ function bar(share) {
   cell.appendChild(element("i")).style.width = 100 * share + "%";
   return cell;
 }
-headings($("next"), ["token", "", "probability", "logit"]);
-for (const choice of data.next)
-  line($("next"), [heading(choice.label), bar(choice.probability / data.next[0].probability),
-    percent(choice.probability), choice.logit.toFixed(3)]);
+if (data.effect) {
+  const likeliest = Math.max(...data.effect.tokens.map(token => token.after.probability));
+  headings($("next"), ["token", "", "before", "after", "logit\nbefore", "logit\nafter"]);
+  for (const {label, before, after} of data.effect.tokens)
+    line($("next"), [heading(label), bar(after.probability / likeliest), percent(before.probability),
+      percent(after.probability), fixed(before.logit, 3), fixed(after.logit, 3)]);
+} else {
+  headings($("next"), ["token", "", "probability", "logit"]);
+  for (const choice of data.next)
+    line($("next"), [heading(choice.label), bar(choice.probability / data.next[0].probability),
+      percent(choice.probability), choice.logit.toFixed(3)]);
+}
 
 const lensName = layer => layer ? "layer " + (layer - 1) : "embeddings";
 headings($("lens"), ["after", ...data.tokens.map(token => token.label), "probability", "rank"]);

@@ -33,6 +33,9 @@ def render(model: str, prompt: str, data: dict[str, Any]) -> bytes:
         "lens": lens,
         "attention": attention,
     }
+    if "effect" in data:
+        moved = [{**one, "label": _label(one["text"])} for one in data["effect"]["tokens"]]
+        record["effect"] = {"tokens": moved}
     try:
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     except ValueError:
