@@ -14,6 +14,7 @@ import typer
 from gpt2cli.cli import choosing, opening, options
 from gpt2cli.cli.drafting import Drafting
 from gpt2cli.cli.grouped import Group, grouped
+from gpt2cli.cli.intervening import Changes
 from gpt2cli.cli.io.progress import token_progress
 from gpt2cli.cli.io.terminal import Output, complain, complain_of_dropped, notice
 from gpt2cli.cli.render import generation_view
@@ -127,6 +128,7 @@ def generate(
     search: choosing.Search,
     constraint: choosing.Constraint,
     draft: choosing.Draft,
+    changes: Changes,
     shown: Shown,
     where: options.WhereDecoding,
     messages: options.Messages,
@@ -135,6 +137,7 @@ def generate(
 
     The text streams to stdout. On a terminal the prompt is shown too and control
     characters are made visible; into a pipe goes the bare continuation, byte for byte.
+    With --ablate or --steer PyTorch computes, slower than the engine that a CPU has otherwise.
 
     \b
     Examples:
@@ -146,12 +149,15 @@ def generate(
       gpt2 generate -m 1558M --draft 124M --precision int8 "In a shocking finding,"
       gpt2 generate -m 124M --adapter tuned --adapter verse=0.5 "Once upon a time"
       gpt2 generate --file story.txt --append
+      gpt2 generate -m bard "ROMEO:" --ablate 2.3 --ablate mlp.1
 
     \b
     In a loop that reads from a pipe, the first command would read all lines; avoid that with:
       ls | while read -r p; do gpt2 generate -- "$p" < /dev/null; done
     """
-    given = _Given(source, limits, sampling, search, constraint, draft, shown, where, messages)
+    given = _Given(
+        source, limits, sampling, search, constraint, draft, changes, shown, where, messages
+    )
     run = _prepared(given, prompt, Output())
     if shown.explain_sampling:
         run.explain()
@@ -169,6 +175,7 @@ class _Given:
     search: choosing.Search
     constraint: choosing.Constraint
     draft: choosing.Draft
+    changes: Changes
     shown: Shown
     where: options.WhereDecoding
     messages: options.Messages
@@ -178,6 +185,7 @@ def _prepared(given: _Given, prompt: str | None, output: Output) -> _Run:
     """Check everything, the cheapest first; weights are fetched last."""
     source, limits, shown, where = given.source, given.limits, given.shown, given.where
     shown.check(limits, given.search, given.draft)
+    given.changes.check()
     model = opening.load(where)
     drafting = Drafting(given.draft, where)
     config = model.configure(
@@ -197,6 +205,7 @@ def _prepared(given: _Given, prompt: str | None, output: Output) -> _Run:
     drafting.check_vocabulary(model)
     config = replace(config, bias=choosing.resolve_biases(biases, model))
     ids = model.encode(text, special=source.special)
+    model = given.changes.applied(model, text, ids)
     window = model.fit(ids, limits.max_tokens, limits.overflow)
     complain_of_dropped(len(ids) - len(window))
     choices = _Choices(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers import Run, checked, error_of, needs_engine
 
+import gpt2cli
 from gpt2cli.decoders import native
 from gpt2cli.text.tokenizer import Tokenizer
 
@@ -277,3 +278,81 @@ def test_special_text_is_the_special_token_unless_told_otherwise(
 def test_the_debug_option_shows_a_traceback(run_process: Run, tiny_directory: Path) -> None:
     done = run_process("generate", "x", "-t", "-1", "--debug", code=1)
     assert b"Traceback" in done.stderr
+
+
+# Interventions.
+
+
+def test_a_text_under_interventions_is_that_of_the_library(
+    run_main: Run, tiny_directory: Path
+) -> None:
+    command = (
+        "generate",
+        "The quick",
+        "-m",
+        str(tiny_directory),
+        "--seed",
+        "4",
+        "-n",
+        "9",
+        "--json",
+    )
+    parts = ("--ablate", "0.1", "--ablate", "mlp.1", "--ablate-with", "mean")
+    steer = ("--steer", "fox", "--steer-away", "dog", "--steer-layer", "1")
+    told = json.loads(run_main(*command, *parts, *steer, "--steer-strength", "2").stdout)
+    model = gpt2cli.load(str(tiny_directory), device="cpu", precision="fp32")
+    one = {"towards": "fox", "away": "dog", "layer": 1, "strength": 2.0}
+    first = len(model.encode("The quick")) - 1
+    plan = gpt2cli.Interventions.of(
+        ["0.1", "mlp.1"], "mean", "The quick", [{**one, "first": first}]
+    )
+    assert told["interventions"] == plan.as_dict()
+    assert told["engine"] == "PyTorch"
+    expected = model.under(plan).generate("The quick", seed=4, max_tokens=9)
+    assert told["token_ids"] == expected.token_ids
+    plain = json.loads(run_main(*command).stdout)
+    assert plain["token_ids"] != told["token_ids"]
+    assert "interventions" not in plain
+
+
+def test_drafts_beams_and_choices_heed_interventions(run_main: Run, tiny_directory: Path) -> None:
+    command = ("generate", "The quick", "-m", str(tiny_directory), "-n", "9", "-t", "0", "--json")
+    ablate = ("--ablate", "layer.0")
+    told = json.loads(run_main(*command, *ablate).stdout)
+    drafted = json.loads(run_main(*command, *ablate, "--draft", "ngram").stdout)
+    assert drafted["token_ids"] == told["token_ids"]
+    searched = json.loads(run_main(*command[:-3], "--beams", "1", *ablate, "--json").stdout)
+    assert searched["token_ids"] == told["token_ids"]
+    shares = [
+        json.loads(run_main(*command, "--choice", "a", "--choice", "b", *more).stdout)["choice"]
+        for more in ((), ablate)
+    ]
+    assert shares[0] != shares[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ablate", "9.0"], "there is no head 9.0: layers are 0 to 3"),
+        (
+            ["--ablate", "position.0", "-n", "600"],
+            "hold as long as prompt and text fit the context",
+        ),
+        (["--steer", "a", "--steer-away", "b", "-n", "600"], "prompt and text fit the context"),
+        (["--steer", "a"], "--steer needs --steer-away"),
+        (["--ablate", "x"], "cannot ablate 'x'"),
+    ],
+)
+def test_interventions_that_cannot_be_are_refused(
+    run_main: Run, arguments: list[str], message: str
+) -> None:
+    done = run_main("generate", "ROMEO:", "-m", "bard", *arguments, code=2)
+    assert message in done.stderr.decode()
+    assert (done.stdout, done.stderr.count(b"\n")) == (b"", 1)
+
+
+@needs_engine
+def test_quantized_weights_cannot_be_changed_inside(run_main: Run) -> None:
+    arguments = ("--precision", "int8", "--ablate", "1.1")
+    done = run_main("generate", "ROMEO:", "-m", "bard", *arguments, code=2)
+    assert b"has no --precision int8; use fp32, bf16 or fp16" in done.stderr
