@@ -242,9 +242,11 @@ class Tokenizer:
         if len(ids) == 1:
             return ids[0]
         parts = ", ".join(f"{self.show(i)!r} (#{i})" for i in ids[:8])
+        hint = "" if text.startswith(" ") else "; mind that most words begin with a space"
+        if hint and len(self.encode(f" {text}", follows=True)) == 1:
+            hint = f"; {f' {text}'!r}, with a space before it, is one"
         raise UsageError(
-            f"{text!r} is {len(ids)} tokens, not one{': ' + parts if parts else ''}"
-            + ("" if text.startswith(" ") else "; mind that most words begin with a space")
+            f"{text!r} is {len(ids)} tokens, not one{': ' + parts if parts else ''}{hint}"
         )
 
     def token_bytes(self) -> list[bytes]:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[int], None]]:
-    """A transient bar on stderr that advances by tokens, if stderr is a terminal.
+def token_progress(
+    total: int, *, written: bool = False, unit: str = "tokens"
+) -> Iterator[Callable[[int], None]]:
+    """A transient bar on stderr that advances by tokens, or another unit, if it is a terminal.
 
     There is no bar if stdout is `written` to meanwhile, and is a terminal.
     """
@@ -29,7 +31,7 @@ def token_progress(total: int, *, written: bool = False) -> Iterator[Callable[[i
     from rich.progress import Progress as RichProgress
 
     with RichProgress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("tokens", total=total)
+        task = bars.add_task(unit, total=total)
         yield lambda tokens: bars.advance(task, tokens)
 
 

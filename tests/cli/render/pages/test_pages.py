@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from helpers import Run
 
-from gpt2cli.analysis import inspection
+from gpt2cli.analysis import inspection, patching
 from gpt2cli.analysis.heatmap import Piece
 from gpt2cli.cli.commands.inspect import SECTIONS
 from gpt2cli.cli.render import pages
 from gpt2cli.cli.render.pages import heatmap
 from gpt2cli.cli.render.pages import inspection as inspected
+from gpt2cli.cli.render.pages import patching as patched
 from gpt2cli.cli.render.pages.heatmap import Scored
 from gpt2cli.errors import WeightsError
 from gpt2cli.text.tokenizer import Tokenizer
@@ -47,8 +48,24 @@ def inspect(tiny_directory: Path) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def both(inspect: Callable[..., str]) -> dict[str, str]:
-    return {"score": scored("bard", "a.txt", "To be, or not"), "inspect": inspect("bard", "To be")}
+def patch(tiny_directory: Path) -> Callable[..., str]:
+    model, tokenizer = checkpoint.load(tiny_directory), Tokenizer.load(tiny_directory)
+
+    def page(name: str, text: str) -> str:
+        ids = [tokenizer.encode(text)[-31:] + tokenizer.encode(end) for end in "pq"]
+        data = patching.patch(model, tokenizer, *ids, answer=40, versus=41)
+        return patched.render(name, [text + "p", text + "q"], data).decode()
+
+    return page
+
+
+@pytest.fixture(scope="module")
+def both(inspect: Callable[..., str], patch: Callable[..., str]) -> dict[str, str]:
+    return {
+        "score": scored("bard", "a.txt", "To be, or not"),
+        "inspect": inspect("bard", "To be"),
+        "patch": patch("bard", "To be"),
+    }
 
 
 class Outline(HTMLParser):
@@ -75,7 +92,7 @@ class Outline(HTMLParser):
             self.headings[-1][1] += data
 
 
-def test_both_look_like_one_program(both: dict[str, str]) -> None:
+def test_all_look_like_one_program(both: dict[str, str]) -> None:
     styles = {page.split("<style>")[1].split("</style>")[0] for page in both.values()}
     assert styles == {"\n".join(["", *pages.part("style.css").splitlines(), ""])}
     for command, page in both.items():
@@ -119,11 +136,15 @@ def test_each_page_says_what_its_numbers_are(both: dict[str, str]) -> None:
     assert "−log₂" in both["score"]
     assert all(word in both["score"] for word in ("<em>Surprisal</em>", "<em>bits</em>", "Rank"))
     assert all(word in both["inspect"] for word in ("<em>logit</em>", "<em>rank</em>"))
+    assert "100 is all of it, 0 nothing" in both["patch"]
 
 
 @pytest.mark.parametrize("character", sorted(CONTROLS | set(DIRECTIONS)))
-def test_no_text_controls_or_disguises_a_page(inspect: Callable[..., str], character: str) -> None:
+def test_no_text_controls_or_disguises_a_page(
+    inspect: Callable[..., str], patch: Callable[..., str], character: str
+) -> None:
     text = f"ab{character}cd"
+    assert character not in patch(text, text)
     for page in (inspect(text, text), scored(text, text, text)):
         assert character not in page
         title = html.unescape(page.split("<title>")[1].split("</title>")[0])
@@ -142,9 +163,9 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(item)
 
 
-def test_no_text_becomes_html(inspect: Callable[..., str]) -> None:
+def test_no_text_becomes_html(inspect: Callable[..., str], patch: Callable[..., str]) -> None:
     evil = "</pre></script><script>alert(1)</script><!--&\"'"
-    for page in (inspect(evil, evil), scored(evil, evil, evil)):
+    for page in (inspect(evil, evil), scored(evil, evil, evil), patch(evil, evil)):
         assert page.count("alert(1)</script>") == 0
         assert page.count("<script") == page.count("</script>") == 1 + ('id="data"' in page)
         assert "<!--" not in page
