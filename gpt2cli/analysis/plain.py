@@ -14,6 +14,8 @@ def plain(value: Any) -> Any:
     """Arrays as lists, dataclasses as objects, floats to six digits: fp32 has no more."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, float):

@@ -33,6 +33,7 @@ COMMANDS = {
     "serve": "Serve completions over HTTP, as OpenAI's clients ask for them.",
     "inspect": "Show what the model is doing when it has read a text.",
     "patch": "Show which activations restore one prompt's answer in another.",
+    "heads": "Show induction, previous-token and first-token heads.",
     "diff": "Read a text with two models and show where they disagree.",
     "tokenize": "Show the tokens of a text as the model sees them.",
     "info": "Show a model's size, and whether this machine has the memory.",
