@@ -21,6 +21,7 @@ from helpers import SHARED_DATA, needs_engine
 
 SHAKESPEARE = SHARED_DATA / "tinyshakespeare.txt"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SLOW = ("bench", "interventions")  # each command of the latter imports torch
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 # A script, and below it what it prints.
@@ -67,7 +68,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 @needs_engine
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(p, marks=pytest.mark.slow if p.stem == "bench" else ()) for p in PAGES],
+    [pytest.param(p, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in PAGES],
     ids=lambda page: page.stem,
 )
 def test_what_is_shown_is_what_happens(page: Path, place: Path) -> None:

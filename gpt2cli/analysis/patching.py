@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor
 from gpt2cli.analysis.plain import plain
 from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.errors import ContextError, UsageError, not_numbers
-from gpt2cli.model.edits import Edits, Place
+from gpt2cli.model.edits import Place
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.interventions import Where, record
 from gpt2cli.progress import Advance
@@ -128,21 +129,23 @@ def patch(
     answers = _answers(model, tokenizer, (clean, corrupted), (answer, versus))
     weight = model.token_embedding.weight
     towards = weight[answers.answer.id] - weight[answers.versus.id]
-    span = answers.clean - answers.corrupted
+    layers = range(model.config.n_layers)
+    streams = record(model, corrupted, [("stream", layer) for layer in layers])
+    values = record(model, clean, [(PLACES[name], layer) for name in maps for layer in layers])
 
     def restored(name: str) -> NDArray | None:
         if name not in maps:
             return None
         masks, rows = _masks(model, name, len(clean), first), []
-        for layer in range(model.config.n_layers):
-            where = (PLACES[name], layer)
-            values = record(model, clean, [where])[where]
-            patches = (
-                (where, mask, values) for mask in torch.split(masks, max(1, _BATCH // len(clean)))
-            )
-            rows.append(torch.cat([_read(model, corrupted, p, advance) @ towards for p in patches]))
+        for where in ((PLACES[name], layer) for layer in layers):
+            found = []
+            for mask in torch.split(masks, max(1, _BATCH // len(clean))):
+                hidden = _read(model, streams["stream", where[1]], where, mask, values[where])
+                found.append(hidden @ towards)
+                advance(len(mask))
+            rows.append(torch.cat(found))
         differences: NDArray = torch.stack(rows).float().cpu().numpy()  # (L, patches)
-        shares = (differences - answers.corrupted) / span
+        shares = (differences - answers.corrupted) / (answers.clean - answers.corrupted)
         # Before the prompts differ a patch changes nothing.
         return shares if name == "heads" else np.pad(shares, ((0, 0), (first, 0)))
 
@@ -151,16 +154,19 @@ def patch(
     )
 
 
-def _read(
-    model: GPT2, ids: Sequence[int], patch: tuple[Where, Tensor, Tensor], advance: Advance
-) -> Tensor:
-    """The last token's hidden state under each of several patches at one place. → (patches, C)"""
-    where, mask, values = patch
-    rows = torch.tensor([ids], device=mask.device).expand(len(mask), -1)
-    edits = Edits({where: [lambda x, positions: torch.where(mask, values, x)]})
-    hidden = model.hidden(rows, edits=edits)[:, -1]
-    advance(len(mask))
-    return hidden
+def _read(model: GPT2, stream: Tensor, where: Where, mask: Tensor, values: Tensor) -> Tensor:
+    """The last token's state under each of several patches. → (patches, C)
+
+    `stream` (T, C) goes into the layer of the patches: those below it need not be computed again.
+    """
+
+    def edit(place: Place, layer: int, x: Tensor) -> Tensor:
+        return torch.where(mask, values, x) if (place, layer) == where else x
+
+    x = stream.expand(len(mask), -1, -1)
+    for block in islice(model.blocks, where[1], None):
+        x = block(x, edit=edit)
+    return model.final_norm(x[:, -1])  # type: ignore[no-any-return]
 
 
 def _tokens(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Token]:

@@ -6,6 +6,7 @@ Expected logits come from the model reading each text afresh, under the same int
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,12 +129,25 @@ def test_many_texts_are_those_written_alone(opened: LoadedModel, plan: Intervent
     assert samples[0].token_ids == alone[1]
 
 
+def test_a_text_is_scored_under_interventions_too(
+    opened: LoadedModel, tiny_model: GPT2, plan: Interventions
+) -> None:
+    ids = opened.encode("The quick brown fox jumps")
+    edits = interventions.edits(tiny_model, plan, opened.tokenizer)
+    with torch.inference_mode():
+        logits = tiny_model(torch.tensor([ids]), edits=edits)[0]
+    bits = -logits.double().log_softmax(-1)[range(len(ids) - 1), ids[1:]].numpy() / np.log(2)
+    score = opened.under(plan).score("The quick brown fox jumps")
+    np.testing.assert_allclose(score.bits[1:], bits, atol=1e-4)
+
+
 def test_what_runs_is_told(opened: LoadedModel) -> None:
     changed = opened.under(PLANS["all"])
     facts = changed.facts()
     assert facts["engine"] == "PyTorch"
     assert Interventions.of(**facts["interventions"]) == PLANS["all"]
     assert changed.title.endswith("without 1.1, position.2 and steered in layer 1")
+    assert pickle.loads(pickle.dumps(changed)).facts() == facts
     assert "interventions" not in opened.facts()
     assert "interventions" not in changed.under(Interventions()).facts()
 
