@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from gpt2cli.errors import ContextError, GPT2CLIError, UsageError
 from gpt2cli.opened import OpenModel
 from gpt2cli.system.device import Placement, limit_threads, place
-from gpt2cli.system.precision import QUANTIZED
 from gpt2cli.text.window import OVERFLOW, fit_prompt
 from gpt2cli.weights import sources
 from gpt2cli.weights.sources import Source
@@ -64,7 +63,7 @@ def load(
     if threads is not None:
         limit_threads(threads)
     source, placement = sources.resolve(name), place(device, precision)
-    if placement.precision in QUANTIZED:
+    if placement.device == "cpu" and placement.precision != "fp32":
         from gpt2cli.decoders.opening import check_engine
 
         check_engine(placement)

@@ -10,7 +10,6 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement
-from gpt2cli.system.precision import QUANTIZED
 from gpt2cli.version import __version__
 from gpt2cli.weights import sources
 from gpt2cli.weights.sources import Source
@@ -196,7 +195,7 @@ class OpenModel:
 
     def why_quantized_again(self) -> str | None:
         """Why the next run has to quantize the weights again; None if it need not."""
-        if self.precision not in QUANTIZED:
+        if self.placement.device != "cpu" or self.precision == "fp32":
             return None
         from gpt2cli.decoders.opening import why_quantized_again
 

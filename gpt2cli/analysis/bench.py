@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from numpy.random import default_rng
 
 from gpt2cli.config.model import ModelConfig
+from gpt2cli.decoders.opening import is_native
 from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
@@ -295,7 +296,7 @@ def _threads_of(placement: Placement) -> int | None:
     """The number of CPU threads that compute; None for a GPU."""
     if placement.device != "cpu":
         return None
-    if placement.is_native:
+    if is_native(placement):
         return thread_count()
     import torch
 

@@ -28,11 +28,6 @@ class Placement:
     device: str
     precision: str
 
-    @property
-    def is_native(self) -> bool:
-        """Whether the native engine, or NumPy in its place, computes there, and not PyTorch."""
-        return self.device == "cpu" and self.precision in ("fp32", *QUANTIZED)
-
 
 def check_device(device: str) -> None:
     """Raise `DeviceError` for a name that no machine knows."""
@@ -54,7 +49,8 @@ def limit_threads(threads: int) -> None:
 def place(device: str = "auto", precision: str = "auto") -> Placement:
     """Choose: a CUDA GPU, else Apple's, else the CPU; bf16 on GPUs that have it, else fp32.
 
-    Quantized weights are for a CPU. Raises `DeviceError` for a device or precision that this
+    Quantized weights are for a CPU, and half precision there is for who computes to `probe`, as it
+    may not be PyTorch. Raises `DeviceError` for a device or precision that this
     machine does not have.
     """
     check_device(device)
@@ -74,10 +70,8 @@ def place(device: str = "auto", precision: str = "auto") -> Placement:
     if wanted is None:
         return Placement(chosen, "bf16" if _has_bf16(chosen) else "fp32")
     placement = Placement(chosen, wanted)
-    if wanted != "fp32":
-        if not _has_torch():
-            raise DeviceError(f"precision {wanted} needs PyTorch: pip install torch", "precision")
-        _probe(placement)
+    if wanted != "fp32" and chosen != "cpu":
+        probe(placement)
     return placement
 
 
@@ -120,8 +114,15 @@ def _has_bf16(device: str) -> bool:
     return bool(torch.cuda.is_bf16_supported())
 
 
-def _probe(placement: Placement) -> None:
-    """Run a toy model: some builds lack half-precision kernels for some devices."""
+def probe(placement: Placement) -> None:
+    """Run a toy model in PyTorch: some builds lack half-precision kernels for some devices.
+
+    Raises `DeviceError` if that fails, or PyTorch is not there.
+    """
+    if not _has_torch():
+        raise DeviceError(
+            f"precision {placement.precision} needs PyTorch: pip install torch", "precision"
+        )
     import torch
 
     if placement == Placement("cpu", "fp16") and not _cpu_has_float16():

@@ -68,7 +68,7 @@ class StoredTensor:
                 bits = numbers.astype(dtype, copy=False)
         if not are_numbers(StoredTensor(bits, dtype).to_numpy()):
             raise WeightsError(
-                f"{name} has numbers too large for {dtype}, or none; nothing was written"
+                f"{name} has numbers too large for {dtype}, or none; choose another precision"
             )
         return bits
 

@@ -23,7 +23,7 @@ from gpt2cli.cli.render import train_view
 from gpt2cli.cli.training_options import Computing, Data, Lora, Recipe, Run, fetched, make_plan
 from gpt2cli.errors import UsageError
 from gpt2cli.files import check_writable, write_file
-from gpt2cli.system.device import check_device, limit_threads, place
+from gpt2cli.system.device import Placement, check_device, limit_threads, place, probe
 from gpt2cli.system.precision import PRECISIONS, parse
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def train(
     if precision == "auto":
         precision = plan.precision
     placement = place(computing.device, precision)
+    if placement == Placement("cpu", "bf16"):
+        probe(placement)
     computing.check_devices(placement.device, world, plan.training.batch_size)
     plan = replace(plan, precision=placement.precision)
     _check_data(plan, moved=bool(data.data) or position is None)

@@ -1,4 +1,4 @@
-"""Matrices in 8 or 4 bits for the native engine: coded once, kept on this disk, mapped from there.
+"""Matrices in fewer bits for the native engine: coded once, kept on this disk, mapped from there.
 
 The file is a safetensors file of bytes, in the folder that huggingface_hub sets aside for what
 programs derive from models. It is found by where the checkpoint lies, and belongs to it as long
@@ -25,13 +25,15 @@ from gpt2cli.decoders.native import abi
 from gpt2cli.errors import WeightsError
 from gpt2cli.files import atomic, discard_leftovers, fingerprint
 from gpt2cli.progress import Progress
+from gpt2cli.system.precision import HALVES, PRECISIONS, torch_name
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
 from gpt2cli.weights.merging import Chosen
 from gpt2cli.weights.names import hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
 
-HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
+# The token embedding, (V, C), which is the head too: used backwards, where all else is (in, out).
+HEAD = "token_embedding.weight"
 LAYOUT = 3  # to be raised with every change to the layout in quantize.h
 ALIGNMENT = 64  # a cache line
 UNKNOWN = "0" * 64  # as long as a checksum
@@ -45,6 +47,17 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
         if name.startswith("blocks.") and len(shape) == 2:
             found[name] = (shape[0], shape[1])
     return found
+
+
+def stored_as(
+    config: ModelConfig, tensors: Mapping[str, StoredTensor], precision: str
+) -> dict[str, NDArray] | None:
+    """The matrices as they lie in their file, if it has them in this half precision; else None."""
+    names = shapes(config)
+    dtypes = {tensors[name].dtype for name in names}
+    if precision not in HALVES or dtypes != {torch_name(precision)}:
+        return None
+    return {name: tensors[name].bits for name in names}
 
 
 def encode(
@@ -113,7 +126,10 @@ def open_coded(
 
 def are_kept(directory: Path, precision: str, adapters: Sequence[Chosen] = ()) -> bool:
     """Whether the next run will find the codes of a checkpoint, with adapters merged in."""
-    sizes = _sizes(checkpoint.read(directory)[0], precision)
+    config, tensors = checkpoint.read(directory)
+    if not adapters and stored_as(config, tensors, precision) is not None:
+        return True
+    sizes = _sizes(config, precision)
     path = cache_path(directory, precision, adapters)
     return _read(path, identity(directory, adapters), sizes) is not None
 
@@ -173,10 +189,13 @@ def _encode_all(
 
 
 def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) -> NDArray:
-    """One fp32 matrix as codes, by all threads."""
+    """One fp32 matrix as codes, by all threads; in half precision as NumPy rounds it."""
     library = native.library()
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     _check_numbers(name, weight)
+    if precision in HALVES:
+        bits = StoredTensor(weight, "float32").in_type(torch_name(precision), hub_name(name))
+        return bits.reshape(-1).view(np.uint8)
     codes = _aligned(_bytes(name, shape, precision))
     inputs, outputs = shape
     transposed = name == HEAD
@@ -224,12 +243,16 @@ def _check_numbers(name: str, weight: NDArray) -> None:
 
 def _bits(name: str, precision: str) -> int:
     """The head keeps 8 bits: it decides between words."""
-    return 8 if name == HEAD else native.BITS[precision]
+    return 8 if name == HEAD else PRECISIONS[precision].bits
 
 
 def _bytes(name: str, shape: tuple[int, int], precision: str) -> int:
     """Length of a matrix in the file, filled up so that the next begins a cache line."""
-    size: int = native.library().engine_code_bytes(*shape, _bits(name, precision))
+    inputs, outputs = shape
+    if precision in HALVES:
+        size = 2 * inputs * outputs
+    else:
+        size = native.library().engine_code_bytes(inputs, outputs, _bits(name, precision))
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
