@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from gpt2cli import folders
 from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
@@ -125,13 +126,13 @@ def cache_path(directory: Path, precision: str, adapters: Sequence[Chosen] = ())
     for chosen in adapters:
         weights += [os.fsencode(chosen.directory.resolve()), repr(chosen.weight).encode()]
     name = hashlib.sha256(b"\0".join(weights)).hexdigest()[:16]
-    return _folder() / f"{name}-{precision}.safetensors"
+    return folders.assets() / f"{name}-{precision}.safetensors"
 
 
 def prune() -> int:
     """Delete the codes of checkpoints and adapters that are gone; returns the bytes freed."""
-    freed = discard_leftovers(_folder())
-    for path in _folder().glob("*.safetensors"):
+    freed = discard_leftovers(folders.assets())
+    for path in folders.assets().glob("*.safetensors"):
         if not path.is_file():  # to open a FIFO would wait for who writes into it
             continue
         try:
@@ -145,12 +146,6 @@ def prune() -> int:
         except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
             continue
     return freed
-
-
-def _folder() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_ASSETS_CACHE) / "gpt2cli"
 
 
 def _encode_all(
