@@ -130,7 +130,10 @@ def cache_path(directory: Path, precision: str, adapters: Sequence[Chosen] = ())
 
 
 def prune() -> int:
-    """Delete the codes of checkpoints and adapters that are gone; returns the bytes freed."""
+    """Delete what was kept of checkpoints and adapters that are gone; returns the bytes freed.
+
+    That is their codes, and their vocabularies (`text.kept`).
+    """
     freed = discard_leftovers(folders.assets())
     for path in folders.assets().glob("*.safetensors"):
         if not path.is_file():  # to open a FIFO would wait for who writes into it
@@ -139,7 +142,10 @@ def prune() -> int:
             with path.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             known = header["__metadata__"]
-            files = [known["weights"], *json.loads(known.get("adapters", "[]"))]
+            files = [
+                known.get("weights") or known["vocabulary"],
+                *json.loads(known.get("adapters", "[]")),
+            ]
             if not all(Path(file).exists() for file in files):
                 freed += path.stat().st_size
                 path.unlink()
