@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
@@ -19,8 +19,9 @@ from gpt2cli.progress import Progress
 from gpt2cli.system.device import Placement
 from gpt2cli.system.precision import PRECISIONS, torch_name
 from gpt2cli.weights import checkpoint
-from gpt2cli.weights.merging import Chosen
-from gpt2cli.weights.random_weights import RandomWeights
+
+if TYPE_CHECKING:
+    from gpt2cli.weights.merging import Chosen
 
 
 def engine_name(placement: Placement) -> str:
@@ -83,6 +84,8 @@ def open_random(
     progress: Progress | None = None,
 ) -> Decoder:
     """As `open_decoder`, with random weights of a config's size: no file is read or written."""
+    from gpt2cli.weights.random_weights import RandomWeights
+
     weights = RandomWeights(config, progress)
     if PRECISIONS[placement.precision].is_quantized:
         from gpt2cli.decoders.native.decoder import EngineDecoder

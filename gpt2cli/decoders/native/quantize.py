@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -28,9 +28,11 @@ from gpt2cli.files import atomic, discard_leftovers, fingerprint
 from gpt2cli.progress import Progress
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
-from gpt2cli.weights.merging import Chosen
 from gpt2cli.weights.names import hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
+
+if TYPE_CHECKING:
+    from gpt2cli.weights.merging import Chosen
 
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
 LAYOUT = 2  # to be raised with every change to the layout in quantize.h
