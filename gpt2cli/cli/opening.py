@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gpt2cli.cli.io.progress import download_progress
 from gpt2cli.cli.io.terminal import complain
+from gpt2cli.decoders import native
+from gpt2cli.system.device import one_blas_thread
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
@@ -28,7 +31,7 @@ def load_named(
     """The same for a model that another option names."""
     from gpt2cli import api
 
-    return api.load(
+    model = api.load(
         name,
         adapters=adapters or (),
         device=machine.device,
@@ -37,6 +40,10 @@ def load_named(
         offline=machine.offline,
         fetch=False,
     )
+    if model.placement.is_native and native.available() and not adapters:
+        with one_blas_thread():  # the engine multiplies, but where adapters are merged
+            import_module("numpy")
+    return model
 
 
 def fetch(model: LoadedModel, *, vocabulary_only: bool = False) -> None:

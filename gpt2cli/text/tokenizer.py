@@ -142,6 +142,8 @@ class Tokenizer:
         return opening + self._encode(text, special)
 
     def _encode(self, text: str, special: bool) -> list[int]:
+        if not text:
+            return []
         try:
             return self._encoding_for(text).encode(
                 text, allowed_special="all" if special else set(), disallowed_special=()
@@ -155,7 +157,7 @@ class Tokenizer:
         To make one of all tokens takes longer than the first short texts do: of the ranks, only
         those of bytes that stand somewhere in a text are ever looked up.
         """
-        if not isinstance(self._given, TokenTable) or self._brief < len(text) or not text:
+        if not isinstance(self._given, TokenTable) or self._brief < len(text):
             self._brief = 0
             return self._encoding
         self._brief -= len(text)
