@@ -12,7 +12,7 @@ from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement
 from gpt2cli.system.precision import QUANTIZED
 from gpt2cli.version import __version__
-from gpt2cli.weights import sources
+from gpt2cli.weights import layout, mapping, sources
 from gpt2cli.weights.sources import Source
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ class OpenModel:
         self.source = sources.fetch(
             self.source, offline=self.offline, vocabulary_only=vocabulary_only, progress=progress
         )
+
+    def read_ahead(self) -> None:
+        """Begin to bring the weights into memory, if a decoder will use them as they are there."""
+        if self.placement.is_native and self.precision not in QUANTIZED and self.source.directory:
+            mapping.begin(self.source.directory / layout.WEIGHTS)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; end-of-text alone stands for an empty one."""

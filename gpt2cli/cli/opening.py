@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def load(where: Where) -> LoadedModel:
-    """`api.load`; nothing is fetched yet."""
-    return load_named(where.model, where, where.precision, where.adapter)
+    """`api.load` of a model that will compute; nothing is fetched yet."""
+    return load_named(where.model, where, where.precision, where.adapter, computes=True)
 
 
 def load_named(
@@ -27,8 +27,10 @@ def load_named(
     machine: Machine | Where,
     precision: str = "auto",
     adapters: Sequence[str] | None = None,
+    *,
+    computes: bool = False,
 ) -> LoadedModel:
-    """The same for a model that another option names."""
+    """The same for a model that another option names, or that will not compute."""
     from gpt2cli import api
 
     model = api.load(
@@ -40,6 +42,8 @@ def load_named(
         offline=machine.offline,
         fetch=False,
     )
+    if computes:
+        model.read_ahead()
     if model.placement.is_native and native.available() and not adapters:
         with one_blas_thread():  # the engine multiplies, but where adapters are merged
             import_module("numpy")

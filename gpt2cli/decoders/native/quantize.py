@@ -28,6 +28,7 @@ from gpt2cli.files import atomic, discard_leftovers, fingerprint
 from gpt2cli.progress import Progress
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
+from gpt2cli.weights.mapping import bring_in
 from gpt2cli.weights.names import hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
 
@@ -287,6 +288,7 @@ def _read(
         return None
     if len(data) != start + sum(sizes.values()):
         return None
+    bring_in(data, data.ctypes.data, len(data))
     ends = np.cumsum(list(sizes.values())) + start
     coded = {
         name: data[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)
