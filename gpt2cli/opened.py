@@ -11,7 +11,7 @@ from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement
 from gpt2cli.version import __version__
-from gpt2cli.weights import sources
+from gpt2cli.weights import layout, mapping, sources
 from gpt2cli.weights.sources import Source
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class OpenModel:
         self.source = sources.fetch(
             self.source, offline=self.offline, vocabulary_only=vocabulary_only, progress=progress
         )
+
+    def read_ahead(self) -> None:
+        """Begin to bring the weights into memory, if a decoder will use them as they are there."""
+        if self.placement == Placement("cpu", "fp32") and self.source.directory:
+            mapping.begin(self.source.directory / layout.WEIGHTS)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; end-of-text alone stands for an empty one."""

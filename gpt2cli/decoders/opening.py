@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.config.model import ModelConfig
@@ -19,8 +19,9 @@ from gpt2cli.progress import Progress
 from gpt2cli.system.device import Placement, probe
 from gpt2cli.system.precision import HALVES, QUANTIZED, torch_name
 from gpt2cli.weights import checkpoint
-from gpt2cli.weights.merging import Chosen
-from gpt2cli.weights.random_weights import RandomWeights
+
+if TYPE_CHECKING:
+    from gpt2cli.weights.merging import Chosen
 
 
 def is_native(placement: Placement) -> bool:
@@ -93,6 +94,8 @@ def open_random(
     progress: Progress | None = None,
 ) -> Decoder:
     """As `open_decoder`, with random weights of a config's size: no file is read or written."""
+    from gpt2cli.weights.random_weights import RandomWeights
+
     weights = RandomWeights(config, progress)
     if is_native(placement):
         if placement.precision == "fp32":

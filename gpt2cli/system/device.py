@@ -11,6 +11,8 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -18,6 +20,7 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import DeviceError, did_you_mean
 from gpt2cli.system.precision import PRECISIONS, QUANTIZED, parse, torch_name
 
+_BLAS = "OPENBLAS_NUM_THREADS"
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
 
 
@@ -44,6 +47,22 @@ def limit_threads(threads: int) -> None:
     os.environ["VECLIB_MAXIMUM_THREADS"] = str(threads)
     if "torch" in sys.modules:  # it has read the environment already
         sys.modules["torch"].set_num_threads(threads)
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let NumPy, if it is imported in the block, make no threads for its BLAS.
+
+    Those of OpenBLAS spin for some time, even if nothing is multiplied.
+    """
+    given = os.environ.get(_BLAS)
+    os.environ[_BLAS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_BLAS)
+        if given is not None:
+            os.environ[_BLAS] = given
 
 
 def place(device: str = "auto", precision: str = "auto") -> Placement:

@@ -14,10 +14,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from gpt2cli import folders
 from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
@@ -28,9 +29,12 @@ from gpt2cli.progress import Progress
 from gpt2cli.system.precision import HALVES, PRECISIONS, torch_name
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
-from gpt2cli.weights.merging import Chosen
+from gpt2cli.weights.mapping import bring_in
 from gpt2cli.weights.names import hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
+
+if TYPE_CHECKING:
+    from gpt2cli.weights.merging import Chosen
 
 # The token embedding, (V, C), which is the head too: used backwards, where all else is (in, out).
 HEAD = "token_embedding.weight"
@@ -141,32 +145,32 @@ def cache_path(directory: Path, precision: str, adapters: Sequence[Chosen] = ())
     for chosen in adapters:
         weights += [os.fsencode(chosen.directory.resolve()), repr(chosen.weight).encode()]
     name = hashlib.sha256(b"\0".join(weights)).hexdigest()[:16]
-    return _folder() / f"{name}-{precision}.safetensors"
+    return folders.assets() / f"{name}-{precision}.safetensors"
 
 
 def prune() -> int:
-    """Delete the codes of checkpoints and adapters that are gone; returns the bytes freed."""
-    freed = discard_leftovers(_folder())
-    for path in _folder().glob("*.safetensors"):
+    """Delete what was kept of checkpoints and adapters that are gone; returns the bytes freed.
+
+    That is their codes, and their vocabularies (`text.kept`).
+    """
+    freed = discard_leftovers(folders.assets())
+    for path in folders.assets().glob("*.safetensors"):
         if not path.is_file():  # to open a FIFO would wait for who writes into it
             continue
         try:
             with path.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             known = header["__metadata__"]
-            files = [known["weights"], *json.loads(known.get("adapters", "[]"))]
+            files = [
+                known.get("weights") or known["vocabulary"],
+                *json.loads(known.get("adapters", "[]")),
+            ]
             if not all(Path(file).exists() for file in files):
                 freed += path.stat().st_size
                 path.unlink()
         except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
             continue
     return freed
-
-
-def _folder() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_ASSETS_CACHE) / "gpt2cli"
 
 
 def _encode_all(
@@ -278,9 +282,12 @@ def _checksum(pieces: Iterable[NDArray]) -> str:
     """A hash of what the 64-bit words of each sector sum up to: as fast as memory is read."""
     digest = hashlib.sha256()
     for codes in pieces:
-        words = codes.view(np.uint64)
-        sums = np.add.reduceat(words, np.arange(0, len(words), SECTOR // 8))
-        digest.update(sums.data)
+        words, length = codes.view(np.uint64), SECTOR // 8
+        whole = len(words) // length * length
+        # NumPy has slower ways to sum, such as add.reduceat.
+        digest.update(np.einsum("ij->i", words[:whole].reshape(-1, length)).data)
+        if whole < len(words):
+            digest.update(words[whole:].sum().data)
     return digest.hexdigest()
 
 
@@ -314,6 +321,7 @@ def _read(
         return None
     if len(data) != start + sum(sizes.values()):
         return None
+    bring_in(data, data.ctypes.data, len(data))
     ends = np.cumsum(list(sizes.values())) + start
     coded = {
         name: data[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)

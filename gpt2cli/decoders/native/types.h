@@ -19,8 +19,8 @@
 
 namespace {
 
-constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half an L2 cache
-constexpr int MOST_INPUTS = 192;  // of a matrix of floats that are summed up in one go
+constexpr int PACK_COLUMNS = 384, PACK_DEPTH = 384;  // 576 KiB of weights: half an L2 cache
+constexpr int MOST_INPUTS = 384;  // of a matrix of floats that are summed up in one go
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
 constexpr int FEW = 8;           // rows for which it pays to take quantized weights apart
