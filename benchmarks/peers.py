@@ -254,7 +254,7 @@ def main() -> None:
             for worker in workers.values():
                 worker.close()
     level = f", ours held down to {options.level}" if options.level else ""
-    out = Console(width=max(console.width, 100))
+    out = Console(width=max(console.width, 120))
     out.print(program_table(f"{options.size}, batch 1{level}", measured, times, same, memory))
     if not all(entry.repack for entry in measured):
         out.print("not repacked: with use_extra_bufts, as by default, it died here")
