@@ -109,7 +109,7 @@ def loaded_steps(
     loads: Sequence[Load], count: int, tokens: int, config: ModelConfig, precision: str
 ) -> Steps:
     """The steps of so many sequences."""
-    held = int(statistics.median(each.held for each in loads)) + count * (tokens + 1) // 2
+    held = int(statistics.median(each.held for each in loads)) + count * ((tokens + 1) // 2)
     return Steps(
         count,
         estimate.step_weight_bytes(config, precision, count)
