@@ -62,10 +62,14 @@ def _quantized_bytes(config: ModelConfig, precision: str) -> int:
 def kv_cache_bytes(config: ModelConfig, precision: str, tokens: int, samples: int = 1) -> int:
     """Bytes of keys and values: 2 · L · C numbers per token.
 
-    With int8 or int4 weights they have 8 bits, and each of 2 · L · H vectors an fp32 scale.
+    With int8 or int4 weights they have 8 bits, each of 2 · L · H vectors is filled up to a multiple
+    of 16 and has an fp32 scale.
     """
     L, C, H = config.n_layers, config.emb_dim, config.n_heads
-    width = C + H * _FP32 if PRECISIONS[precision].is_quantized else C * PRECISIONS[precision].bytes
+    if PRECISIONS[precision].is_quantized:
+        width: float = H * (math.ceil(config.head_dim / 16) * 16 + _FP32)
+    else:
+        width = C * PRECISIONS[precision].bytes
     return int(2 * L * width) * tokens * samples
 
 

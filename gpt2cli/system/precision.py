@@ -1,6 +1,7 @@
 """The precisions that weights can have, by the names that the field gives them.
 
-Quantized weights are stored in groups of 32 with one bf16 scale each, and used on CPUs only.
+Quantized weights are stored in groups of 64, each with a scale in bf16, of which 4 bits have two
+factors in 8; they are used on CPUs only.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from dataclasses import dataclass
 
 from gpt2cli.errors import DeviceError, did_you_mean
 
-_GROUP, _SCALE_BITS = 32, 16
+_GROUP = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How a number is stored: in `bits` bits, as PyTorch's type `torch`, or quantized."""
+    """How a number is stored: in `bits` bits, as PyTorch's type `torch`, or quantized.
+
+    `scale_bits` are those of the scales of a group.
+    """
 
     bits: int
     torch: str | None = None
+    scale_bits: int = 0
 
     @property
     def is_quantized(self) -> bool:
@@ -27,15 +32,15 @@ class Precision:
     @property
     def bytes(self) -> float:
         """Bytes per weight, including its share of a scale."""
-        return (self.bits + (_SCALE_BITS / _GROUP if self.is_quantized else 0)) / 8
+        return (self.bits + self.scale_bits / _GROUP) / 8
 
 
 PRECISIONS = {
     "fp32": Precision(32, "float32"),
     "bf16": Precision(16, "bfloat16"),
     "fp16": Precision(16, "float16"),
-    "int8": Precision(8),
-    "int4": Precision(4),
+    "int8": Precision(8, scale_bits=16),
+    "int4": Precision(4, scale_bits=32),
 }
 FLOATS = tuple(name for name, precision in PRECISIONS.items() if not precision.is_quantized)
 QUANTIZED = tuple(name for name in PRECISIONS if name not in FLOATS)

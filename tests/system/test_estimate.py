@@ -86,9 +86,10 @@ def test_memory_of_124m_by_hand() -> None:
     assert estimate.kv_cache_bytes(SMALL, "fp32", 1) == 2 * 12 * 768 * 4 == 73_728
     head, matrices = 50257 * 768, 12 * 12 * 768 * 768
     rest = (124_439_808 - head - matrices) * 4
-    scales = (head + matrices) // 32 * 2
-    assert estimate.weight_bytes(SMALL, "int8") == head + matrices + scales + rest
-    assert estimate.weight_bytes(SMALL, "int4") == head + matrices // 2 + scales + rest
+    scales = head // 64 * 2, matrices // 64 * 2  # with 4 bits, twice as many of the matrices
+    assert estimate.weight_bytes(SMALL, "int8") == head + matrices + sum(scales) + rest
+    halved = head + matrices // 2 + scales[0] + 2 * scales[1]
+    assert estimate.weight_bytes(SMALL, "int4") == halved + rest
 
 
 def test_inference_needs_grow_with_tokens_samples_and_precision() -> None:
@@ -188,7 +189,7 @@ def test_step_bytes_of_124m_by_hand() -> None:
     assert estimate.step_weight_bytes(SMALL, "fp32") == 4 * (head + blocks + rest)
     assert estimate.step_weight_bytes(SMALL, "bf16") == 2 * (head + blocks + rest)
     assert estimate.step_weight_bytes(SMALL, "fp32", 8) == estimate.step_weight_bytes(SMALL, "fp32")
-    scales = 2 * (head + blocks) // 32
-    for precision, code in (("int8", blocks), ("int4", blocks // 2)):
-        read = head + code + scales + 4 * (rest + 3 * 768)
+    coded = (("int8", blocks + blocks // 32), ("int4", blocks // 2 + blocks // 16))
+    for precision, code in coded:
+        read = head + head // 32 + code + 4 * (rest + 3 * 768)
         assert estimate.step_weight_bytes(SMALL, precision, 3) == read

@@ -59,16 +59,12 @@ struct Target {
     bool add;
 };
 
-// Memory that is soon needed: `step` bytes of it are fetched with each group of a block.
-struct Ahead {
-    const char* memory;
-    int step;
-};
-
-// Add a group's totals, which are integers, to the sums of its block.
-static inline Vec add_group(Vec sums, IntVec totals, Vec scales, float input_scale) {
-    return sums + __builtin_convertvector(totals, Vec) * (scales * input_scale);
+// Add a group's totals, which are integers that floats hold exactly, to the sums of its block.
+static inline Vec add_group(Vec sums, Vec totals, Vec scales, float input_scale) {
+    return sums + totals * (scales * input_scale);
 }
+
+static inline Vec to_floats(IntVec v) { return __builtin_convertvector(v, Vec); }
 
 // Finish a register of outputs of row n, from `output` on; those beyond the matrix are left out.
 static inline void put(const Matrix& m, int n, int output, Vec sums, Target target) {
@@ -83,6 +79,46 @@ static inline void put(const Matrix& m, int n, int output, Vec sums, Target targ
     }
 }
 
+// Four codes of a row's inputs, for every output.
+static inline IntVec four(const int8_t* x) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, x, 4);
+    return bytes - IntVec{};
+}
+
+// The products of R rows with one group of a part of a block, FLOATS outputs, as whole numbers.
+template <int R>
+static inline void group_totals(const Codes<8>& codes, const Scales<8>&, int output,
+                                const int8_t* x, const InputScale* scales, Vec (&totals)[R]) {
+    IntVec sums[R];
+    for (int r = 0; r < R; r++) sums[r] = scales[r].offset - IntVec{};
+    for (int i = 0; i < GROUP / 4; i++) {
+        const IntVec w = load_int(codes.bytes[i][output]);
+        for (int r = 0; r < R; r++) sums[r] = dot4_bytes(sums[r], w, four(x + r * GROUP + 4 * i));
+    }
+    for (int r = 0; r < R; r++) totals[r] = to_floats(sums[r]);
+}
+
+template <int R>
+static inline void group_totals(const Codes<4>& codes, const Scales<4>& weight, int output,
+                                const int8_t* x, const InputScale* scales, Vec (&totals)[R]) {
+    const IntVec halves = IntVec{} + 0x0f0f0f0f;
+    IntVec sums[R][2];
+    for (int r = 0; r < R; r++)
+        for (int half = 0; half < 2; half++) sums[r][half] = scales[r].halves[half] - IntVec{};
+    for (int i = 0; i < HALF / 4; i++) {
+        const IntVec w = load_int(codes.bytes[i][output]);
+        const IntVec low = w & halves, high = w >> 4 & halves;
+        for (int r = 0; r < R; r++) {
+            sums[r][0] = dot4(sums[r][0], low, four(x + r * GROUP + 4 * i));
+            sums[r][1] = dot4(sums[r][1], high, four(x + r * GROUP + HALF + 4 * i));
+        }
+    }
+    const Vec first = load(weight.factors[0] + output), second = load(weight.factors[1] + output);
+    for (int r = 0; r < R; r++)
+        totals[r] = to_floats(sums[r][0]) * first + to_floats(sums[r][1]) * second;
+}
+
 // 16 outputs of R rows, from row n on: inputs (R, in) · one block of codes.
 template <int R, int BITS>
 static void multiply_block(const Matrix& m, int block, const CodedInputs& coded, int n,
@@ -90,39 +126,18 @@ static void multiply_block(const Matrix& m, int block, const CodedInputs& coded,
     constexpr int PARTS = BLOCK / FLOATS;
     const int groups = m.groups();
     const Codes<BITS>* codes = m.block_codes<BITS>(block);
-    const Scales* scales = m.block_scales<BITS>(block);
-    const IntVec halves = IntVec{} + 0x0f0f0f0f;
+    const Scales<BITS>* scales = m.block_scales<BITS>(block);
     Vec sums[R][PARTS] = {};
     int64_t at = coded.place(n, 0, groups);
-    for (int g = 0; g < groups; g++, at += ROW_TILE, ahead.memory += ahead.step) {
-        const int8_t* x = coded.codes + at * GROUP;
-        const auto four = [&](int r, int i) {
-            int32_t bytes;
-            __builtin_memcpy(&bytes, x + r * GROUP + 4 * i, 4);
-            return bytes - IntVec{};
-        };
-        IntVec totals[R][PARTS];
-        for (int r = 0; r < R; r++)
-            for (int p = 0; p < PARTS; p++) totals[r][p] = coded.offsets[at + r] - IntVec{};
-        for (int i = 0; i < BITS; i++) {
-            if (64 * i < ahead.step) __builtin_prefetch(ahead.memory + 64 * i);
-            for (int p = 0; p < PARTS; p++) {
-                const IntVec w = load_int(codes[g].bytes[i][p * FLOATS]);
-                for (int r = 0; r < R; r++) {
-                    IntVec& total = totals[r][p];
-                    if (BITS == 8) {
-                        total = dot4_bytes(total, w, four(r, i));
-                    } else {
-                        total = dot4(total, w & halves, four(r, 2 * i));
-                        total = dot4(total, w >> 4 & halves, four(r, 2 * i + 1));
-                    }
-                }
-            }
-        }
+    for (int g = 0; g < groups; g++, at += ROW_TILE) {
+        const InputScale* input = coded.scales + at;
+        ahead.fetch();
         for (int p = 0; p < PARTS; p++) {
+            Vec totals[R];
+            group_totals<R>(codes[g], scales[g], p * FLOATS, coded.codes + at * GROUP, input, totals);
             const Vec scale = load(scales[g].bf16 + p * FLOATS);
             for (int r = 0; r < R; r++)
-                sums[r][p] = add_group(sums[r][p], totals[r][p], scale, coded.scales[at + r]);
+                sums[r][p] = add_group(sums[r][p], totals[r], scale, input[r].value);
         }
     }
     for (int r = 0; r < R; r++)

@@ -35,7 +35,7 @@ class EngineDecoder(PagedDecoder):
 
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
     be memory-mapped. With `precision` int8 or int4 the matrices have 8 or 4 bits per weight, in
-    groups of 32 that share a scale; the inputs of each layer have 8 bits, grouped in the same way,
+    groups of 64 that share a scale; the inputs of each layer have 8 bits, grouped in the same way,
     and so has the KV cache, with a scale per token and head. `codes` are those matrices if
     `quantize` has made them already. `threads` defaults to OMP_NUM_THREADS or all cores. `level`
     limits the engine to one of `native.LEVELS`, for tests. `size` and `name` are those of
@@ -150,7 +150,8 @@ class _Cache:
 
     def __init__(self, config: ModelConfig, pages: int, number: type[Any]) -> None:
         heads = (config.n_layers, config.n_heads, pages)
-        numbers = (*heads, PAGE * config.head_dim)
+        width = config.head_dim if number is np.float32 else -(-config.head_dim // 16) * 16
+        numbers = (*heads, PAGE * width)
         self._keys, self._values = (_zeros(numbers, number) for _ in range(2))
         self._key_scales, self._value_scales = (
             _zeros((*heads, PAGE), np.float32) for _ in range(2)

@@ -125,7 +125,7 @@ struct Arena {
     float* next;
 
     Arena(std::vector<float>& memory, int64_t n) {
-        memory.resize(n + 16 * 8);
+        memory.resize(n + 16 * 16);
         next = (float*)(((uintptr_t)memory.data() + 63) / 64 * 64);
     }
 
@@ -138,14 +138,13 @@ struct Arena {
 
 CodedInputs coded_inputs(Arena& arena, int64_t places) {
     int8_t* codes = (int8_t*)arena.take(places * GROUP / 4);
-    float* scales = arena.take(places);
-    return {codes, scales, (int32_t*)arena.take(places)};
+    return {codes, (InputScale*)arena.take(places * sizeof(InputScale) / 4)};
 }
 
 void allocate(Engine& e) {
     const Config& c = e.config;
     const int64_t N = ROWS, groups = (4 * c.C + GROUP - 1) / GROUP;
-    const int64_t coded = N * groups, few = ROW_TILE * groups, per_place = GROUP / 4 + 2;
+    const int64_t coded = N * groups, few = ROW_TILE * groups, per_place = (GROUP + sizeof(InputScale)) / 4;
     Arena shared(e.memory, N * c.C * 10 + coded * per_place);
     for (float** buffer : {&e.x, &e.normed, &e.mixed}) *buffer = shared.take(N * c.C);
     e.qkv = shared.take(N * 3 * c.C);
@@ -155,14 +154,19 @@ void allocate(Engine& e) {
         const int64_t panels = PACK_COLUMNS * PACK_DEPTH;
         const int64_t scores = (int64_t)QUERIES * (c.context + CACHE_PANEL + 16);
         const int64_t normed = (int64_t)FEW_ROWS * c.C;
-        const int64_t unpacked = groups * GROUP * BLOCK / 4, drawn = c.V + DRAW_BLOCK;
-        const int64_t own = few * per_place + unpacked + 2 * drawn;
+        const int64_t attended = (int64_t)QUERIES * std::max(e.padded_width(), CACHE_PANEL);
+        const int64_t unpacked = TOGETHER * DEPTH * GROUP * BLOCK / 4,
+                      sums = CODED_ROWS * TOGETHER * BLOCK, drawn = c.V + DRAW_BLOCK;
+        const int64_t own = few * per_place + 2 * attended + unpacked + sums + 2 * drawn;
         Arena arena(scratch.memory, panels + scores + normed + own);
         scratch.panels = arena.take(panels);
         scratch.scores = arena.take(scores);
+        scratch.queries = (int8_t*)arena.take(attended);
+        scratch.attended = arena.take(attended);
         scratch.normed = arena.take(normed);
         scratch.coded = coded_inputs(arena, few);
-        scratch.unpacked = (int8_t*)arena.take(unpacked);
+        scratch.unpacked = (uint8_t*)arena.take(unpacked);
+        scratch.sums = arena.take(sums);
         scratch.weights = arena.take(drawn);
         scratch.band = arena.take(drawn);
     }

@@ -13,8 +13,7 @@ namespace LEVEL {
 // What is subtracted from codes of 8 bits by way of their inputs: see `dot4_bytes` in codes.h.
 constexpr int BYTE_OFFSET = FLOATS == 16 ? 128 : 0;
 
-// Quantize row n of inputs. Each group of 32 has its own scale, as some channels are far larger.
-template <int BITS>
+// Quantize row n of inputs. Each group has its own scale, as some channels are far larger.
 static void encode_row(const float* x, int n, int in, const CodedInputs& coded) {
     const int groups = (in + GROUP - 1) / GROUP;
     for (int g = 0; g < groups; g++) {
@@ -22,28 +21,30 @@ static void encode_row(const float* x, int n, int in, const CodedInputs& coded) 
         const int count = std::min(GROUP, in - g * GROUP);
         float filled[GROUP] = {};
         if (count < GROUP) values = (float*)__builtin_memcpy(filled, values, 4 * count);
-        const float most = largest_size(values, GROUP), inverse = most > 0 ? 127 / most : 0;
         const int64_t at = coded.place(n, g, groups);
-        IntVec total = {};
-        for (int i = 0; i < GROUP; i += FLOATS) {
-            const IntVec code = rounded(load(values + i) * inverse);
-            store(coded.codes + at * GROUP + i, code);
-            total += code;
+        InputScale& scale = coded.scales[at];
+        const float most = largest_size(values, GROUP), inverse = most > 0 ? 127 / most : 0;
+        scale.value = most / 127;
+        for (int half = 0; half < 2; half++) {
+            IntVec total = {};
+            for (int i = half * HALF; i < (half + 1) * HALF; i += FLOATS) {
+                const IntVec code = rounded(load(values + i) * inverse);
+                store(coded.codes + at * GROUP + i, code);
+                total += code;
+            }
+            scale.halves[half] = -8 * sum(total);
         }
-        coded.scales[at] = most / 127;
-        coded.offsets[at] = -(BITS == 4 ? 8 : BYTE_OFFSET) * sum(total);
+        scale.offset = (scale.halves[0] + scale.halves[1]) * (BYTE_OFFSET / 8);
     }
 }
 
 // Quantize the inputs of a product, (N, in). If they are few, every thread does so by itself, which
 // saves a barrier.
-template <int BITS>
 static CodedInputs encode_inputs(Engine& e, const float* x, int N, int in, int thread) {
     const bool alone = N <= FEW_ROWS;
     const CodedInputs coded = alone ? e.scratch[thread].coded : e.coded;
     const Range rows = alone ? Range{0, N} : range_of(N, 1, e.pool.threads, thread);
-    for (int n = rows.begin; n < rows.end; n++)
-        encode_row<BITS>(x + (int64_t)n * in, n, in, coded);
+    for (int n = rows.begin; n < rows.end; n++) encode_row(x + (int64_t)n * in, n, in, coded);
     if (!alone) e.pool.barrier();
     return coded;
 }

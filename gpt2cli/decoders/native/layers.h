@@ -6,9 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "coded.h"
+#include "attention.h"
 #include "draw.h"
-#include "products.h"
 #include "simd.h"
 #include "types.h"
 
@@ -65,166 +64,6 @@ static Range linear(Engine& e, const Matrix& m, const float* x, int N, Target ta
                                         : float_product;
     multiply(e, m, x, N, target, mine, thread);
     return mine;
-}
-
-// Over the first `seen` scores, in place; those from there to `total` become 0.
-static void softmax(float* x, int seen, int total) {
-    const float highest = largest(x, seen);
-    Vec sums = {};
-    int i = 0;
-    for (; i + FLOATS <= seen; i += FLOATS) {
-        const Vec y = exp(load(x + i) - highest);
-        store(x + i, y);
-        sums += y;
-    }
-    float denominator = sum(sums);
-    if (i < seen) {
-        const Vec y = exp(load_some(x + i, seen - i) - highest);
-        store_some(x + i, y, seen - i);
-        for (int j = 0; j < seen - i; j++) denominator += y[j];
-    }
-    for (i = 0; i < seen; i++) x[i] *= 1 / denominator;
-    for (; i < total; i++) x[i] = 0;
-}
-
-// One head's keys and values in the KV cache, of all pages: keys of a page are packed in panels, as
-// `pack` does it with (D, S), and values are (S, D). Bytes have a scale per token.
-template <class Number>
-struct HeadCache {
-    Number *keys, *values;
-    float *key_scales, *value_scales;  // (S)
-    const int32_t* pages;              // of the sequence
-    int D;
-
-    // The number of a token among all that the cache has room for.
-    int64_t place(int s) const {
-        return (int64_t)pages[s / CACHE_PANEL] * CACHE_PANEL + s % CACHE_PANEL;
-    }
-
-    // Call f(s, count) for tokens s … of the first S that lie together in memory.
-    template <class F>
-    void for_runs(int S, F f) const {
-        for (int s = 0, end; s < S; s = end) {
-            for (end = s + CACHE_PANEL; end < S; end += CACHE_PANEL)
-                if (pages[end / CACHE_PANEL] != pages[end / CACHE_PANEL - 1] + 1) break;
-            f(s, std::min(end, S) - s);
-        }
-    }
-};
-
-// Store D numbers, `stride` apart. As bytes, the largest magnitude becomes 127.
-static void store(const float* x, int D, float* to, int64_t stride, float&) {
-    for (int d = 0; d < D; d++) to[d * stride] = x[d];
-}
-
-static void store(const float* x, int D, int8_t* to, int64_t stride, float& scale) {
-    const float most = largest_size(x, D), inverse = most > 0 ? 127 / most : 0;
-    for (int d = 0; d < D; d += FLOATS) {
-        const int count = std::min(FLOATS, D - d);
-        const Vec v = count == FLOATS ? load(x + d) : load_some(x + d, count);
-        int8_t codes[FLOATS];
-        store(codes, rounded(v * inverse));
-        for (int i = 0; i < count; i++) to[(d + i) * stride] = codes[i];
-    }
-    scale = most / 127;
-}
-
-template <class Number>
-static HeadCache<Number> head_cache(const Engine& e, int layer, int h, const int32_t* pages) {
-    const KVCache& all = e.cache;
-    const int D = e.config.C / e.config.H;
-    const int64_t tokens = ((int64_t)layer * e.config.H + h) * all.pages * CACHE_PANEL;
-    return {(Number*)all.keys + tokens * D,
-            (Number*)all.values + tokens * D,
-            all.key_scales + tokens,
-            all.value_scales + tokens,
-            pages,
-            D};
-}
-
-// Append T keys and values to those of `start` tokens. qkv (T, 3 C) begins at this head.
-template <class Number>
-static void append_kv(const Config& c, const float* qkv, const HeadCache<Number>& cache, int start,
-                      int T) {
-    const int D = cache.D;
-    for (int t = 0, s = start; t < T; t++, s++) {
-        const float *k = qkv + (int64_t)t * 3 * c.C + c.C, *v = k + c.C;
-        const int64_t place = cache.place(s);
-        Number* key = cache.keys + place / PANEL * PANEL * D + place % PANEL;
-        store(k, D, key, PANEL, cache.key_scales[place]);
-        store(v, D, cache.values + place * D, 1, cache.value_scales[place]);
-    }
-}
-
-// softmax(q kᵀ / √D) v for one head and n queries, which follow `past` tokens. → y (n, C)
-//
-// Every number is summed up token by token, wherever the pages lie and however many queries there
-// are: what a sequence attends to is the same to the last bit.
-template <class Number>
-static void attend(const Config& c, const float* qkv, const HeadCache<Number>& cache, int past,
-                   int n, float* y, const Scratch& scratch) {
-    const int D = cache.D, S = past + n;  // no query attends to more
-    const int ld = (S + PANEL - 1) / PANEL * PANEL + 16;  // powers of two would collide in caches
-    const Rows<float> scores{scratch.scores, ld};
-    for (int i = 0; i < n * ld; i++) scores.data[i] = 0;
-    const float scale = 1 / __builtin_sqrtf(D);
-    constexpr bool scaled = sizeof(Number) == 1;
-    cache.for_runs(S, [&](int s, int count) {
-        const int64_t place = cache.place(s);
-        add_tiles<Number>({qkv, 3 * c.C}, cache.keys + place * D, scores.from(0, s), n, D,
-                          (count + PANEL - 1) / PANEL * PANEL);
-        const float *scales = cache.key_scales + place, by = scale;
-        for (int t = 0; t < n; t++) {
-            float* row = scores[t] + s;
-            for (int i = 0; i < count; i++) row[i] *= scaled ? by * scales[i] : by;
-        }
-    });
-    for (int t = 0; t < n; t++) {
-        softmax(scores[t], past + t + 1, S);
-        for (int d = 0; d < D; d++) y[(int64_t)t * c.C + d] = 0;
-    }
-    cache.for_runs(S, [&](int s, int count) {
-        const int64_t place = cache.place(s);
-        const float* scales = cache.value_scales + place;
-        for (int t = 0; scaled && t < n; t++) {
-            float* row = scores[t] + s;
-            for (int i = 0; i < count; i++) row[i] *= scales[i];
-        }
-        product<Number>({scores.data + s, ld}, {cache.values + place * D, D}, {y, c.C}, n, count, D,
-                        scratch.panels);
-    });
-}
-
-// All heads; a token attends to itself and all before it in its sequence. e.qkv → e.mixed (N, C)
-template <class Number>
-static void attention(const Engine& e, const Batch& batch, int layer, int thread) {
-    const Config& c = e.config;
-    const int D = c.C / c.H, pieces = batch.pieces.size();
-    // Head after head, so that long sequences are shared between the threads.
-    const Range items = range_of(c.H * pieces, 1, e.pool.threads, thread);
-    const auto cache_of = [&](int item) {
-        const Piece& piece = batch.pieces[item % pieces];
-        return head_cache<Number>(e, layer, item / pieces, piece.pages);
-    };
-    for (int item = items.begin; item < items.end; item++) {
-        const HeadCache<Number> cache = cache_of(item);
-        if (item + 1 < items.end) {  // the processor does not foresee that this is read soon
-            const HeadCache<Number> next = cache_of(item + 1);
-            const int64_t first = next.place(0) * D;
-            for (int i = 0; i < 4096; i += 64) {
-                __builtin_prefetch((const char*)(next.keys + first) + i);
-                __builtin_prefetch((const char*)(next.values + first) + i);
-            }
-        }
-        const Piece& piece = batch.pieces[item % pieces];
-        const int h = item / pieces, T = piece.count, start = piece.chunk->start + piece.first;
-        const float* qkv = e.qkv + (int64_t)piece.row * 3 * c.C + h * D;
-        float* y = e.mixed + (int64_t)piece.row * c.C + h * D;
-        append_kv(c, qkv, cache, start, T);
-        for (int t = 0; t < T; t += QUERIES)
-            attend(c, qkv + (int64_t)t * 3 * c.C, cache, start + t, std::min(QUERIES, T - t),
-                   y + (int64_t)t * c.C, e.scratch[thread]);
-    }
 }
 
 // Norms of N rows of e.x, all or those named. If they are few, every thread computes all of them,
@@ -323,7 +162,7 @@ static void forward(Engine& e, const Batch& batch, int thread) {
         const float* y = normalise(e, block.norm1, nullptr, N, thread);
         linear(e, block.qkv, y, N, {e.qkv, false}, thread);
         e.pool.barrier();
-        const auto attend_all = e.bits == 32 ? attention<float> : attention<int8_t>;
+        const auto attend_all = e.bits == 32 ? attention<FloatHead> : attention<CodedHead>;
         attend_all(e, batch, layer, thread);
         e.pool.barrier();
         linear(e, block.out, e.mixed, N, {e.x, true}, thread);

@@ -3,31 +3,49 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
 namespace {
 
-// Outputs come in blocks of 16, inputs in groups of 32 that share one scale per output.
-constexpr int GROUP = 32, BLOCK = 16;
+// Outputs come in blocks of 16, inputs in groups of 64 that share one scale per output.
+constexpr int GROUP = 64, HALF = GROUP / 2, BLOCK = 16;
+
+// Groups of smaller weights are taken for zero: the inverse of their scale would overflow.
+constexpr float NOTHING = 1e-30f;
+
+// The largest factor of a scale with 4 bits: times a code, it fits 8 bits.
+constexpr int MOST_FACTOR = 15;
 
 // The codes of one group and block, as unsigned numbers: 128 or 8 is added to each. With 8 bits,
-// bytes[i][o] are inputs 4 i to 4 i + 3 of output o. With 4 bits they are inputs 8 i to 8 i + 3 in
-// the low halves, and the following four in the high halves. One instruction multiplies four bytes
-// with four others and adds the products, for as many outputs as a register holds.
+// bytes[i][o] are inputs 4 i to 4 i + 3 of output o. With 4 bits they are these of the first half
+// of the group in the low halves of bytes, and those of the second half in the high halves. One
+// instruction multiplies four bytes with four others and adds the products, for as many outputs as
+// a register holds.
 template <int BITS>
 struct Codes {
     uint8_t bytes[GROUP * BITS / 32][BLOCK][4];
 };
 
 // The scales of one group and block.
+template <int BITS>
 struct Scales {
     uint16_t bf16[BLOCK];
 };
 
+// With 4 bits each half of a group has a scale of its own: that of the group times a small integer.
+// So a weight is a scale times an integer of 8 bits, as with 8 bits, and one way of multiplying
+// many rows does for both.
+template <>
+struct Scales<4> {
+    uint16_t bf16[BLOCK];
+    int8_t factors[2][BLOCK];
+};
+
 static_assert(sizeof(Codes<8>) == GROUP * BLOCK && sizeof(Codes<4>) == GROUP * BLOCK / 2, "layout");
-static_assert(sizeof(Scales) == 2 * BLOCK, "layout");
+static_assert(sizeof(Scales<8>) == 2 * BLOCK && sizeof(Scales<4>) == 4 * BLOCK, "layout");
 
 // A matrix (in, out). Quantized, it is stored as Codes (blocks, groups), then Scales of that shape.
 struct Shape {
@@ -36,7 +54,10 @@ struct Shape {
     int groups() const { return (in + GROUP - 1) / GROUP; }
     int blocks() const { return (out + BLOCK - 1) / BLOCK; }
     int64_t pairs() const { return (int64_t)blocks() * groups(); }
-    int64_t bytes() const { return pairs() * (GROUP * BLOCK * bits / 8 + (int)sizeof(Scales)); }
+    int64_t bytes() const {
+        return pairs() * (bits == 8 ? sizeof(Codes<8>) + sizeof(Scales<8>)
+                                    : sizeof(Codes<4>) + sizeof(Scales<4>));
+    }
 };
 
 // A matrix to quantize, filled in by Python: abi.py mirrors the fields.
@@ -47,6 +68,15 @@ struct EncodeJob {
     uint8_t* codes;  // Shape::bytes() of them
 
     Shape shape() const { return {inputs, outputs, bits}; }
+
+    // The weights of one group and output; those beyond the matrix are zero.
+    void group(int g, int o, float* to) const {
+        for (int i = 0; i < GROUP; i++) {
+            const int64_t in = g * GROUP + i;
+            const bool inside = in < inputs && o < outputs;
+            to[i] = inside ? weights[in * input_stride + o * output_stride] : 0;
+        }
+    }
 };
 
 inline float from_bf16(uint16_t half) {
@@ -63,66 +93,100 @@ inline uint16_t to_bf16(float x) {
     return (bits + 0xffff) >> 16;
 }
 
-// Quantize 32 weights: codes in [-127, 127] or [-8, 7]; returns the bf16 scale.
-uint16_t encode(const float* w, int bits, int* codes) {
-    float extreme = 0;  // the largest magnitude, with its sign
-    for (int i = 0; i < GROUP; i++)
-        if (std::fabs(w[i]) > std::fabs(extreme)) extreme = w[i];
-    if (extreme == 0) {
-        for (int i = 0; i < GROUP; i++) codes[i] = 0;
-        return 0;
+// The weight of the largest magnitude, with its sign.
+inline float extreme_of(const float* w, int n) {
+    return *std::max_element(w, w + n,
+                             [](float a, float b) { return std::fabs(a) < std::fabs(b); });
+}
+
+// Codes in [low, high] of n weights divided by `scale`; returns the sum of the squared errors.
+inline float divide(const float* w, int n, float scale, int low, int high, int* codes) {
+    const float inverse = 1 / scale;
+    float error = 0;
+    for (int i = 0; i < n; i++) {
+        const float scaled = w[i] * inverse;
+        const int code = (int)(scaled + (scaled < 0 ? -0.5f : 0.5f));
+        codes[i] = code < low ? low : code > high ? high : code;
+        error += (w[i] - codes[i] * scale) * (w[i] - codes[i] * scale);
     }
-    // With 4 bits, clipping the extreme often reduces the error of the whole group.
-    uint16_t best = 0;
+    return error;
+}
+
+// Quantize a group to 8 bits: codes in [-127, 127]; returns the scale.
+inline uint16_t encode8(const float* w, int* codes) {
+    const float extreme = std::fabs(extreme_of(w, GROUP));
+    std::fill(codes, codes + GROUP, 0);
+    if (extreme < NOTHING) return 0;
+    const uint16_t scale = to_bf16(extreme / 127);
+    divide(w, GROUP, from_bf16(scale), -127, 127, codes);
+    return scale;
+}
+
+// The scale with which half a group in [-8, 7] has the least error. Clipping the extreme often
+// reduces the error of all.
+inline float best_scale4(const float* w) {
+    const float extreme = extreme_of(w, HALF);
+    float best = 0, least = INFINITY;
+    for (int trial = -4; trial < 8 && std::fabs(extreme) >= NOTHING; trial++) {
+        int codes[HALF];
+        const float scale = extreme / (-8.5f + 0.25f * trial);
+        const float error = divide(w, HALF, scale, -8, 7, codes);
+        if (error < least) best = scale, least = error;
+    }
+    return best;
+}
+
+// Quantize half a group to 4 bits, with the best factor of its group's scale near `wanted`.
+inline int encode4(const float* w, float scale, float wanted, int* codes) {
+    std::fill(codes, codes + HALF, 0);
+    if (wanted == 0) return 0;
+    const int nearest = (int)std::lround(wanted / scale);
+    int best = 0;
     float least = INFINITY;
-    for (int trial = 0; trial < (bits == 4 ? 12 : 1); trial++) {
-        const uint16_t half =
-            to_bf16(bits == 8 ? std::fabs(extreme) / 127 : extreme / (-8.5f + 0.25f * (trial - 4)));
-        const float scale = from_bf16(half), inverse = 1 / scale;
-        const int low = bits == 8 ? -127 : -8, high = bits == 8 ? 127 : 7;
-        int tried[GROUP];
-        float error = 0;
-        for (int i = 0; i < GROUP; i++) {
-            const float scaled = w[i] * inverse;
-            const int code = (int)(scaled + (scaled < 0 ? -0.5f : 0.5f));
-            tried[i] = code < low ? low : code > high ? high : code;
-            error += (w[i] - tried[i] * scale) * (w[i] - tried[i] * scale);
-        }
+    for (int factor = nearest - 1; factor <= nearest + 1; factor++) {
+        int tried[HALF];
+        if (factor == 0 || std::abs(factor) > MOST_FACTOR) continue;
+        const float error = divide(w, HALF, factor * scale, -8, 7, tried);
         if (error >= least) continue;
-        least = error;
-        best = half;
+        best = factor, least = error;
         std::memcpy(codes, tried, sizeof tried);
     }
     return best;
 }
 
-// Quantize one block of 16 outputs. Inputs and outputs beyond the matrix are zero.
+// Quantize one group of one output in a block. Codes and scales are those of its group.
+inline void encode_group(const float* w, int o, Codes<8>& codes, Scales<8>& scales) {
+    int found[GROUP];
+    scales.bf16[o] = encode8(w, found);
+    for (int i = 0; i < GROUP; i++) codes.bytes[i / 4][o][i % 4] = found[i] + 128;
+}
+
+inline void encode_group(const float* w, int o, Codes<4>& codes, Scales<4>& scales) {
+    const float wanted[2] = {best_scale4(w), best_scale4(w + HALF)};
+    const float most = std::max(std::fabs(wanted[0]), std::fabs(wanted[1]));
+    scales.bf16[o] = to_bf16(most / MOST_FACTOR);
+    int found[2][HALF];
+    for (int half = 0; half < 2; half++)
+        scales.factors[half][o] = encode4(w + half * HALF, from_bf16(scales.bf16[o]), wanted[half],
+                                          found[half]);
+    for (int i = 0; i < HALF; i++)
+        codes.bytes[i / 4][o][i % 4] = (found[0][i] + 8) | (found[1][i] + 8) << 4;
+}
+
+// Quantize one block of 16 outputs.
 template <int BITS>
 void encode_block(const EncodeJob& job, int block) {
     const Shape shape = job.shape();
     const int64_t first = (int64_t)block * shape.groups();
     Codes<BITS>* all = (Codes<BITS>*)job.codes;
     Codes<BITS>* codes = all + first;
-    Scales* scales = (Scales*)(all + shape.pairs()) + first;
-    for (int g = 0; g < shape.groups(); g++) {
+    Scales<BITS>* scales = (Scales<BITS>*)(all + shape.pairs()) + first;
+    for (int g = 0; g < shape.groups(); g++)
         for (int o = 0; o < BLOCK; o++) {
             float weights[GROUP];
-            int group[GROUP];
-            for (int i = 0; i < GROUP; i++) {
-                const int64_t in = g * GROUP + i, out = block * BLOCK + o;
-                const bool inside = in < shape.in && out < shape.out;
-                const int64_t at = in * job.input_stride + out * job.output_stride;
-                weights[i] = inside ? job.weights[at] : 0;
-            }
-            scales[g].bf16[o] = encode(weights, BITS, group);
-            for (int i = 0; i < GROUP; i++) {
-                if (BITS == 8)
-                    codes[g].bytes[i / 4][o][i % 4] = group[i] + 128;
-                else if (i % 8 < 4)
-                    codes[g].bytes[i / 8][o][i % 4] = (group[i] + 8) | (group[i + 4] + 8) << 4;
-            }
+            job.group(g, block * BLOCK + o, weights);
+            encode_group(weights, o, codes[g], scales[g]);
         }
-    }
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ from gpt2cli.weights.names import hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
 
 HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
-LAYOUT = 2  # to be raised with every change to the layout in quantize.h
+LAYOUT = 3  # to be raised with every change to the layout in quantize.h
 ALIGNMENT = 64  # a cache line
 UNKNOWN = "0" * 64  # as long as a checksum
 SECTOR = 512  # bytes; disks lose and exchange no less
@@ -177,7 +177,7 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
     library = native.library()
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     _check_numbers(name, weight)
-    codes = np.zeros(_bytes(name, shape, precision), dtype=np.uint8)
+    codes = _aligned(_bytes(name, shape, precision))
     inputs, outputs = shape
     transposed = name == HEAD
     job = abi.EncodeJob(
@@ -197,6 +197,13 @@ def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(encode_range, range(threads)))
     return codes
+
+
+def _aligned(size: int) -> NDArray:
+    """Zero bytes that begin a cache line."""
+    memory = np.zeros(size + ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]
 
 
 def _check_vectors(config: ModelConfig, weight: Callable[[str], NDArray]) -> None:

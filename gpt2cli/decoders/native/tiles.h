@@ -1,4 +1,4 @@
-// Products with codes in AMX's tile registers: 16 rows with a block of 16 outputs at once.
+// Products of tiles of rows with blocks of codes of 8 bits, where there are many rows.
 // Included once per level of SIMD instructions (see simd.h), of which one has AMX.
 
 #include <algorithm>
@@ -6,16 +6,18 @@
 
 #include "codes.h"
 
-#ifdef AMX
-
 namespace LEVEL {
 
-// Registers 0 and 1 hold totals (16 rows, 16 outputs), 2 and 3 inputs of a group (16 rows, 32),
-// 4 and 5 its weights (8, 16 outputs, 4): two of each, for two groups that follow each other.
+static_assert(GROUP == 64 && ROW_TILE == 16 && BLOCK == 16, "a tile register is full");
+
+#ifdef AMX
+
+// Registers 0 to 3 hold totals (16 rows, 16 outputs), 4 and 5 inputs of a group (16 rows, 64), 6
+// and 7 its weights (16, 16 outputs, 4). All are full.
 struct TileShapes {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, GROUP, GROUP, 64, 64};
-    uint8_t rows[16] = {ROW_TILE, ROW_TILE, ROW_TILE, ROW_TILE, GROUP / 4, GROUP / 4};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
 // Every thread has registers of its own, and says what it uses them for.
@@ -26,70 +28,112 @@ static void begin_tiles() {
 
 static void end_tiles() { _tile_release(); }
 
-// The codes of a block as signed bytes, (groups, 8, BLOCK, 4).
+// totals (16 rows, 16 outputs) = inputs (16 rows, 64) · weights, in the registers T, X and W.
+#define MULTIPLY_GROUP(T, X, W)                         \
+    _tile_zero(T);                                      \
+    _tile_loadd(X, input.codes + g * sizeof(Sums), 64); \
+    _tile_loadd(W, block.codes + g, 64);                \
+    _tile_dpbsud(T, X, W);                              \
+    _tile_stored(T, totals[T], 64)
+
+constexpr int TILES_AHEAD = 3;  // groups that are multiplied while the totals of one are added up
+
+// Adds to the sums of 16 rows those of some groups. Totals are exact and all else is computed as
+// `multiply_block` does it: results are the same to the last bit.
 template <int BITS>
-static void unpack_block(const Matrix& m, int block, int8_t* to) {
-    const auto* lines = (const char*)m.block_codes<BITS>(block);
-    const __m512i halves = _mm512_set1_epi8(15), eights = _mm512_set1_epi8(8);
-    for (const char* end = lines + m.groups() * sizeof(Codes<BITS>); lines < end; lines += 64) {
-        const __m512i w = _mm512_loadu_si512(lines);
-        if (BITS == 8) {
-            _mm512_store_si512(to, _mm512_xor_si512(w, _mm512_set1_epi8(-128)));
-        } else {
-            const __m512i high = _mm512_and_si512(_mm512_srli_epi16(w, 4), halves);
-            _mm512_store_si512(to, _mm512_sub_epi8(_mm512_and_si512(w, halves), eights));
-            _mm512_store_si512(to + 64, _mm512_sub_epi8(high, eights));
+static void multiply_block(BlockPart<BITS>& block, InputPart input, Sums& into) {
+    alignas(64) int32_t totals[4][ROW_TILE][BLOCK];
+    const auto multiply = [&](int g) {
+        switch (g % 4) {
+            case 0: MULTIPLY_GROUP(0, 4, 6); break;
+            case 1: MULTIPLY_GROUP(1, 5, 7); break;
+            case 2: MULTIPLY_GROUP(2, 4, 6); break;
+            case 3: MULTIPLY_GROUP(3, 5, 7); break;
         }
-        to += 512 / BITS;
-    }
-    asm volatile("" ::: "memory");  // GCC does not know which memory tiles are loaded from
-}
-
-// totals (16 rows, 16 outputs) = inputs (16 rows, 32) · weights, in the registers T, X and W.
-#define MULTIPLY_GROUP(T, X, W, inputs, weights, totals) \
-    _tile_zero(T);                                       \
-    _tile_loadd(X, inputs, GROUP);                       \
-    _tile_loadd(W, weights, 64);                         \
-    _tile_dpbssd(T, X, W);                               \
-    _tile_stored(T, totals, 64)
-
-// 16 outputs of `rows` rows, from row n on: inputs (16, in) · weights, unpacked. Totals are exact
-// and all else is computed as `multiply_block` does it: results are the same to the last bit.
-template <int BITS>
-static void multiply_tile(const Matrix& m, int block, const int8_t* weights,
-                          const CodedInputs& coded, int n, int rows, Target target, Ahead ahead) {
-    const int groups = m.groups();
-    const int64_t at = coded.place(n, 0, groups);
-    const int8_t* inputs = coded.codes + at * GROUP;
-    const float* input_scales = coded.scales + at;
-    const Scales* scales = m.block_scales<BITS>(block);
-    alignas(64) int32_t totals[2][ROW_TILE][BLOCK];
+    };
     Vec sums[ROW_TILE];
 #pragma GCC unroll 16
-    for (int r = 0; r < ROW_TILE; r++) sums[r] = Vec{};
-    for (int g = 0; g < groups; g++) {
-        const int32_t(*total)[BLOCK] = totals[g % 2];
-        if (g % 2 == 0) {
-            MULTIPLY_GROUP(0, 2, 4, inputs, weights, totals[0]);
-        } else {
-            MULTIPLY_GROUP(1, 3, 5, inputs, weights, totals[1]);
-        }
-        for (int i = 0; i < ahead.step; i += 64) __builtin_prefetch(ahead.memory + i);
-        const Vec scale = load(scales[g].bf16);
+    for (int r = 0; r < ROW_TILE; r++) sums[r] = load(into[r]);
+    for (int g = 0; g < std::min(TILES_AHEAD, block.groups); g++) multiply(g);
+    for (int g = 0; g < block.groups; g++, input.scales += ROW_TILE) {
+        if (g + TILES_AHEAD < block.groups) multiply(g + TILES_AHEAD);
+        block.ahead.fetch();
+        const Vec scale = load(block.scales[g].bf16);
 #pragma GCC unroll 16
-        for (int r = 0; r < ROW_TILE; r++)
-            sums[r] = add_group(sums[r], load_int(total[r]), scale, input_scales[r]);
-        inputs += ROW_TILE * GROUP;
-        weights += BLOCK * GROUP;
-        input_scales += ROW_TILE;
-        ahead.memory += ahead.step;
+        for (int r = 0; r < ROW_TILE; r++) {
+            const IntVec total = load_int(totals[g % 4][r]) + input.scales[r].offset;
+            sums[r] = add_group(sums[r], to_floats(total), scale, input.scales[r].value);
+        }
     }
 #pragma GCC unroll 16
-    for (int r = 0; r < ROW_TILE; r++)
-        if (r < rows) put(m, n + r, block * BLOCK, sums[r], target);
+    for (int r = 0; r < ROW_TILE; r++) store(into[r], sums[r]);
 }
 
-}  // namespace LEVEL
-
 #undef MULTIPLY_GROUP
+
+template <int BITS>
+static void multiply_tile(BlockPart<BITS>* blocks, int count, InputPart input, int, Sums* into) {
+    for (int b = 0; b < count; b++) multiply_block(blocks[b], input, into[b]);
+}
+
+#else
+
+// Rows at once, and blocks, whose totals fill the registers.
+constexpr int TILE_ROWS = FLOATS == 16 ? 8 : 4, TILE_BLOCKS = FLOATS == 16 ? 2 : 1;
+
+// Adds to the sums of R rows those of one group of some blocks.
+template <int BLOCKS, int BITS>
+static inline void multiply_group(const BlockPart<BITS>* blocks, int g, const int8_t* x,
+                                  const InputScale* input, Sums* into) {
+    constexpr int PARTS = BLOCK / FLOATS, R = TILE_ROWS;
+    IntVec totals[R][BLOCKS][PARTS];
+    for (int r = 0; r < R; r++)
+        for (int b = 0; b < BLOCKS; b++)
+            for (int p = 0; p < PARTS; p++) totals[r][b][p] = input[r].offset - IntVec{};
+    for (int i = 0; i < GROUP / 4; i++) {
+        IntVec w[BLOCKS][PARTS];
+        for (int b = 0; b < BLOCKS; b++)
+            for (int p = 0; p < PARTS; p++)
+                w[b][p] = load_int(blocks[b].codes[g].bytes[i][p * FLOATS]);
+        for (int r = 0; r < R; r++) {
+            const IntVec bytes = four(x + r * GROUP + 4 * i);
+            for (int b = 0; b < BLOCKS; b++)
+                for (int p = 0; p < PARTS; p++)
+                    totals[r][b][p] = dot4_bytes(totals[r][b][p], w[b][p], bytes);
+        }
+    }
+    for (int b = 0; b < BLOCKS; b++)
+        for (int p = 0; p < PARTS; p++) {
+            const Vec scale = load(blocks[b].scales[g].bf16 + p * FLOATS);
+            for (int r = 0; r < R; r++) {
+                float* sums = into[b][r] + p * FLOATS;
+                const Vec total = to_floats(totals[r][b][p]);
+                store(sums, add_group(load(sums), total, scale, input[r].value));
+            }
+        }
+}
+
+// Adds to the sums of the first `rows` rows those of some groups of some blocks.
+template <int BLOCKS, int BITS>
+static void multiply_blocks(BlockPart<BITS>* blocks, InputPart input, int rows, Sums* into) {
+    for (int first = 0; first < rows; first += TILE_ROWS)
+        for (int g = 0; g < blocks->groups; g++) {
+            for (int b = 0; b < BLOCKS && first == 0; b++) blocks[b].ahead.fetch();
+            const int at = g * ROW_TILE + first;
+            multiply_group<BLOCKS>(blocks, g, input.codes + at * GROUP, input.scales + at,
+                                   (Sums*)into[0][first]);
+        }
+}
+
+template <int BITS>
+static void multiply_tile(BlockPart<BITS>* blocks, int count, InputPart input, int rows,
+                          Sums* into) {
+    int b = 0;
+    for (; b + TILE_BLOCKS <= count; b += TILE_BLOCKS)
+        multiply_blocks<TILE_BLOCKS>(blocks + b, input, rows, into + b);
+    for (; b < count; b++) multiply_blocks<1>(blocks + b, input, rows, into + b);
+}
+
 #endif
+
+}  // namespace LEVEL

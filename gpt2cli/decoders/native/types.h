@@ -18,13 +18,16 @@
 
 namespace {
 
-constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 256;  // 512 KiB of weights: half an L2 cache
+constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 12;  // 512 KiB of weights: half an L2 cache
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
+constexpr int FEW = 8;           // rows for which it pays to take quantized weights apart
 constexpr int LOOSE_ROWS = 24;   // that weights are multiplied with as they lie, not packed
 constexpr int ROWS = 256;        // that are computed at once
-constexpr int CODED_ROWS = 128;  // of these, whose quantized inputs stay in an L2 cache
+constexpr int CODED_ROWS = 256;  // of these, whose quantized inputs stay in an L2 cache
 constexpr int ROW_TILE = 16;     // of these, whose quantized inputs lie together
+constexpr int TOGETHER = 4;      // blocks of quantized weights that rows are multiplied with at once
+constexpr int DEPTH = 8;         // of their groups: all of these stay in an L1 cache
 constexpr int DRAW_BLOCK = 256;  // tokens whose sum tells where a draw falls
 constexpr int CACHE_PANEL = 32;  // tokens of a page: whole panels at every level of instructions
 
@@ -69,9 +72,9 @@ struct Matrix : Shape {
     }
 
     template <int BITS>
-    const Scales* block_scales(int block) const {
+    const Scales<BITS>* block_scales(int block) const {
         const Codes<BITS>* end = (const Codes<BITS>*)codes + pairs();
-        return (const Scales*)end + (int64_t)block * groups();
+        return (const Scales<BITS>*)end + (int64_t)block * groups();
     }
 };
 
@@ -84,7 +87,7 @@ struct Block {
 
 // Pages of CACHE_PANEL tokens. Numbers are floats; with quantized weights bytes, with a scale per
 // token and head.
-struct KVCache {
+struct KVCache {  // with bytes, a head is as wide as Engine::padded_width says
     int pages;
     void *keys, *values;               // (L, H, pages, CACHE_PANEL · D)
     float *key_scales, *value_scales;  // (L, H, pages, CACHE_PANEL)
@@ -125,16 +128,56 @@ struct Batch {
     int rows() const { return (int)positions.size(); }
 };
 
+// The scale of a group of a row, and what to add to sums because codes of weights are unsigned: to
+// that of the group with 8 bits, to those of its halves with 4.
+struct InputScale {
+    float value;
+    int32_t offset, halves[2];
+};
+
 // Quantized inputs of a product: (tiles of rows, groups, ROW_TILE, GROUP).
 struct CodedInputs {
     int8_t* codes;
-    float* scales;     // (tiles of rows, groups, ROW_TILE)
-    int32_t* offsets;  // of that shape: what to add because codes of weights are unsigned
+    InputScale* scales;  // (tiles of rows, groups, ROW_TILE)
 
     // Of the group of a row among all groups.
     int64_t place(int n, int group, int groups) const {
         return ((int64_t)(n / ROW_TILE) * groups + group) * ROW_TILE + n % ROW_TILE;
     }
+};
+
+// Memory that is soon needed: `step` bytes of it are fetched with each group of a block.
+struct Ahead {
+    const char* memory;
+    int step;
+
+    void fetch() {
+        for (int i = 0; i < step; i += 64) __builtin_prefetch(memory + i);
+        memory += step;
+    }
+};
+
+// Some groups of a block of weights, whose codes have been brought to 8 bits.
+template <int BITS>
+struct BlockPart {
+    const Codes<8>* codes;
+    const Scales<BITS>* scales;
+    int groups;
+    Ahead ahead;
+};
+
+// The same groups of a tile of rows: (groups, ROW_TILE, GROUP) and (groups, ROW_TILE).
+struct InputPart {
+    const int8_t* codes;
+    const InputScale* scales;
+};
+
+using Sums = float[ROW_TILE][BLOCK];  // of a product, for a tile of rows and a block
+
+// The scale of a query in bytes, and what to add to its products because keys are unsigned.
+struct QueryScale {
+    float value;
+    int32_t offset;
 };
 
 // Draw a token from each of some rows of logits.
@@ -153,9 +196,12 @@ struct Scratch {
     std::vector<float> memory;
     float* panels;      // weights, packed
     float* scores;      // of attention, (QUERIES, S)
+    int8_t* queries;    // of attention in bytes, (QUERIES, padded width), and weights of values
+    float* attended;    // of that shape
     float* normed;      // (FEW_ROWS, C)
     CodedInputs coded;  // of FEW_ROWS
-    int8_t* unpacked;       // weights of a block, of 8 bits each
+    uint8_t* unpacked;      // (TOGETHER, DEPTH, GROUP, BLOCK) weights of 4 bits as those of 8
+    float* sums;            // (CODED_ROWS, TOGETHER, BLOCK) of a product with quantized weights
     float *weights, *band;  // of a draw, (V), in whole blocks
 };
 
@@ -179,6 +225,15 @@ struct Engine {
     Pool pool;
 
     explicit Engine(int threads) : scratch(threads), pool(threads) {}
+
+    // Of a head, D; and as many bytes as it takes in the KV cache.
+    int width() const { return config.C / config.H; }
+    int padded_width() const { return (width() + 15) / 16 * 16; }
+
+    // The tokens that the KV cache has room for before those of a layer and head.
+    int64_t tokens_before(int layer, int head) const {
+        return ((int64_t)layer * config.H + head) * cache.pages * CACHE_PANEL;
+    }
 };
 
 }  // namespace

@@ -71,21 +71,52 @@ def test_codes_are_made_once_and_are_those_made_in_memory(directory: Path, preci
     assert not reports
 
 
+def bf16(data: Any) -> Any:
+    return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
 def test_int8_codes_are_the_weights_divided_by_the_scale_of_their_group(directory: Path) -> None:
-    """By hand, from the layout that quantize.h documents: 16 outputs, 32 inputs, bf16 scales."""
+    """By hand, from the layout that quantize.h documents: 16 outputs, 64 inputs, bf16 scales."""
     _, tensors = checkpoint.read(directory)
     name = "blocks.1.feed_forward.down.weight"
-    weight = tensors[name].to_numpy()  # (96, 24): three groups, and half of a second block
+    weight = tensors[name].to_numpy()  # (96, 24): one group and a half, and half of a second block
     codes = open_coded(directory)[0][name]
-    quarters = codes[: 2 * 24 * 16 * 4].reshape(2, 24, 16, 4)  # (block, in / 4, out, in of 4)
-    whole = quarters.transpose(1, 3, 0, 2).reshape(96, 32).astype(int) - 128
-    halves = codes[2 * 24 * 64 :][: 2 * 3 * 16 * 2].view(np.uint16).reshape(2, 3, 16)
-    scales = (halves.astype(np.uint32) << 16).view(np.float32).transpose(1, 0, 2).reshape(3, 32)
-    restored = (whole.reshape(3, 32, 32) * scales[:, None]).reshape(96, 32)
+    quarters = codes[: 2 * 32 * 16 * 4].reshape(2, 32, 16, 4)  # (block, in / 4, out, in of 4)
+    whole = quarters.transpose(1, 3, 0, 2).reshape(128, 32).astype(int) - 128
+    scales = bf16(codes[2 * 32 * 64 :][: 2 * 2 * 16 * 2]).reshape(2, 2, 16)
+    scales = scales.transpose(1, 0, 2).reshape(2, 1, 32)
+    restored = (whole.reshape(2, 64, 32) * scales).reshape(128, 32)
+    assert np.all(restored[96:] == 0)
     assert np.all(restored[:, 24:] == 0)
     assert np.abs(whole).max() == 127
-    error = np.abs(restored[:, :24] - weight).reshape(3, 32, 24)
-    assert np.all(error <= 0.5001 * scales[:, None, :24])
+    error = np.abs(restored[:96, :24] - weight)
+    assert np.all(error <= 0.5001 * np.repeat(scales[:, 0], 64, axis=0)[:96, :24])
+
+
+def test_int4_codes_times_the_factor_of_their_half_are_the_weights(directory: Path) -> None:
+    """By hand: two inputs a byte, 32 apart, and a small whole number for each half of a group."""
+    _, tensors = checkpoint.read(directory)
+    name = "blocks.1.feed_forward.down.weight"
+    weight = tensors[name].to_numpy()  # (96, 24)
+    codes = open_coded(directory, "int4")[0][name]
+    both = codes[: 2 * 2 * 8 * 16 * 4].reshape(
+        2, 2, 8, 16, 4
+    )  # (block, group, in / 4, out, in of 4)
+    halves = np.stack([both & 15, both >> 4], axis=2).astype(int) - 8
+    whole = halves.transpose(1, 2, 3, 5, 0, 4).reshape(4, 32, 32)  # (half of a group, in, out)
+    rest = codes[both.size :][: 2 * 2 * 64].reshape(2, 2, 64)
+    scales = bf16(np.ascontiguousarray(rest[..., :32])).reshape(2, 2, 1, 16)
+    factors = rest[..., 32:].copy().view(np.int8).reshape(2, 2, 2, 16).astype(int)
+    assert np.abs(factors).max() == 15
+    steps = (scales * factors).transpose(1, 2, 0, 3).reshape(4, 1, 32)
+    restored = (whole * steps).reshape(128, 32)
+    assert np.all(restored[96:] == 0)
+    assert np.all(restored[:, 24:] == 0)
+    # A step of half of which is the most that an unclipped code is off.
+    error = np.abs(restored[:96, :24] - weight).reshape(3, 32, 24)
+    clipped = (whole == -8) | (whole == 7)
+    assert np.all((error <= 0.5001 * np.abs(steps[:3, :, :24])) | clipped[:3, :, :24])
+    assert np.sqrt(np.square(error).mean() / np.square(weight).mean()) < 0.1
 
 
 def test_the_file_is_a_safetensors_file(directory: Path, cache: Path) -> None:
