@@ -97,13 +97,12 @@ def _summary(facts: Facts) -> list[str]:
     if facts["sequences"]:
         prompt = facts["sequences"][0]["prompt"]
         lines.append(
-            f"The first token is that of a prompt of {prompt:,} that comes in; the longest gap is "
-            "that of the others meanwhile"
+            f"While a prompt of {prompt:,} comes in: the time to its first token, and the longest "
+            "gap"
         )
     if facts["bandwidth_seen_in"] == "decoding":
         lines.append(
-            "The memory was never read faster than by the model's own fastest round, whose speed "
-            "stands for the limit"
+            "No reading was as fast as the model's own fastest round, which stands for the limit"
         )
     results = [*facts["contexts"], *facts["sequences"]]
     if any(result["share_of_limit"] is None for result in results):
