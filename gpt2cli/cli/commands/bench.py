@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -80,19 +80,43 @@ class Rounds(Group):
         return make_plan(context_length, self.context or [], self.tokens, *counts)
 
 
-@grouped
-def bench(
-    *,
-    rounds: Rounds,
-    where: options.WhereDecoding,
-    as_json: options.Json = False,
+@dataclass(frozen=True)
+class Shown(Group):
+    """Output"""
+
+    as_json: options.Json = False
     plot: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Speed by context, and by sequences, as PNG or SVG (needs matplotlib).",
         ),
-    ] = None,
+    ] = None
+
+    def check(self) -> None:
+        """Raise `UsageError` if the picture cannot be written."""
+        if self.plot is not None:
+            check_writable(self.plot)
+            check_picture(self.plot, "plot")
+
+    def show(self, facts: dict[str, Any], output: Output) -> None:
+        """Print what was measured, and draw it."""
+        if self.as_json:
+            output.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        else:
+            bench_view.show(facts)
+        if self.plot is not None:
+            from gpt2cli.cli.render import speed_plot
+
+            write_file(self.plot, speed_plot.picture(facts, self.plot.suffix.lower()[1:]))
+
+
+@grouped
+def bench(
+    *,
+    rounds: Rounds,
+    where: options.WhereDecoding,
+    shown: Shown,
     common: options.Common,
 ) -> None:
     """Measure how fast a model is here, and how fast it could be.
@@ -112,9 +136,7 @@ def bench(
     """
     model = opening.load(where)
     rounds.check()
-    if plot is not None:
-        check_writable(plot)
-        check_picture(plot, "plot")
+    shown.check()
     is_random = bool(model.source.spec) and not model.source.directory and not model.adapters
     if model.source.spec or model.source.directory:  # else the context is known after fetching
         rounds.plan(model.config.context_length)
@@ -134,14 +156,7 @@ def bench(
         "load_s": load_seconds,
         **asdict(report),
     }
-    if as_json:
-        output.write(json.dumps(facts, ensure_ascii=False) + "\n")
-    else:
-        bench_view.show(facts)
-    if plot is not None:
-        from gpt2cli.cli.render import speed_plot
-
-        write_file(plot, speed_plot.picture(facts, plot.suffix.lower()[1:]))
+    shown.show(facts, output)
     if report.interrupted:
         raise KeyboardInterrupt
 
