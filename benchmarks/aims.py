@@ -70,7 +70,9 @@ INT8_1558M = 1.8e9  # bytes of memory
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
-    """Of each round; a machine that slows down slows both of a round."""
+    """Of each round; none without both sides. A machine that slows down slows both of a round."""
+    if not slow or not fast:
+        return []
     return [a / b for a, b in zip(slow, fast, strict=True)]
 
 

@@ -24,7 +24,7 @@ from entries import Entry
 
 PAUSE = 0.25  # seconds; OpenMP's threads spin for up to 0.2 after their work
 LOOK = 0.1  # seconds after the pause, in which only others can be computing
-PATIENCE = 300  # seconds for one answer
+PATIENCE = 900  # seconds for one answer
 
 others: list[float] = []  # percent of the cores that other processes used, after each turn
 
