@@ -20,6 +20,7 @@ from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.progress import count_progress
 from gpt2cli.cli.io.terminal import be_quiet, complain, notice, use_colour
 from gpt2cli.cli.render import train_view
+from gpt2cli.cli.render.drawing import check_picture
 from gpt2cli.cli.training_options import Computing, Data, Lora, Recipe, Run, fetched, make_plan
 from gpt2cli.errors import UsageError
 from gpt2cli.files import check_writable, write_file
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from gpt2cli.training.state import Plan, Position
     from gpt2cli.training.trainer import Report, Trainer
 
-_PICTURES = (".png", ".svg")
 
 Out = Annotated[
     Path,
@@ -78,14 +78,7 @@ class Following(Group):
             if path is not None:
                 check_writable(path)
         if self.plot is not None:
-            from importlib.util import find_spec
-
-            if self.plot.suffix.lower() not in _PICTURES:
-                raise UsageError(f"plot must end in .png or .svg, not {self.plot.name}", "plot")
-            if find_spec("matplotlib") is None:
-                raise UsageError(
-                    "plot needs matplotlib; install it with: pip install 'gpt2cli[plot]'", "plot"
-                )
+            check_picture(self.plot, "plot")
 
 
 @grouped
