@@ -1,6 +1,7 @@
 """Measure many texts at once: our batches beside one text, static batches and other programs.
 
     python benchmarks/batch.py [--rounds 5] [--parts core peers static bulk gap shared memory ray]
+    python benchmarks/batch.py --precisions int8 --baseline ANOTHER_CHECKOUT
 
 124M with random weights and OpenAI's sizes, 2 threads a program or as many as there are cores. What
 is compared takes turns within a round; medians over the rounds are printed, and the ratio is the
@@ -19,13 +20,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-from peers import prepare
-from programs import CHECKPOINT
+from convert import prepare
+from entries import CHECKPOINT, OURS, Entry, select
 
 from gpt2cli.config.sampling import USUAL, SamplingConfig
 from gpt2cli.decoders import opening
@@ -39,8 +41,8 @@ from gpt2cli.text.tokenizer import Tokenizer
 GREEDY = SamplingConfig(temperature=0)
 PRECISIONS = ("fp32", "int8")
 PEERS = {
-    "fp32": [("transformers", "fp32"), ("CTranslate2", "fp32"), ("llama.cpp", "F32")],
-    "int8": [("CTranslate2", "int8"), ("llama.cpp", "Q8_0")],
+    "fp32": ["transformers fp32", "CTranslate2 fp32", "llama.cpp F32"],
+    "int8": ["CTranslate2 int8", "llama.cpp Q8_0"],
 }
 SIZE = 50257
 
@@ -102,7 +104,7 @@ def show(name: str, found: list[float], over: list[float] | None = None, aim: st
     line = f"{name:<58} {statistics.median(found):10,.2f}"
     if over is not None:
         ratio = statistics.median(a / b for a, b in zip(found, over, strict=True))
-        line += f"   ratio {ratio:6.2f}   asked {aim}"
+        line += f"   ratio {ratio:6.2f}" + (f"   asked {aim}" if aim else "")
     print(line, flush=True)
 
 
@@ -181,7 +183,7 @@ def rate(tokens: int, command: list[str]) -> float:
     try:
         return tokens / seconds(*command, stderr=subprocess.DEVNULL)
     except subprocess.CalledProcessError as error:
-        print(f"left out: {' '.join(command[2:4])} ended with {error.returncode}", file=sys.stderr)
+        print(f"{' '.join(command[2:4])} ended with {error.returncode}", file=sys.stderr)
         return 0.0
 
 
@@ -199,8 +201,8 @@ def bulk_command(bench: Bench, rows: Path, precision: str, *more: str) -> list[s
     return [*command, *model, *choice, "--overwrite", *more]
 
 
-def peers(bench: Bench, names: set[str]) -> None:
-    """64 prompts of skewed lengths, whole processes."""
+def peers(bench: Bench, entries: list[Entry]) -> None:
+    """64 prompts of skewed lengths, whole processes. What dies once is run as plainly as it can."""
     work = workload(64, 30)
     tokens = sum(new for _, new in work)
     rows = write_rows(bench.directory / "peers.jsonl", work)
@@ -210,10 +212,14 @@ def peers(bench: Bench, names: set[str]) -> None:
     for precision in bench.precisions:
         own = bulk_command(bench, rows, precision)
         commands = {f"gpt2 bulk {precision}": own}
-        for name, theirs in PEERS[precision]:
-            if name in names:
-                command = [sys.executable, script, name, theirs, str(bench.directory), str(file)]
-                commands[f"{name} {theirs}"] = command
+        for entry in select(*PEERS[precision]):
+            if entry not in entries:
+                continue
+            command = [sys.executable, script, entry.program, entry.precision]
+            command += [str(bench.directory), str(file)]
+            if entry.program == "llama.cpp" and not rate(tokens, command):
+                entry, command = replace(entry, repack=False), [*command, "plain"]
+            commands[entry.label] = command
         found = bench.alternate(
             {name: (lambda c=command: rate(tokens, c)) for name, command in commands.items()},
             once="transformers",
@@ -360,6 +366,30 @@ def ray(bench: Bench) -> None:
     show("int8, gpt2 bulk --ray local, one worker", found["ray"], found["bulk"], "0.85")
 
 
+def beside_baseline(bench: Bench, checkout: Path) -> None:
+    """Decoding 64 texts and one by this checkout and by another, each a process of its own."""
+    script = str(Path(__file__).with_name("batch_rate.py"))
+
+    def speed(entry: Entry, count: int) -> float:
+        command = [sys.executable, script, str(bench.directory), entry.precision, str(count)]
+        environment = entry.environment(bench.directory)
+        done = subprocess.run(command, check=True, capture_output=True, env=environment)
+        return float(done.stdout)
+
+    for precision in bench.precisions:
+        ours = Entry(OURS, precision)
+        before = replace(ours, checkout=checkout)
+        for count in (1, 64):
+            found = bench.alternate(
+                {
+                    entry.name: (lambda e=entry: speed(e, count))  # noqa: B023
+                    for entry in (ours, before)
+                }
+            )
+            show(f"{before.name}, decode, {count} texts, tokens/s", found[before.name])
+            show(f"{ours.name}, decode", found[ours.name], found[before.name])
+
+
 PARTS = ("core", "static", "gap", "shared", "bulk", "peers", "memory", "ray")
 
 
@@ -368,14 +398,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--baseline", type=Path, help="measure only this: another checkout, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HF_HOME"] = str(Path(folder) / "hub")
-        entries = prepare(Path(folder))
+        measured = "peers" in options.parts and not options.baseline
+        wanted = [name for p in options.precisions for name in PEERS[p]] if measured else []
+        entries = prepare(Path(folder), select(*wanted))
         bench = Bench(Path(folder), options.rounds, options.precisions)
+        if options.baseline:
+            beside_baseline(bench, options.baseline.resolve())
+            return
         for part in options.parts:
             if part == "peers":
-                peers(bench, {entry.program for entry in entries})
+                peers(bench, entries)
             else:
                 globals()[part](bench)
 

@@ -1,10 +1,11 @@
 """Many prompts of skewed lengths through other programs, each run a process of its own.
 
-    python benchmarks/batch_programs.py PROGRAM PRECISION DIRECTORY WORKLOAD.json
+    python benchmarks/batch_programs.py PROGRAM PRECISION DIRECTORY WORKLOAD.json [plain]
 
 The workload is a list of [token ids, tokens to generate]; all choose greedily and ignore the end of
 text, each in the best way that it has: CTranslate2 drops rows that a callback ends, llama.cpp
-decodes batches of the rows that are left, transformers computes a batch to its longest row.
+decodes batches of the rows that are left, transformers computes a batch to its longest row. With
+`plain` llama.cpp does not repack its weights, with which it dies on some CPUs.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from programs import CHECKPOINT, THREADS, quiet
+from entries import CHECKPOINT, CT2_TYPES, THREADS
+from programs import quiet
 
 Workload = list[tuple[list[int], int]]
 
 
-def transformers(directory: Path, _: str, work: Workload) -> int:
+def transformers(directory: Path, _: str, work: Workload, plain: bool) -> int:
     import torch
     from transformers import GPT2LMHeadModel, StoppingCriteria, StoppingCriteriaList
 
@@ -48,14 +50,14 @@ def transformers(directory: Path, _: str, work: Workload) -> int:
     return sum(new for _, new in work)
 
 
-def ctranslate2(directory: Path, precision: str, work: Workload) -> int:
+def ctranslate2(directory: Path, precision: str, work: Workload, plain: bool) -> int:
     import ctranslate2 as library
 
     files = directory / f"ctranslate2-{precision}"
     names = json.loads((files / "vocabulary.json").read_text())
     model = library.Generator(
         str(files),
-        compute_type={"fp32": "float32"}.get(precision, precision),
+        compute_type=CT2_TYPES.get(precision, precision),
         inter_threads=1,
         intra_threads=THREADS,
     )
@@ -74,12 +76,14 @@ def ctranslate2(directory: Path, precision: str, work: Workload) -> int:
     return sum(counts)
 
 
-def llama_cpp(directory: Path, precision: str, work: Workload) -> int:
+def llama_cpp(directory: Path, precision: str, work: Workload, plain: bool) -> int:
     import llama_cpp as c
 
     quiet(c)
     path = str(directory / f"{precision}.gguf").encode()
-    model = c.llama_model_load_from_file(path, c.llama_model_default_params())
+    loading = c.llama_model_default_params()
+    loading.use_extra_bufts &= not plain
+    model = c.llama_model_load_from_file(path, loading)
     settings = c.llama_context_default_params()
     settings.n_ctx = 32 * len(work) + sum(len(ids) + new for ids, new in work)
     settings.n_batch = settings.n_ubatch = 512
@@ -130,6 +134,6 @@ PROGRAMS = {"transformers": transformers, "CTranslate2": ctranslate2, "llama.cpp
 
 
 if __name__ == "__main__":
-    program, precision, directory, workload = sys.argv[1:]
+    program, precision, directory, workload, *plain = sys.argv[1:]
     work = json.loads(Path(workload).read_text())
-    print(PROGRAMS[program](Path(directory), precision, work))
+    print(PROGRAMS[program](Path(directory), precision, work, bool(plain)))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from convert import write_vocabulary
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -32,12 +32,10 @@ from gpt2cli.decoders import opening
 from gpt2cli.decoders.pages import Chunk
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.system.device import place
-from gpt2cli.training.corpus import train_vocabulary
 
 DECODED = 100
 PROMPT = 32
 PREFILL = 512
-VOCABULARY = Path(__file__).parent.parent.parent / "shared" / "data"
 
 # A script that does what `gpt2 generate` does, as a user of transformers would write it.
 COLD_TRANSFORMERS = """
@@ -70,16 +68,9 @@ def alternate(rounds: int, what: str, *actions: Callable[[], object]) -> list[fl
 
 
 def write_model(directory: Path) -> GPT2LMHeadModel:
-    """A 124M checkpoint of random weights that both programs load.
-
-    With OpenAI's vocabulary where it is at hand, else with a small one, which loads faster.
-    """
+    """A 124M checkpoint of random weights that both programs load."""
     torch.manual_seed(0)
-    if (VOCABULARY / "encoder.json").is_file():
-        shutil.copy(VOCABULARY / "encoder.json", directory / "vocab.json")
-        shutil.copy(VOCABULARY / "vocab.bpe", directory / "merges.txt")
-    else:
-        train_vocabulary("ROMEO: But soft, what light through yonder window? ", 300, directory)
+    write_vocabulary(directory)
     reference = GPT2LMHeadModel(GPT2Config()).eval()
     reference.save_pretrained(directory)
     return reference

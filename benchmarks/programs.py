@@ -1,32 +1,26 @@
-"""The programs that peers.py measures: each one's own files, and how it is driven.
+"""The programs that peers.py measures, and how each is driven.
 
-A program is a class of three methods over token ids. It is made in a process of its own, which
-alone imports it; `serve` answers that process's requests. Decoding is timed without the prompt:
-where the program keeps its KV cache between calls the prompt is read before the clock starts,
-else the time to its first token is taken off.
+A program is a class of some methods over token ids, made for an `Entry` in a process of its own,
+which alone imports it. Decoding is timed without the prompt: where the program keeps its KV cache
+between calls the prompt is read before the clock starts, else the time to its first token is
+taken off.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
-import os
-import resource
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from entries import CHECKPOINT, CT2_TYPES, OURS, THREADS, Entry
 
-THREADS = os.cpu_count() or 1
 CAPACITY = 1024  # GPT-2's context
-CHECKPOINT = "checkpoint"  # where, in the working directory, our files and transformers' are
 
 
 class Program(Protocol):
@@ -83,11 +77,13 @@ class Generating(ABC):
 class Gpt2cli(Stepping):
     """The decoder that `gpt2 generate` uses."""
 
-    def __init__(self, directory: Path, precision: str) -> None:
+    def __init__(self, directory: Path, entry: Entry) -> None:
         from gpt2cli.decoders import opening
-        from gpt2cli.system.device import Placement
+        from gpt2cli.system.device import place
 
-        placement = Placement("cpu", precision)
+        if entry.level:
+            hold_down(entry.level)
+        placement = place("cpu", entry.precision)
         self.decoder = opening.open_decoder(directory / CHECKPOINT, placement, CAPACITY)
         self.sequence = self.decoder.open()
 
@@ -109,10 +105,17 @@ class Gpt2cli(Stepping):
         return int(logits[0].argmax())
 
 
+def hold_down(level: str) -> None:
+    """Limit the engine's instructions in this process, to one of its levels."""
+    from gpt2cli.decoders.native import decoder
+
+    decoder.EngineDecoder = partial(decoder.EngineDecoder, level=level)
+
+
 class Transformers(Generating):
     """`model.generate` of transformers."""
 
-    def __init__(self, directory: Path, precision: str) -> None:
+    def __init__(self, directory: Path, entry: Entry) -> None:
         import torch
         from transformers import GPT2LMHeadModel
 
@@ -131,14 +134,14 @@ class Transformers(Generating):
 class CTranslate2(Generating):
     """`Generator.generate_batch` of CTranslate2."""
 
-    def __init__(self, directory: Path, precision: str) -> None:
+    def __init__(self, directory: Path, entry: Entry) -> None:
         import ctranslate2
 
-        files = directory / f"ctranslate2-{precision}"
+        files = directory / f"ctranslate2-{entry.precision}"
         self.names = json.loads((files / "vocabulary.json").read_text())
         self.model = ctranslate2.Generator(
             str(files),
-            compute_type={"fp32": "float32"}.get(precision, precision),
+            compute_type=CT2_TYPES.get(entry.precision, entry.precision),
             inter_threads=1,
             intra_threads=THREADS,
         )
@@ -158,15 +161,15 @@ class CTranslate2(Generating):
 class LlamaCpp(Stepping):
     """llama.cpp's own C functions, as llama-cpp-python exposes them."""
 
-    def __init__(self, directory: Path, precision: str) -> None:
+    def __init__(self, directory: Path, entry: Entry) -> None:
         import llama_cpp
 
         self.c = llama_cpp
         quiet(llama_cpp)
-        path = str(directory / f"{precision}.gguf").encode()
-        self.model = llama_cpp.llama_model_load_from_file(
-            path, llama_cpp.llama_model_default_params()
-        )
+        path = str(directory / f"{entry.precision}.gguf").encode()
+        loading = llama_cpp.llama_model_default_params()
+        loading.use_extra_bufts &= entry.repack
+        self.model = llama_cpp.llama_model_load_from_file(path, loading)
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx = CAPACITY
         settings.n_batch = settings.n_ubatch = 512
@@ -207,116 +210,9 @@ def quiet(llama_cpp: Any) -> None:
     quiet.kept = silent  # C keeps only the address
 
 
-# What a user would write to see a first token. sys.argv: directory, precision, threads, prompt.
-COLD_TRANSFORMERS = """
-import sys
-from transformers import AutoModelForCausalLM, AutoTokenizer
-directory, precision, threads, prompt = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(directory + "/checkpoint")
-model = AutoModelForCausalLM.from_pretrained(directory + "/checkpoint")
-inputs = tokenizer(prompt, return_tensors="pt")
-out = model.generate(**inputs, max_new_tokens=1, do_sample=True, pad_token_id=0)
-print(tokenizer.decode(out[0]))
-"""
-COLD_CTRANSLATE2 = """
-import sys
-import ctranslate2
-from tokenizers import ByteLevelBPETokenizer
-directory, precision, threads, prompt = sys.argv[1:]
-files = directory + "/checkpoint/"
-tokenizer = ByteLevelBPETokenizer(files + "vocab.json", files + "merges.txt")
-model = ctranslate2.Generator(
-    f"{directory}/ctranslate2-{precision}",
-    compute_type={"fp32": "float32"}.get(precision, precision),
-    intra_threads=int(threads),
-)
-result = model.generate_batch(
-    [tokenizer.encode(prompt).tokens], max_length=1, include_prompt_in_result=False
-)
-print(tokenizer.decode(result[0].sequences_ids[0]))
-"""
-COLD_LLAMA_CPP = """
-import sys
-from llama_cpp import Llama
-directory, precision, threads, prompt = sys.argv[1:]
-model = Llama(f"{directory}/{precision}.gguf", n_ctx=1024, n_threads=int(threads), verbose=False)
-print(model(prompt, max_tokens=1)["choices"][0]["text"])
-"""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A program in one precision of its weights."""
-
-    program: str
-    precision: str
-    kind: Callable[[Path, str], Program]
-    needs: tuple[str, ...] = ()  # modules
-    cold: str = ""  # a script; ours is a command
-
-    @property
-    def name(self) -> str:
-        return f"{self.program} {self.precision}"
-
-    def cold_command(self, directory: Path, prompt: str) -> list[str]:
-        """From a shell's prompt to a first token."""
-        if self.cold:
-            return [
-                *(sys.executable, "-c", self.cold),
-                *(str(directory), self.precision, str(THREADS), prompt),
-            ]
-        gpt2 = [sys.executable, "-m", "gpt2cli", "generate", prompt, "-n", "1"]
-        return [*gpt2, "-m", str(directory / CHECKPOINT), "--precision", self.precision]
-
-
-ENTRIES = (
-    *(Entry("gpt2cli", precision, Gpt2cli) for precision in ("fp32", "int8", "int4")),
-    Entry("transformers", "fp32", Transformers, ("transformers",), COLD_TRANSFORMERS),
-    *(
-        Entry("CTranslate2", precision, CTranslate2, ("ctranslate2",), COLD_CTRANSLATE2)
-        for precision in ("fp32", "int8")
-    ),
-    *(
-        Entry("llama.cpp", precision, LlamaCpp, ("llama_cpp", "gguf"), COLD_LLAMA_CPP)
-        for precision in ("F32", "Q8_0", "Q4_0")
-    ),
-)
-
-
-def peak_memory() -> int:
-    """The most bytes this process ever held resident, files mapped into it included."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent held when it forked
-        lines: Iterable[str] = status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def serve(entry: Entry, directory: Path, pipe: Connection) -> None:
-    """Load a program, then answer requests until the pipe closes.
-
-    Each answer is (True, result) or (False, message). The first tells of loading.
-    """
-    try:
-        program = entry.kind(directory, entry.precision)
-        pipe.send((True, None))
-    except Exception as error:  # whatever a program raises, the others can still be measured
-        pipe.send((False, f"{type(error).__name__}: {error}"))
-        return
-    actions: dict[str, Callable[..., object]] = {
-        "prefill": program.prefill,
-        "decode": program.decode,
-        "memory": peak_memory,
-    }
-    while True:
-        try:
-            action, *arguments = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            pipe.send((True, actions[action](*arguments)))
-        except KeyboardInterrupt:
-            return
-        except Exception as error:
-            pipe.send((False, f"{type(error).__name__}: {error}"))
+PROGRAMS: dict[str, Callable[[Path, Entry], Program]] = {
+    OURS: Gpt2cli,
+    "transformers": Transformers,
+    "CTranslate2": CTranslate2,
+    "llama.cpp": LlamaCpp,
+}

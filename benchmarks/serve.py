@@ -29,8 +29,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-from peers import prepare
-from programs import CHECKPOINT
+from convert import prepare
+from entries import CHECKPOINT, WITHOUT_REPACKING, select
 
 from gpt2cli.decoders import opening
 from gpt2cli.decoders.pages import Chunk
@@ -38,20 +38,12 @@ from gpt2cli.system.device import Placement
 from gpt2cli.text.tokenizer import Tokenizer
 
 # llama.cpp dies with Q8_0 on a CPU with AMX where it repacks the weights.
-LLAMA_SERVER = """
-import llama_cpp.llama_cpp as library
+LLAMA_SERVER = f"""
+{WITHOUT_REPACKING}
 from llama_cpp.server.__main__ import main
-
-default = library.llama_model_default_params
-
-def params():
-    found = default()
-    found.use_extra_bufts = False
-    return found
-
-library.llama_model_default_params = params
 main()
 """
+GGUF = {"int8": "Q8_0", "int4": "Q4_0", "fp32": "F32"}
 GREEDY = {"temperature": 0, "ignore_eos": True}
 
 
@@ -221,7 +213,7 @@ def bulk(bench: Bench) -> None:
 
 def peer(bench: Bench) -> None:
     """64 requests at once, beside llama-cpp-python's server."""
-    name = {"int8": "Q8_0", "int4": "Q4_0", "fp32": "F32"}[bench.precision]
+    name = GGUF[bench.precision]
     port = free_port()
     words = ["--model", str(bench.directory / f"{name}.gguf"), "--port", str(port)]
     threads = str(os.cpu_count() or 1)
@@ -360,12 +352,12 @@ PARTS = {part.__name__: part for part in (ready, idle, first, stream, bulk, peer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", default="int8")
+    parser.add_argument("--precision", default="int8", choices=GGUF)
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        prepare(directory)
+        prepare(directory, select(GGUF[given.precision]))
         bench = Bench(directory, given.rounds, given.precision)
         bench.run("generate", "Once", "-n", "2")  # which quantizes once for all
         for part in given.parts:

@@ -1,5 +1,5 @@
 """`python -m gpt2cli`: the same as the command `gpt2`."""
 
-from gpt2cli.cli import main
+from gpt2cli.cli import run
 
-main()
+run()

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from gpt2cli.config.interventions import Interventions
 from gpt2cli.errors import ContextError, GPT2CLIError, UsageError
 from gpt2cli.opened import OpenModel
-from gpt2cli.system.device import Placement, limit_threads, place
-from gpt2cli.system.precision import QUANTIZED
+from gpt2cli.system.device import Placement, limit_threads, place, probe
+from gpt2cli.system.precision import HALVES, QUANTIZED
 from gpt2cli.text.window import OVERFLOW, fit_prompt
 from gpt2cli.weights import sources
 from gpt2cli.weights.sources import Source
@@ -65,7 +65,7 @@ def load(
     if threads is not None:
         limit_threads(threads)
     source, placement = sources.resolve(name), place(device, precision)
-    if placement.precision in QUANTIZED:
+    if placement.device == "cpu" and placement.precision != "fp32":
         from gpt2cli.decoders.opening import check_engine
 
         check_engine(placement)
@@ -111,8 +111,8 @@ class LoadedModel(OpenModel):
         """The same model with parts switched off or steered, as it then writes and scores texts.
 
         They take the place of any before. It computes with PyTorch; what it saves is the model as
-        it was. Raises `UsageError` for
-        what the model has not, and if it is quantized.
+        it was. Raises `UsageError` for what the model has not, and for a precision that PyTorch
+        has not, such as int8.
         """
         if self.precision in QUANTIZED:
             raise UsageError(
@@ -120,6 +120,8 @@ class LoadedModel(OpenModel):
                 f"{self.precision}; use fp32, bf16 or fp16",
                 "precision",
             )
+        if self.precision in HALVES and self.placement.device == "cpu":
+            probe(Placement(self.placement.device, self.precision))
         self.fetch(vocabulary_only=True)
         interventions.check(self.config)
         placement = replace(self.placement, reference=True)

@@ -11,9 +11,8 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import TokenizerError, UsageError, WeightsError
 from gpt2cli.system.device import Placement
-from gpt2cli.system.precision import QUANTIZED
 from gpt2cli.version import __version__
-from gpt2cli.weights import sources
+from gpt2cli.weights import layout, mapping, sources
 from gpt2cli.weights.sources import Source
 
 if TYPE_CHECKING:
@@ -97,6 +96,11 @@ class OpenModel:
             self.source, offline=self.offline, vocabulary_only=vocabulary_only, progress=progress
         )
 
+    def read_ahead(self) -> None:
+        """Begin to bring the weights into memory, if a decoder will use them as they are there."""
+        if self.placement == Placement("cpu", "fp32") and self.source.directory:
+            mapping.begin(self.source.directory / layout.WEIGHTS)
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of a prompt; end-of-text alone stands for an empty one."""
         tokenizer = self.tokenizer
@@ -145,7 +149,7 @@ class OpenModel:
         )
 
     def network(self) -> GPT2:
-        """The reference model in PyTorch, on its device and in its precision, for `analysis`."""
+        """The reference model in PyTorch, on its device, for `analysis`; fp32 where quantized."""
         from gpt2cli.decoders.opening import open_network
 
         return open_network(self.directory, self.placement, self.adapters)
@@ -219,7 +223,9 @@ class OpenModel:
 
     def why_quantized_again(self) -> str | None:
         """Why the next run has to quantize the weights again; None if it need not."""
-        if self.precision not in QUANTIZED:
+        from gpt2cli.decoders.opening import is_native
+
+        if not is_native(self.placement) or self.precision == "fp32":
             return None
         from gpt2cli.decoders.opening import why_quantized_again
 

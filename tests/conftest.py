@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -39,6 +40,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU where there is none."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("there is no CUDA GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_assets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is derived from models is kept away from the user's."""
+    from huggingface_hub import constants
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("assets")))
+        yield
 
 
 @pytest.fixture(scope="session")

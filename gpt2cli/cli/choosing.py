@@ -223,6 +223,8 @@ class Constraint(Group):
 
     def resolve(self) -> Grammar | None:
         """The one that is given. Raises `UsageError` for two, and for what nothing can match."""
+        if {self.regex, self.json_schema, self.grammar} == {None} and not self.choice:
+            return None
         from gpt2cli.sampling import constraint
 
         return constraint.resolve(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gpt2cli.cli.io.progress import download_progress
 from gpt2cli.cli.io.terminal import complain
+from gpt2cli.decoders import native
+from gpt2cli.system.device import one_blas_thread
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
@@ -15,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def load(where: Where) -> LoadedModel:
-    """`api.load`; nothing is fetched yet."""
-    return load_named(where.model, where, where.precision, where.adapter)
+    """`api.load` of a model that will compute; nothing is fetched yet."""
+    return load_named(where.model, where, where.precision, where.adapter, computes=True)
 
 
 def load_named(
@@ -24,11 +27,13 @@ def load_named(
     machine: Machine | Where,
     precision: str = "auto",
     adapters: Sequence[str] | None = None,
+    *,
+    computes: bool = False,
 ) -> LoadedModel:
-    """The same for a model that another option names."""
+    """The same for a model that another option names, or that will not compute."""
     from gpt2cli import api
 
-    return api.load(
+    model = api.load(
         name,
         adapters=adapters or (),
         device=machine.device,
@@ -37,6 +42,12 @@ def load_named(
         offline=machine.offline,
         fetch=False,
     )
+    if computes:
+        model.read_ahead()
+    if model.placement.device == "cpu" and native.available() and not adapters:
+        with one_blas_thread():  # the engine multiplies, but where adapters are merged
+            import_module("numpy")
+    return model
 
 
 def fetch(model: LoadedModel, *, vocabulary_only: bool = False) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from gpt2cli.cli.conversion import convert_plainly
 from gpt2cli.cli.io.terminal import be_quiet, notice, use_colour
 from gpt2cli.errors import UsageError, did_you_mean, nearest
 
@@ -83,6 +84,11 @@ class Command(TyperCommand):
                 "what chooses model, machine, sampling and length."
             )
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line into the context."""
+        convert_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """List the options under the headings of their groups."""
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -112,6 +118,11 @@ class Command(TyperCommand):
 
 class Group(TyperGroup):
     """A group of commands that suggests the command probably meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what stands before the subcommand."""
+        convert_plainly(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run it, or its subcommand. Raises `UsageError` for invalid colours."""

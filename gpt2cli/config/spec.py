@@ -147,7 +147,10 @@ def shipped_specs() -> Iterator[Spec]:
 def find_spec(name: str) -> Spec | None:
     """The shipped config called `name` (or one of its aliases), in any case; else None."""
     wanted = name.lower()
-    for spec in shipped_specs():
+    if "/" in wanted:
+        return None  # a directory, or a repository
+    paths = sorted(CONFIG_DIR.glob("*.yaml"), key=lambda path: path.stem.lower() != wanted)
+    for spec in map(load_spec, paths):
         if wanted in {spec.name.lower(), *(a.lower() for a in spec.aliases)}:
             return spec
     return None

@@ -1,7 +1,7 @@
 """Which decoder computes where, and how it gets its weights.
 
-A CPU in fp32, int8 or int4 decodes with the native engine, or in fp32 with NumPy where that could
-not be built, and never imports torch; PyTorch does the rest.
+A CPU decodes with the native engine and never imports torch. Where that could not be built, NumPy
+does so in fp32, and PyTorch in half precision; GPUs are PyTorch's.
 """
 
 from __future__ import annotations
@@ -16,26 +16,36 @@ from gpt2cli.decoders import native
 from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.progress import Progress
-from gpt2cli.system.device import Placement
-from gpt2cli.system.precision import PRECISIONS, torch_name
+from gpt2cli.system.device import Placement, probe
+from gpt2cli.system.precision import HALVES, QUANTIZED, torch_name
 from gpt2cli.weights import checkpoint
-from gpt2cli.weights.merging import Chosen
-from gpt2cli.weights.random_weights import RandomWeights
 
 if TYPE_CHECKING:
     from gpt2cli.model.gpt2 import GPT2
+    from gpt2cli.weights.merging import Chosen
+
+
+def is_native(placement: Placement) -> bool:
+    """Whether the native engine, or NumPy in its place, computes there, and not PyTorch."""
+    if placement.device != "cpu" or placement.reference:
+        return False
+    return native.available() or placement.precision not in HALVES
 
 
 def engine_name(placement: Placement) -> str:
     """The engine that computes: native, NumPy or PyTorch."""
-    if not placement.is_native:
+    if not is_native(placement):
         return "PyTorch"
     return "native" if native.available() else "NumPy"
 
 
 def check_engine(placement: Placement) -> None:
-    """Raise `UsageError` if no engine can compute with quantized weights."""
-    if PRECISIONS[placement.precision].is_quantized and (reason := native.why_not()):
+    """Raise `UsageError` if nothing can compute on a CPU in this precision, or `DeviceError`."""
+    if placement.precision == "fp32" or not (reason := native.why_not()):
+        return
+    if placement.precision in HALVES:
+        probe(placement)
+    else:
         raise UsageError(
             f"precision {placement.precision} needs the native engine: {reason}", "precision"
         )
@@ -43,10 +53,10 @@ def check_engine(placement: Placement) -> None:
 
 def check_compile(placement: Placement) -> None:
     """Raise `UsageError` if PyTorch does not run the decoding step."""
-    if placement.is_native or placement.device == "mps":
+    if is_native(placement) or placement.device == "mps":
         raise UsageError(
-            f"compile works on CUDA GPUs and in half precision on a CPU, not on "
-            f"{placement.device} in {placement.precision}; leave it out",
+            f"compile works on CUDA GPUs, not on {placement.device} in {placement.precision}; "
+            "leave it out",
             "compile",
         )
 
@@ -69,16 +79,13 @@ def open_decoder(
     first run. Raises `WeightsError` for a damaged checkpoint or adapter.
     """
     named: _Named = {"size": size, "name": name}
-    if PRECISIONS[placement.precision].is_quantized:
-        precision = placement.precision
-        return _quantized_decoder(directory, adapters, tokens, precision, named, progress)
-    if placement.is_native:
+    if not is_native(placement):
+        return _torch_decoder(directory, adapters, placement, tokens, named, compiled)
+    if placement.precision == "fp32":
         config, tensors = checkpoint.read(directory, adapters)
         weights = {name: tensor.to_numpy() for name, tensor in tensors.items()}
         return _cpu_decoder(config, weights, tokens, named)
-    from gpt2cli.decoders.torch_decoder import TorchDecoder
-
-    return TorchDecoder(open_network(directory, placement, adapters), tokens, compiled, **named)
+    return _coded_decoder(directory, adapters, tokens, placement.precision, named, progress)
 
 
 def open_network(directory: Path, placement: Placement, adapters: Sequence[Chosen] = ()) -> GPT2:
@@ -96,13 +103,15 @@ def open_random(
     progress: Progress | None = None,
 ) -> Decoder:
     """As `open_decoder`, with random weights of a config's size: no file is read or written."""
+    from gpt2cli.weights.random_weights import RandomWeights
+
     weights = RandomWeights(config, progress)
-    if PRECISIONS[placement.precision].is_quantized:
+    if is_native(placement):
+        if placement.precision == "fp32":
+            return _cpu_decoder(config, weights, tokens, {})
         from gpt2cli.decoders.native.decoder import EngineDecoder
 
         return EngineDecoder(config, weights, tokens, precision=placement.precision)
-    if placement.is_native:
-        return _cpu_decoder(config, weights, tokens, {})
     import torch
 
     from gpt2cli.decoders.torch_decoder import TorchDecoder
@@ -118,7 +127,7 @@ def why_quantized_again(
     """Why the next run has to quantize the weights again; None if they were kept."""
     from gpt2cli.decoders.native.quantize import are_kept, cache_path
 
-    if are_kept(directory, precision, adapters):
+    if not native.available() or are_kept(directory, precision, adapters):
         return None
     folder = cache_path(directory, precision).parent
     return f"the {precision} weights could not be kept in {folder}; each run makes them again"
@@ -145,7 +154,20 @@ def _cpu_decoder(
     return NumpyDecoder(config, weights, tokens, **named)
 
 
-def _quantized_decoder(
+def _torch_decoder(
+    directory: Path,
+    adapters: Sequence[Chosen],
+    placement: Placement,
+    tokens: int | None,
+    named: _Named,
+    compiled: bool,
+) -> Decoder:
+    from gpt2cli.decoders.torch_decoder import TorchDecoder
+
+    return TorchDecoder(open_network(directory, placement, adapters), tokens, compiled, **named)
+
+
+def _coded_decoder(
     directory: Path,
     adapters: Sequence[Chosen],
     tokens: int | None,
@@ -154,10 +176,13 @@ def _quantized_decoder(
     progress: Progress | None,
 ) -> Decoder:
     from gpt2cli.decoders.native.decoder import EngineDecoder
-    from gpt2cli.decoders.native.quantize import HEAD, identity, open_coded
+    from gpt2cli.decoders.native.quantize import HEAD, identity, open_coded, stored_as
 
     known = identity(directory, adapters)
     config, tensors = checkpoint.read(directory, adapters)
-    codes = open_coded(directory, known, config, tensors, precision, progress, adapters)
-    weights = {n: t.to_numpy() for n, t in tensors.items() if n not in codes or n == HEAD}
+    codes = stored_as(config, tensors, precision)
+    if codes is None:
+        codes = open_coded(directory, known, config, tensors, precision, progress, adapters)
+    floats = set(tensors) - set(codes) | ({HEAD} if precision in QUANTIZED else set())
+    weights = {name: tensors[name].to_numpy() for name in floats}
     return EngineDecoder(config, weights, tokens, precision=precision, codes=codes, **named)

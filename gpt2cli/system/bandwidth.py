@@ -1,7 +1,9 @@
 """Memory bandwidth: the limit of a decoder that reads all weights per token.
 
 The best of several readings counts, as in McCalpin's STREAM benchmark
-(www.cs.virginia.edu/stream/ref.html): other load can only make memory seem slower.
+(www.cs.virginia.edu/stream/ref.html): other load can only make memory seem slower. Where that
+load comes and goes, readings have to be taken between the measurements that they are compared
+with, and not after them.
 """
 
 from __future__ import annotations
@@ -16,27 +18,45 @@ from gpt2cli.system import machine
 
 CPU_BUFFER = 512 << 20  # bytes: many times the caches of most CPUs
 GPU_BUFFER = 4 << 30
-READINGS = 8
+READINGS = 2  # that count, at a time
 _SLICE = 4 << 20  # bytes that a thread reads at a time
 
 Read = Callable[[], object]
 Clock = Callable[[], float]
 
 
-def measure(device: str, threads: int, clock: Clock = time.perf_counter) -> float:
-    """Bytes per second that `threads` of the CPU, or a GPU, can read from its memory."""
-    if device == "cpu":
-        available = machine.memory()[1]
-        with ThreadPoolExecutor(threads) as pool:
-            return best(*cpu_reader(min(CPU_BUFFER, available // 4), threads, pool), clock)
-    return best(*torch_reader(device, GPU_BUFFER), clock)
+class Meter:
+    """Reads memory now and then, by so many threads of the CPU or by a GPU.
+
+    `best` is the most bytes per second so far, 0 before the first reading, which makes a buffer.
+    """
+
+    def __init__(self, device: str, threads: int) -> None:
+        self.best = 0.0
+        self._device, self._threads = device, threads
+        self._reader: tuple[Read, int] | None = None
+
+    def read(self) -> None:
+        """Read the buffer a few times."""
+        if self._reader is None:
+            self._reader = self._new_reader()
+        self.best = max(self.best, best(*self._reader))
+
+    def _new_reader(self) -> tuple[Read, int]:
+        if self._device != "cpu":
+            return torch_reader(self._device, GPU_BUFFER)
+        size = max(CPU_BUFFER, 2 * (machine.cache_size() or 0))
+        pool = ThreadPoolExecutor(self._threads)
+        return cpu_reader(min(size, machine.memory()[1] // 4), self._threads, pool)
 
 
-def best(read: Read, size: int, clock: Clock = time.perf_counter) -> float:
+def best(
+    read: Read, size: int, readings: int = READINGS, clock: Clock = time.perf_counter
+) -> float:
     """The highest rate of several calls in bytes per second, after one warm-up."""
     read()
     rates = []
-    for _ in range(READINGS):
+    for _ in range(readings):
         begun = clock()
         read()
         rates.append(size / (clock() - begun))

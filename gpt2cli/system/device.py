@@ -11,6 +11,8 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -18,6 +20,7 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import DeviceError, did_you_mean
 from gpt2cli.system.precision import PRECISIONS, QUANTIZED, parse, torch_name
 
+_BLAS = "OPENBLAS_NUM_THREADS"
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
 
 
@@ -31,12 +34,6 @@ class Placement:
     device: str
     precision: str
     reference: bool = False
-
-    @property
-    def is_native(self) -> bool:
-        """Whether the native engine, or NumPy in its place, computes there, and not PyTorch."""
-        has_engine = self.device == "cpu" and self.precision in ("fp32", *QUANTIZED)
-        return has_engine and not self.reference
 
 
 def check_device(device: str) -> None:
@@ -56,10 +53,27 @@ def limit_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let NumPy, if it is imported in the block, make no threads for its BLAS.
+
+    Those of OpenBLAS spin for some time, even if nothing is multiplied.
+    """
+    given = os.environ.get(_BLAS)
+    os.environ[_BLAS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_BLAS)
+        if given is not None:
+            os.environ[_BLAS] = given
+
+
 def place(device: str = "auto", precision: str = "auto") -> Placement:
     """Choose: a CUDA GPU, else Apple's, else the CPU; bf16 on GPUs that have it, else fp32.
 
-    Quantized weights are for a CPU. Raises `DeviceError` for a device or precision that this
+    Quantized weights are for a CPU, and half precision there is for who computes to `probe`, as it
+    may not be PyTorch. Raises `DeviceError` for a device or precision that this
     machine does not have.
     """
     check_device(device)
@@ -79,10 +93,8 @@ def place(device: str = "auto", precision: str = "auto") -> Placement:
     if wanted is None:
         return Placement(chosen, "bf16" if _has_bf16(chosen) else "fp32")
     placement = Placement(chosen, wanted)
-    if wanted != "fp32":
-        if not _has_torch():
-            raise DeviceError(f"precision {wanted} needs PyTorch: pip install torch", "precision")
-        _probe(placement)
+    if wanted != "fp32" and chosen != "cpu":
+        probe(placement)
     return placement
 
 
@@ -125,8 +137,15 @@ def _has_bf16(device: str) -> bool:
     return bool(torch.cuda.is_bf16_supported())
 
 
-def _probe(placement: Placement) -> None:
-    """Run a toy model: some builds lack half-precision kernels for some devices."""
+def probe(placement: Placement) -> None:
+    """Run a toy model in PyTorch: some builds lack half-precision kernels for some devices.
+
+    Raises `DeviceError` if that fails, or PyTorch is not there.
+    """
+    if not _has_torch():
+        raise DeviceError(
+            f"precision {placement.precision} needs PyTorch: pip install torch", "precision"
+        )
     import torch
 
     if placement == Placement("cpu", "fp16") and not _cpu_has_float16():

@@ -6,6 +6,7 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError
 from gpt2cli.system import estimate, machine
 from gpt2cli.system.device import Placement
+from gpt2cli.system.precision import QUANTIZED
 
 PAGE = 32  # tokens: `decoders.pages.PAGE`, which is above this module
 
@@ -67,6 +68,8 @@ def check_random(
     """Raise `UsageError` if random weights, which are not mapped from a file, cannot fit."""
     needed = _needed(config, placement, samples, tokens)
     needed += estimate.sampling_bytes(config, samples)
+    if placement.precision in QUANTIZED:  # rows of the token embedding are read in fp32
+        needed += 4 * estimate.parameters(config)["token embedding"]
     if needed > (free := available(placement.device)):
         raise UsageError(
             f"{name} with {samples} sample{'s' if samples > 1 else ''} of up to {tokens} tokens "

@@ -43,6 +43,7 @@ PRECISIONS = {
     "int4": Precision(4, scale_bits=32),
 }
 FLOATS = tuple(name for name, precision in PRECISIONS.items() if not precision.is_quantized)
+HALVES = tuple(name for name in FLOATS if PRECISIONS[name].bits == 16)
 QUANTIZED = tuple(name for name in PRECISIONS if name not in FLOATS)
 _BY_TORCH = {precision.torch: name for name, precision in PRECISIONS.items() if precision.torch}
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import tiktoken
 
 from gpt2cli.errors import TokenizerError, UsageError
-from gpt2cli.text import vocabulary
+from gpt2cli.text import kept, vocabulary
+from gpt2cli.text.table import TokenTable
 from gpt2cli.text.vocabulary import END_OF_TEXT, Vocabulary, byte_alphabet
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ SPLIT_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+
 # The longest beginning that ends between words: the pattern has space only in front.
 _WHOLE_WORDS = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 _WHITESPACE = re.compile(r"([^\S\x1c-\x1f]{100000,})")  # tiktoken fails at ten times this
+BRIEF = 400  # characters of text for which not all tokens are needed
 LONGEST_WORD = 1_000_000  # characters; merging them takes 0.2 GB and up to seconds
 
 
@@ -47,43 +49,48 @@ class Tokenizer:
 
     def __init__(
         self,
-        ranks: dict[bytes, int],
+        ranks: dict[bytes, int] | TokenTable,
         special: dict[str, int],
         pipeline: Pipeline | None = None,
         *,
         others: Mapping[int, bytes] | None = None,
-        vocabulary: Vocabulary | None = None,
+        opening: Sequence[int] = (),
+        source: Vocabulary | Path | None = None,
     ) -> None:
         """`special` tokens are looked for in a text; none of `others` comes of one.
 
-        `vocabulary` is what all that was read from, merges included, if it was.
+        `source` is what all that was read from, if it was: a vocabulary, or its directory.
         """
-        self._encoding = tiktoken.Encoding(
-            "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
-        )
-        self.vocabulary = vocabulary
-        self._parts = ranks, special, pipeline
+        self._given, self._special, self._pipeline = ranks, special, pipeline
+        self._source = source
         self._others = others or {}
-        self._pipeline = pipeline
         self._is_cut_at_spaces = pipeline is None and not any(map(_has_space, special))
-        self.opening = vocabulary.opening if vocabulary else []
+        self.opening = list(opening)
         self.end_of_text = special.get(END_OF_TEXT)
-        self.size = 1 + max(*ranks.values(), *special.values(), *self._others, -1)
+        if isinstance(ranks, TokenTable):
+            self._brief, size = BRIEF, ranks.size
+        else:
+            self._brief, size = 0, 1 + max(ranks.values(), default=-1)
+            _ = self._encoding  # or an error
+        self.size = max(size, 1 + max((*special.values(), *self._others), default=-1))
 
     def __eq__(self, other: object) -> bool:
         """Whether all tokens have the same ids, and every text the same tokens."""
-        return (
-            isinstance(other, Tokenizer)
-            and self._parts == other._parts
-            and self.opening == other.opening
-        )
+        return isinstance(other, Tokenizer) and self._parts == other._parts
 
     __hash__ = None  # type: ignore[assignment]
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
         """Read a checkpoint's vocabulary. Raises `TokenizerError` if it is none."""
-        return cls.of(vocabulary.read(directory), str(directory))
+        known = kept.identity(directory)
+        if known and (found := kept.find(known)):
+            return cls(found.table, found.special, opening=found.opening, source=directory)
+        made = cls.of(vocabulary.read(directory), str(directory))
+        if known and made._pipeline is None:
+            table = TokenTable.of(made._ranks)
+            kept.keep(known, kept.Kept(table, made._special, made.opening), directory)
+        return made
 
     @classmethod
     def of(cls, found: Vocabulary, origin: str) -> Tokenizer:
@@ -107,7 +114,7 @@ class Tokenizer:
                 from gpt2cli.text.pipeline import Pipeline
 
                 pipeline = Pipeline(found)
-            return cls(ranks, special, pipeline, others=others, vocabulary=found)
+            return cls(ranks, special, pipeline, others=others, opening=found.opening, source=found)
         except (ValueError, OverflowError):
             raise TokenizerError(f"{origin}: a token is not Unicode") from None
 
@@ -135,12 +142,43 @@ class Tokenizer:
         return opening + self._encode(text, special)
 
     def _encode(self, text: str, special: bool) -> list[int]:
+        if not text:
+            return []
         try:
-            return self._encoding.encode(
+            return self._encoding_for(text).encode(
                 text, allowed_special="all" if special else set(), disallowed_special=()
             )
         except ValueError:
             raise TokenizerError("the text has a run of whitespace that is too long") from None
+
+    def _encoding_for(self, text: str) -> tiktoken.Encoding:
+        """An encoding that knows all tokens which this text can become.
+
+        To make one of all tokens takes longer than the first short texts do: of the ranks, only
+        those of bytes that stand somewhere in a text are ever looked up.
+        """
+        if not isinstance(self._given, TokenTable) or self._brief < len(text):
+            self._brief = 0
+            return self._encoding
+        self._brief -= len(text)
+        return _encoding(self._given.within(text.encode()), self._special)
+
+    @cached_property
+    def _ranks(self) -> dict[bytes, int]:
+        return self._given.ranks() if isinstance(self._given, TokenTable) else self._given
+
+    @cached_property
+    def _encoding(self) -> tiktoken.Encoding:
+        return _encoding(self._ranks, self._special)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """What this was read from, merges included; None if it was not read."""
+        return vocabulary.read(self._source) if isinstance(self._source, Path) else self._source
+
+    @property
+    def _parts(self) -> tuple[object, ...]:
+        return self._ranks, self._special, self._pipeline, self.opening
 
     def _encode_long(self, text: str, special: bool) -> list[int]:
         """The same where a run of whitespace may be longer than tiktoken's pattern can match.
@@ -162,7 +200,7 @@ class Tokenizer:
     def _whitespace(self) -> tiktoken.Encoding:
         """An encoding for which any run of whitespace is one word."""
         return tiktoken.Encoding(
-            "whitespace", pat_str=r"\s+", mergeable_ranks=self._parts[0], special_tokens={}
+            "whitespace", pat_str=r"\s+", mergeable_ranks=self._ranks, special_tokens={}
         )
 
     def encode_pieces(self, pieces: Iterable[str], *, special: bool = True) -> array[int]:
@@ -201,10 +239,9 @@ class Tokenizer:
 
     def fingerprint(self) -> str:
         """A hash that is the same in every process, and for another vocabulary another."""
-        ranks, special, _ = self._parts
         described = {
-            "ranks": {token.hex(): i for token, i in ranks.items()},
-            "special": special,
+            "ranks": {token.hex(): i for token, i in self._ranks.items()},
+            "special": self._special,
             "vocabulary": self.vocabulary and asdict(self.vocabulary),
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
@@ -216,12 +253,16 @@ class Tokenizer:
         """
         ids = list(ids)
         try:
+            if self._brief and isinstance(self._given, TokenTable):
+                return b"".join(map(self._given.token, ids))
             return self._encoding.decode_bytes(ids)
         except (KeyError, OverflowError):
             if len(ids) > 1:  # one of them; find which
                 return b"".join(self.decode_bytes([i]) for i in ids)
             if ids[0] in self._others:
                 return self._others[ids[0]]
+            if ids[0] in self._special.values():
+                return next(text for text, i in self._special.items() if i == ids[0]).encode()
             raise UsageError(
                 f"there is no token {ids[0]}; ids go from 0 to {self.size - 1}"
             ) from None
@@ -267,6 +308,12 @@ class Tokenizer:
     def show(self, token_id: int) -> str:
         r"""One token's text; bytes that are no characters by themselves as \xe2."""
         return self.decode_bytes([token_id]).decode("utf-8", errors="backslashreplace")
+
+
+def _encoding(ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
+    return tiktoken.Encoding(
+        "gpt2cli", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=special
+    )
 
 
 def _to_bytes(tokens: Sequence[str], origin: str) -> list[bytes]:

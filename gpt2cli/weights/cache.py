@@ -3,7 +3,7 @@
 The cache has the hub's standard layout, so that every program of this machine shares one
 copy: `models--owner--name/` with `blobs/` (the contents, named by their hash),
 `snapshots/<commit>/` (links to blobs) and `refs/<revision>` (the commit of a branch or tag).
-Nothing here uses the network, and of huggingface_hub only its constants; see `download`.
+Nothing here uses the network, nor huggingface_hub; see `download`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2cli import folders
 from gpt2cli.errors import WeightsError
 from gpt2cli.text.vocabulary import ADDED, VOCABULARIES
 from gpt2cli.weights import layout
@@ -83,16 +84,9 @@ def _weight_files(names: Collection[str]) -> list[str]:
     return [layout.INDEX, *shards] if shards and set(shards) <= set(names) else []
 
 
-def cache_directory() -> Path:
-    """The root of the cache, as HF_HOME and HF_HUB_CACHE say."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
-
-
 def model_directory(repo_id: str) -> Path:
     """Where the cache keeps a repository; it need not exist."""
-    return cache_directory() / "--".join(["models", *repo_id.split("/")])
+    return folders.hub_cache() / "--".join(["models", *repo_id.split("/")])
 
 
 def cached_snapshot(
@@ -131,7 +125,7 @@ def _is_complete(snapshot: Path, *, vocabulary_only: bool = False) -> bool:
 
 def cached_models() -> list[CachedModel]:
     """Every GPT-2 in the cache, by name; those half downloaded are among them."""
-    found = (_cached_model(folder) for folder in sorted(cache_directory().glob("models--*")))
+    found = (_cached_model(folder) for folder in sorted(folders.hub_cache().glob("models--*")))
     return [model for model in found if model]
 
 

@@ -21,7 +21,6 @@ from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import WeightsError, shown
 from gpt2cli.progress import Progress
 from gpt2cli.weights import layout
-from gpt2cli.weights.merging import Chosen, merge
 from gpt2cli.weights.names import HEAD, MASKS, PREFIX, QKV_BIAS, hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import (
     StoredTensor,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from gpt2cli.model.gpt2 import GPT2
+    from gpt2cli.weights.merging import Chosen
 
 _SHARD = re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 _COMPARED = 2**20  # elements at a time
@@ -91,7 +91,11 @@ def read(
     wanted = {hub_name(name): shape for name, shape in shapes.items()}
     check_shapes(wanted, {name: tensor.shape for name, tensor in stored.items()}, directory)
     tensors = {name: stored[hub_name(name)] for name in shapes}
-    return config, merge(tensors, config, adapters)
+    if adapters:
+        from gpt2cli.weights.merging import merge
+
+        tensors = merge(tensors, config, adapters)
+    return config, tensors
 
 
 def load(

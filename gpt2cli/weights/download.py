@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from gpt2cli import folders
 from gpt2cli.config.hub import read_hub_config
 from gpt2cli.errors import DownloadError, GPT2CLIError, UsageError, WeightsError, shown
 from gpt2cli.files import atomic
@@ -343,12 +344,12 @@ def _explain(error: Exception, repo_id: str, revision: str) -> GPT2CLIError:
             return DownloadError(f"the hub answered HTTP {status} for {repo_id}; {advice}")
         case OSError(errno=errno.ENOSPC):
             return DownloadError(
-                f"the disk of {cache.cache_directory()} is too full for {repo_id}; free some "
+                f"the disk of {folders.hub_cache()} is too full for {repo_id}; free some "
                 "space, or set HF_HOME to a directory on another, and run the command again"
             )
         case OSError(errno=int()):
             return DownloadError(
-                f"cannot use {error.filename or cache.cache_directory()}: {error.strerror}"
+                f"cannot use {error.filename or folders.hub_cache()}: {error.strerror}"
             )
     if isinstance(error, _http_error()):
         return _unreachable(repo_id, revision)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 from gpt2cli.files import atomic
 from gpt2cli.progress import Progress
+from gpt2cli.weights.mapping import open_mapped
 
 # safetensors' type names → the NumPy type of their bits, and torch's name. NumPy has no bfloat16.
 _DTYPES = {
@@ -68,7 +69,7 @@ class StoredTensor:
                 bits = numbers.astype(dtype, copy=False)
         if not are_numbers(StoredTensor(bits, dtype).to_numpy()):
             raise WeightsError(
-                f"{name} has numbers too large for {dtype}, or none; nothing was written"
+                f"{name} has numbers too large for {dtype}, or none; choose another precision"
             )
         return bits
 
@@ -111,7 +112,7 @@ def read_mapped(
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or incomplete ({error})") from None
     # Copy on write: torch wants writable memory, and the file must never change.
-    data: NDArray = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
+    data: NDArray = np.frombuffer(open_mapped(path), dtype=np.uint8)
     start = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:start].tobytes())
     header.pop("__metadata__", None)

@@ -16,7 +16,7 @@ from helpers import random_model
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gpt2cli.config.model import ModelConfig
-from gpt2cli.decoders import graphs, opening
+from gpt2cli.decoders import graphs, native, opening
 from gpt2cli.decoders.graphs import CudaGraphs, Repeated
 from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.decoders.torch_decoder import TorchDecoder
@@ -211,9 +211,10 @@ def test_compiling_is_refused_where_it_makes_no_sense(placement: Placement) -> N
         opening.check_compile(placement)
 
 
-def test_compiling_is_accepted_on_gpus_and_in_half_precision() -> None:
-    for placement in (Placement("cuda:1", "fp32"), Placement("cpu", "bf16")):
-        opening.check_compile(placement)
+def test_compiling_is_accepted_where_pytorch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    opening.check_compile(Placement("cuda:1", "fp32"))
+    monkeypatch.setattr(native, "_load", lambda: "it was not built")
+    opening.check_compile(Placement("cpu", "bf16"))
 
 
 @pytest.mark.gpu

@@ -137,7 +137,6 @@ COMMANDS = [
     ("generate", "The", "--seed", "1"),
     ("generate", "The", "--beams", "2"),
     ("generate", "The", "-t", "0", "--draft", "ngram"),
-    ("generate", "The", "-t", "0", "--precision", "bf16"),
     ("generate", "The", "--explain-sampling"),
     ("generate", "The", "--json", "--logprobs", "2"),
     ("generate", "The", "--choice", "a", "--choice", "b"),
@@ -180,11 +179,11 @@ def test_lines_and_diff_say_it_too(tiny_directory: Path, tmp_path: Path, run_mai
     ],
 )
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_damaged_weights_are_not_quantized(
+def test_damaged_weights_are_not_coded(
     parameter: str, theirs: str, value: float, tiny_directory: Path, tmp_path: Path, run_main: Run
 ) -> None:
     broken = damage(tiny_directory, tmp_path / "broken", parameter, 5, value)
-    for precision in ("int8", "int4"):
+    for precision in ("bf16", "int8", "int4"):
         done = run_main("generate", "-m", str(broken), "--precision", precision, "The", code=1)
         assert f"{theirs} holds NaN or infinity" in error_of(done)
     config, tensors = checkpoint.read(broken)

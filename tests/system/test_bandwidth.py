@@ -23,7 +23,32 @@ def test_bandwidth_is_the_best_reading_but_not_the_first() -> None:
             now[0] += next(times)
         warm[0] = True  # the first reading takes no time at all, and must not count
 
-    assert bandwidth.best(read, 100, clock) == 50.0
+    assert bandwidth.best(read, 100, 8, clock) == 50.0
+
+
+def test_a_meter_keeps_the_best_of_all_its_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter([3.0, 5.0, 4.0])
+    monkeypatch.setattr(bandwidth, "best", lambda read, size: next(rates))
+    monkeypatch.setattr(bandwidth, "CPU_BUFFER", 1 << 20)
+    monkeypatch.setattr(bandwidth.machine, "cache_size", lambda: None)
+    meter = bandwidth.Meter("cpu", 1)
+    seen = [meter.best]
+    for _ in range(3):
+        meter.read()
+        seen.append(meter.best)
+    assert seen == [0.0, 3.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("cache", [None, 1 << 20, 9 << 20])
+def test_a_meter_reads_more_than_a_cache_holds(
+    monkeypatch: pytest.MonkeyPatch, cache: int | None
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(bandwidth, "CPU_BUFFER", 4 << 20)
+    monkeypatch.setattr(bandwidth, "best", lambda read, size: float(sizes.append(size) is None))
+    monkeypatch.setattr(bandwidth.machine, "cache_size", lambda: cache)
+    bandwidth.Meter("cpu", 1).read()
+    assert sizes == [max(4 << 20, 2 * (cache or 0))]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

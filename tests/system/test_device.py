@@ -55,7 +55,7 @@ def test_a_gpu_without_bf16_runs_in_fp32(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_float16_on_a_cpu_that_only_emulates_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_cpu_has_float16", lambda: False)
     with pytest.raises(DeviceError, match="no fp16 arithmetic"):
-        device.place("cpu", "fp16")
+        device.probe(Placement("cpu", "fp16"))
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -65,7 +65,7 @@ def test_a_precision_without_kernels_is_refused(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch, "addmm", missing)
     with pytest.raises(DeviceError, match="cannot compute in bf16"):
-        device.place("cpu", "bf16")
+        device.probe(Placement("cpu", "bf16"))
 
 
 @pytest.mark.parametrize(
@@ -96,4 +96,4 @@ def test_without_torch_a_cpu_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(device, "_has_torch", lambda: False)
     assert device.place() == Placement("cpu", "fp32")
     with pytest.raises(DeviceError, match="bf16 needs PyTorch: pip install torch"):
-        device.place("auto", "bf16")
+        device.probe(device.place("auto", "bf16"))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import tracemalloc
 
+import pytest
+from helpers import needs_engine
+
+from gpt2cli.config.model import ModelConfig
 from gpt2cli.config.spec import find_spec
+from gpt2cli.decoders.opening import open_random
 from gpt2cli.errors import UsageError
 from gpt2cli.system import estimate, memory
 from gpt2cli.system.device import Placement
@@ -44,3 +49,19 @@ def test_one_sample_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     memory.check_rows(BARD, CPU, 1, 32)
     with pytest.raises(UsageError, match=r"^bard with 1 sample of up to 32 tokens needs"):
         memory.check_random(BARD, CPU, 1, 32, "bard")
+
+
+@needs_engine
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_random_weights_are_refused_where_what_they_hold_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    config, placement = ModelConfig(50_000, 64, 128, 4, 1), Placement("cpu", precision)
+    tracemalloc.start()
+    decoder = open_random(config, placement)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert decoder.pages == 2
+    monkeypatch.setattr("gpt2cli.system.machine.memory", lambda: (held, held - 1))
+    with pytest.raises(UsageError, match="choose a smaller model"):
+        memory.check_random(config, placement, 1, 64, "mine")

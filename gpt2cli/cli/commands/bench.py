@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,13 +15,15 @@ import typer
 from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.progress import download_progress
-from gpt2cli.cli.io.terminal import Output, is_watched, notice, visible
-from gpt2cli.cli.render.tables import new_table, print_rich
+from gpt2cli.cli.io.terminal import Output, is_watched, notice
+from gpt2cli.cli.render import bench_view
+from gpt2cli.cli.render.drawing import check_picture
+from gpt2cli.errors import GPT2CLIError
+from gpt2cli.files import check_writable, write_file
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from gpt2cli.analysis.bench import Plan, Report
+    from gpt2cli.analysis.bench import Report
+    from gpt2cli.analysis.timing import Plan
     from gpt2cli.api import LoadedModel
     from gpt2cli.decoders.protocol import Decoder
     from gpt2cli.weights.sources import Source
@@ -52,20 +55,60 @@ class Rounds(Group):
         int,
         typer.Option("--samples", "-s", metavar="N", help="Continuations, decoded as one batch."),
     ] = 1
+    sequences: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            help="Measure N texts of different lengths at once, too, and a prompt that comes in "
+            "meanwhile. May be given several times.",
+        ),
+    ] = None
 
     def check(self) -> None:
         """Raise `UsageError` for numbers that are wrong for any model."""
-        from gpt2cli.analysis.bench import TOKENS, check_counts
+        from gpt2cli.analysis.timing import TOKENS, check_counts
 
         tokens = TOKENS if self.tokens is None else self.tokens
-        check_counts(self.context or [], tokens, self.repeats, self.samples)
+        counts = self.repeats, self.samples, self.sequences or []
+        check_counts(self.context or [], tokens, *counts)
 
     def plan(self, context_length: int) -> Plan:
         """What is measured of a model. Raises `UsageError` for what does not fit its context."""
-        from gpt2cli.analysis.bench import make_plan
+        from gpt2cli.analysis.timing import make_plan
 
-        context = self.context or []
-        return make_plan(context_length, context, self.tokens, self.repeats, self.samples)
+        counts = self.repeats, self.samples, self.sequences or []
+        return make_plan(context_length, self.context or [], self.tokens, *counts)
+
+
+@dataclass(frozen=True)
+class Shown(Group):
+    """Output"""
+
+    as_json: options.Json = False
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Speed by context, and by sequences, as PNG or SVG (needs matplotlib).",
+        ),
+    ] = None
+
+    def check(self) -> None:
+        """Raise `UsageError` if the picture cannot be written."""
+        if self.plot is not None:
+            check_writable(self.plot)
+            check_picture(self.plot, "plot")
+
+    def show(self, facts: dict[str, Any], output: Output) -> None:
+        """Print what was measured, and draw it."""
+        if self.as_json:
+            output.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        else:
+            bench_view.show(facts)
+        if self.plot is not None:
+            from gpt2cli.cli.render import speed_plot
+
+            write_file(self.plot, speed_plot.picture(facts, self.plot.suffix.lower()[1:]))
 
 
 @grouped
@@ -73,25 +116,27 @@ def bench(
     *,
     rounds: Rounds,
     where: options.WhereDecoding,
-    as_json: options.Json = False,
+    shown: Shown,
     common: options.Common,
 ) -> None:
     """Measure how fast a model is here, and how fast it could be.
 
     Decoding a token reads all weights and the KV cache, so the memory's bandwidth, measured
-    too, divided by those bytes limits the speed; on a machine that is busy with other work
-    neither figure means much. The tokens are random, and so are the weights
+    in between, divided by those bytes limits the speed; on a machine that is busy with other
+    work neither figure means much. The tokens are random, and so are the weights
     of a model that is not in the cache: nothing is fetched for its speed. One prompt is read
-    for all samples; decoding counts the tokens of all.
+    for all samples; decoding counts the tokens of all. Ctrl-C shows what was measured so far.
 
     \b
     Examples:
       gpt2 bench
       gpt2 bench --model 1558M --precision int4
+      gpt2 bench --precision int8 --sequences 1 --sequences 16 --plot speed.png
       gpt2 bench --model bard --precision int8 --context 100 --json
     """
     model = opening.load(where)
     rounds.check()
+    shown.check()
     is_random = bool(model.source.spec) and not model.source.directory and not model.adapters
     if model.source.spec or model.source.directory:  # else the context is known after fetching
         rounds.plan(model.config.context_length)
@@ -102,30 +147,29 @@ def bench(
     begun = time.perf_counter()
     decoder = _open(model, plan, is_random, compiled=where.compile_)
     load_seconds = None if is_random else time.perf_counter() - begun
+    report = _measure(decoder, model, plan)
     facts = {
         **model.facts(),
         "weights": "random" if is_random else "real",
         "samples": plan.samples,
         "tokens": plan.tokens,
-        "repeats": plan.repeats,
         "load_s": load_seconds,
-        **asdict(_measure(decoder, model, plan)),
+        **asdict(report),
     }
-    if as_json:
-        output.write(json.dumps(facts, ensure_ascii=False) + "\n")
-    else:
-        print_rich(_where(facts), "", _table(facts["contexts"]), "", _summary(facts))
+    shown.show(facts, output)
+    if report.interrupted:
+        raise KeyboardInterrupt
 
 
 def _open(model: LoadedModel, plan: Plan, is_random: bool, *, compiled: bool) -> Decoder:
     """The decoder alone: its speed needs no vocabulary."""
     from gpt2cli.decoders.opening import open_decoder, open_random
     from gpt2cli.decoders.pages import room_for
-    from gpt2cli.system.memory import check_random, check_rows
+    from gpt2cli.system.memory import check_random, check_room, check_rows
 
     config, placement = model.config, model.placement
     longest = plan.contexts[-1] + plan.tokens
-    tokens = room_for(plan.samples, longest)
+    tokens = max(room_for(plan.samples, longest), plan.room(config.context_length))
     if compiled:
         model.check_compile()
     if is_random:
@@ -133,6 +177,8 @@ def _open(model: LoadedModel, plan: Plan, is_random: bool, *, compiled: bool) ->
         notice(_why_random(model.source), asked=True)
     else:
         check_rows(config, placement, plan.samples, longest)
+    if plan.sequences:
+        check_room(config, placement, tokens)
     with download_progress() as progress:
         if is_random:
             return open_random(config, placement, tokens, progress)
@@ -149,8 +195,41 @@ def _open(model: LoadedModel, plan: Plan, is_random: bool, *, compiled: bool) ->
 def _measure(decoder: Decoder, model: LoadedModel, plan: Plan) -> Report:
     from gpt2cli.analysis.bench import measure
 
+    writer = None
+    if plan.sequences:
+        writer = _Writer(decoder, model.config.vocab_size, max(plan.sequences) + 1)
     with _progress(plan.measurements) as advance:
-        return measure(decoder, model.config, model.placement, plan, advance)
+        return measure(decoder, model.config, model.placement, plan, writer, advance)
+
+
+class _Writer:
+    """`analysis.load.Writer`: greedy texts that no end of text ends, by the scheduler."""
+
+    def __init__(self, decoder: Decoder, vocab_size: int, most: int) -> None:
+        from gpt2cli.config.sampling import SamplingConfig
+        from gpt2cli.generation.request import GenerationConfig
+        from gpt2cli.generation.scheduler import Scheduler
+        from gpt2cli.text.tokenizer import Tokenizer
+
+        # The model may have no vocabulary; what the tokens say does not matter.
+        tokenizer = Tokenizer({b"%d" % i: i for i in range(vocab_size)}, {})
+        self._scheduler = Scheduler(decoder, tokenizer, max_sequences=most)
+        self._config = GenerationConfig(
+            SamplingConfig(temperature=0), decoder.context_length, ignore_eos=True
+        )
+
+    def add(self, prompt: Sequence[int]) -> int:
+        return self._scheduler.add(prompt, self._config)
+
+    def step(self) -> Collection[int]:
+        updates = self._scheduler.step()
+        for _, update in updates:
+            if isinstance(update, GPT2CLIError):
+                raise update
+        return [number for number, _ in updates]
+
+    def cancel(self, number: int) -> None:
+        self._scheduler.cancel(number)
 
 
 def _why_random(source: Source) -> str:
@@ -183,61 +262,3 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
             bars.refresh()
 
         yield advance
-
-
-def _where(facts: dict[str, Any]) -> str:
-    threads, samples = facts["threads"], facts["samples"]
-    parts = [
-        visible(facts["model"])
-        + (" with random weights" if facts["weights"] == "random" else "")
-        + f" on {facts['device']} ({visible(facts['device_name'])}) "
-        f"in {facts['precision']}",
-        f"{facts['engine']} engine",
-        f"{threads} thread{'s' if threads > 1 else ''}" if threads else "",
-        f"{samples} samples at once" if samples > 1 else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def _table(results: list[dict[str, Any]]) -> Table:
-    headings = ("context", "prefill\ntokens/s", "decode\ntokens/s", "limit\ntokens/s", "share")
-    table = new_table(*headings, text=0)
-    for result in results:
-        table.add_row(
-            f"{result['context']:,}",
-            _speed(result["prefill_tokens_per_second"]["median"]),
-            _speed(result["decode_tokens_per_second"]["median"]),
-            _speed(result["limit_tokens_per_second"]),
-            _share(result["share_of_limit"]),
-        )
-    return table
-
-
-def _share(share: float | None) -> str:
-    return "-" if share is None else f"{share:.{0 if share >= 0.1 else 1}%}"
-
-
-def _speed(rate: float) -> str:
-    """A rate with three significant digits or more, and at most one decimal."""
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
-
-
-def _summary(facts: dict[str, Any]) -> str:
-    first, shortest = facts["time_to_first_token_s"]["median"], facts["contexts"][0]["context"]
-    peak = facts["peak_memory_bytes"]
-    loaded = f"Loaded in {facts['load_s']:.2f} s; first" if facts["load_s"] else "First"
-    lines = [
-        f"{loaded} token after {first:.3f} s from "
-        f"{shortest:,} tokens, {facts['first_prefill_s']:.3f} s the first time",
-        f"The memory is read at {facts['bandwidth_bytes_per_second'] / 1e9:,.1f} GB/s"
-        + (f"; {peak / 1e6:,.0f} MB were in use at most" if peak else ""),
-        f"Medians of {facts['repeats']}, with {facts['tokens']} tokens decoded each time",
-    ]
-    if any(result["share_of_limit"] is None for result in facts["contexts"]):
-        size = facts["cache_bytes"]
-        lines.append(
-            "-: what a step reads fits the cache"
-            + (f" of {size / 1e6:,.0f} MB" if size else "")
-            + ", in whole or in part, so that memory is not the limit"
-        )
-    return "\n".join(lines)

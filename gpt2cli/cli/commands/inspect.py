@@ -14,6 +14,7 @@ from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.intervening import Changes
 from gpt2cli.cli.io.inputs import read_argument
 from gpt2cli.cli.io.terminal import Output, complain_of_dropped, notice
+from gpt2cli.cli.render.drawing import check_matplotlib
 from gpt2cli.cli.render.tables import print_rich
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import UsageError, did_you_mean
@@ -97,7 +98,7 @@ class Shown(Group):
             if path is not None:
                 check_writable(path, inputs=[file])
         if self.png is not None:
-            _check_matplotlib()
+            check_matplotlib("png")
 
 
 @grouped
@@ -224,10 +225,3 @@ def _layers(config: ModelConfig, details: Details) -> list[int]:
     if details.layer is not None:
         return [details.layer]
     return list(range(config.n_layers)) if details.all_heads else [config.n_layers - 1]
-
-
-def _check_matplotlib() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise UsageError("--png needs matplotlib; install it with: pip install 'gpt2cli[plot]'")

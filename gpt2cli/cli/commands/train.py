@@ -20,10 +20,11 @@ from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.progress import count_progress
 from gpt2cli.cli.io.terminal import be_quiet, complain, notice, use_colour
 from gpt2cli.cli.render import train_view
+from gpt2cli.cli.render.drawing import check_picture
 from gpt2cli.cli.training_options import Computing, Data, Lora, Recipe, Run, fetched, make_plan
 from gpt2cli.errors import UsageError
 from gpt2cli.files import check_writable, write_file
-from gpt2cli.system.device import check_device, limit_threads, place
+from gpt2cli.system.device import Placement, check_device, limit_threads, place, probe
 from gpt2cli.system.precision import PRECISIONS, parse
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from gpt2cli.training.state import Plan, Position
     from gpt2cli.training.trainer import Report, Trainer
 
-_PICTURES = (".png", ".svg")
 
 Out = Annotated[
     Path,
@@ -78,14 +78,7 @@ class Following(Group):
             if path is not None:
                 check_writable(path)
         if self.plot is not None:
-            from importlib.util import find_spec
-
-            if self.plot.suffix.lower() not in _PICTURES:
-                raise UsageError(f"plot must end in .png or .svg, not {self.plot.name}", "plot")
-            if find_spec("matplotlib") is None:
-                raise UsageError(
-                    "plot needs matplotlib; install it with: pip install 'gpt2cli[plot]'", "plot"
-                )
+            check_picture(self.plot, "plot")
 
 
 @grouped
@@ -136,6 +129,8 @@ def train(
     if precision == "auto":
         precision = plan.precision
     placement = place(computing.device, precision)
+    if placement == Placement("cpu", "bf16"):
+        probe(placement)
     computing.check_devices(placement.device, world, plan.training.batch_size)
     plan = replace(plan, precision=placement.precision)
     _check_data(plan, moved=bool(data.data) or position is None)

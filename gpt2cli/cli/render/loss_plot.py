@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from gpt2cli.cli.render.drawing import COLD, HOT, draw, drawable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
 _HEIGHT = 10  # lines
@@ -12,23 +16,17 @@ _HEIGHT = 10  # lines
 
 def picture(records: Sequence[Record], title: str, kind: str) -> bytes:
     """A PNG or SVG, by its name, of training and validation loss."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
-    from gpt2cli.cli.render.picture import COLD, DPI, HOT, STYLE
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+    def paint(figure: Figure) -> None:
         axes = figure.subplots()
         for key, label, colour in (("loss", "training", COLD), ("val_loss", "validation", HOT)):
             steps, values = _series(records, key)
             marker = "o" if key == "val_loss" else ""
             axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=4)
-        axes.set(title=title, xlabel="step", ylabel="loss in nats per token")
+        axes.set(title=drawable(title), xlabel="step", ylabel="loss in nats per token")
         axes.legend()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=DPI)
-    return buffer.getvalue()
+
+    return draw(paint, (8, 4.5), kind)
 
 
 def lines(records: Sequence[Record], width: int) -> list[str]:

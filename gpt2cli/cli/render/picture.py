@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
-from matplotlib.ft2font import FT2Font
 
-from gpt2cli.cli.io.terminal import escape, visible, visible_token
+from gpt2cli.cli.io.terminal import visible, visible_token
 from gpt2cli.cli.render.charts import LISTED, after, label, title
+from gpt2cli.cli.render.drawing import (
+    CARD,
+    COLD,
+    FAINT,
+    HOT,
+    THIRD,
+    draw,
+    drawable,
+    finish,
+)
 from gpt2cli.cli.render.pages import excerpt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from gpt2cli.analysis.inspection import Inspection
     from gpt2cli.arrays import NDArray
@@ -27,34 +32,9 @@ if TYPE_CHECKING:
 WIDTH = 12.0  # inches
 MARGIN = 0.4  # inches
 HEADER = 0.7  # inches
-DPI = 120
 LENS = 16  # tokens of the logit lens, as many as can be read
 
-# As on the pages.
-PAPER, CARD, INK, FAINT, LINE = "#f8f6f1", "#ffffff", "#1c2430", "#5a6472", "#e3ded4"
-HOT, COLD, THIRD = "#f5923e", "#86b6de", "#7a9a4d"
 HEAT = LinearSegmentedColormap.from_list("heat", [CARD, HOT])
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # which matplotlib brings, so that all pictures are alike
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,  # a dollar sign in a token begins no formula
-    "figure.facecolor": PAPER,
-    "axes.facecolor": CARD,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": FAINT,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.edgecolor": LINE,
-}
 
 
 def render(
@@ -69,27 +49,26 @@ def render(
     """A PNG of the chosen sections; `every` shows all heads of `layers`."""
     heights = [_height(data, section, layers, every) for section in sections]
     height = sum(heights) + HEADER + 2 * MARGIN
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height))
+
+    def paint(figure: Figure) -> None:
         left, bottom = MARGIN / WIDTH, MARGIN / height
         inner = (left, bottom, 1 - 2 * left, 1 - 2 * bottom - HEADER / height)
         figure.set_layout_engine("constrained", rect=inner, hspace=0.08, h_pad=0.12)
-        beginning = excerpt(_drawn(" ".join(visible(prompt[:400]).split())), 70)
-        command = _drawn(visible(f"gpt2 inspect · {model}"))[:120]
+        beginning = excerpt(drawable(" ".join(visible(prompt[:400]).split())), 70)
+        command = drawable(visible(f"gpt2 inspect · {model}"))[:120]
         figure.text(left, 1 - bottom, command, va="top", color=FAINT)
         figure.text(left, 1 - 1.5 * bottom, beginning, va="top", size=14, weight="bold")
         panels = figure.subplots(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0]
         for section, axes in zip(sections, panels, strict=True):
-            axes.set_title(_drawn(title(data, section)))
+            axes.set_title(drawable(title(data, section)))
             if section == "attention" and every:
                 _all_heads(axes, data, layers)
             elif section == "attention":
                 _attention(axes, data, layers[0], head)
             else:
                 _PANELS[section](axes, data)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+
+    return draw(paint, (WIDTH, height))
 
 
 def _height(data: Inspection, section: str, layers: Sequence[int], every: bool) -> float:
@@ -104,17 +83,7 @@ def _height(data: Inspection, section: str, layers: Sequence[int], every: bool) 
 
 
 def _label(text: str, width: int = 14) -> str:
-    return label(_drawn(visible_token(text.encode())), width)
-
-
-def _drawn(text: str) -> str:
-    """Text in the font's characters; others are escaped, as \\u65e5."""
-    return "".join(c if ord(c) in _characters() else escape(c) for c in text)
-
-
-@cache
-def _characters() -> frozenset[int]:
-    return frozenset(FT2Font(findfont(STYLE["font.family"])).get_charmap())
+    return label(drawable(visible_token(text.encode())), width)
 
 
 def _bars(axes: Axes, names: Sequence[str], values: Sequence[float], shown: str) -> None:
@@ -160,7 +129,7 @@ def _activations(axes: Axes, data: Inspection) -> None:
     axes.plot(layers[1:], a.feed_forward[:, -1], "^-", color=THIRD, label="feed-forward added")
     axes.set_xticks(layers, [after(i).removeprefix("layer ") for i in layers])
     axes.set_xlabel("after layer")
-    _finish(axes)
+    finish(axes)
 
 
 def _norms(axes: Axes, data: Inspection) -> None:
@@ -170,13 +139,7 @@ def _norms(axes: Axes, data: Inspection) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("norm, from the first to the final one")
-    _finish(axes)
-
-
-def _finish(axes: Axes) -> None:
-    axes.grid(axis="y", color=LINE)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend()
+    finish(axes)
 
 
 def _attention(axes: Axes, data: Inspection, layer: int, head: int | None) -> None:

@@ -18,7 +18,7 @@ from gpt2cli.errors import DeviceError
 ARM64 = platform.machine() in ("aarch64", "arm64")
 LEVELS = ("baseline", "dotprod") if ARM64 else ("baseline", "avx2", "avx512", "amx")
 
-BITS = {"fp32": 32, "int8": 8, "int4": 4}  # of a weight, by the name of the precision
+TYPES = ("fp32", "bf16", "fp16", "int8", "int4")  # of weights, as types.h numbers them
 
 
 def available() -> bool:

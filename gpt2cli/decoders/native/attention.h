@@ -88,7 +88,7 @@ static void attend(const FloatHead& head, Rows<const float> q, int past, int n, 
     const Rows<float> scores{scratch.scores, ld};
     std::fill(scores.data, scores[n], 0);
     head.for_runs(S, [&](int s, int count) {
-        add_tiles<float>(q, head.keys + head.place(s) * D, scores.from(0, s), n, D,
+        add_tiles(q, head.keys + head.place(s) * D, scores.from(0, s), n, D,
                          (count + PANEL - 1) / PANEL * PANEL);
     });
     const float scale = 1 / __builtin_sqrtf(D);
@@ -278,21 +278,34 @@ static void attend(const CodedHead& head, Rows<const float> q, int past, int n, 
         for (int d = 0; d < head.D; d++) y[t][d] = sums[t][d] * (1 / denominators[t]);
 }
 
+// One thread's heads of sequences: head after head, so that long sequences are shared between the
+// threads.
+struct HeadItems {
+    const std::vector<Piece>& pieces;
+    Range range;
+
+    HeadItems(const Engine& e, const Batch& batch, int thread)
+        : pieces(batch.pieces),
+          range(range_of(e.config.H * batch.pieces.size(), 1, e.pool.threads, thread)) {}
+
+    const Piece& piece(int i) const { return pieces[i % pieces.size()]; }
+    int head(int i) const { return i / (int)pieces.size(); }
+};
+
 // All heads; a token attends to itself and all before it in its sequence. e.qkv → e.mixed (N, C)
 template <class Head>
 static void attention(const Engine& e, const Batch& batch, int layer, int thread) {
-    const int C = e.config.C, D = e.width(), pieces = batch.pieces.size();
+    const int C = e.config.C, D = e.width();
     const Scratch& scratch = e.scratch[thread];
-    // Head after head, so that long sequences are shared between the threads.
-    const Range items = range_of(e.config.H * pieces, 1, e.pool.threads, thread);
-    const auto head_of = [&](int item) {
-        return Head(e, layer, item / pieces, batch.pieces[item % pieces].pages);
+    const HeadItems items(e, batch, thread);
+    const auto head_of = [&](int i) {
+        return Head(e, layer, items.head(i), items.piece(i).pages);
     };
-    for (int item = items.begin; item < items.end; item++) {
-        const Head head = head_of(item);
-        if (item + 1 < items.end) head_of(item + 1).prefetch();
-        const Piece& piece = batch.pieces[item % pieces];
-        const int h = item / pieces, T = piece.count, start = piece.chunk->start + piece.first;
+    for (int i = items.range.begin; i < items.range.end; i++) {
+        const Head head = head_of(i);
+        if (i + 1 < items.range.end) head_of(i + 1).prefetch();
+        const Piece& piece = items.piece(i);
+        const int h = items.head(i), T = piece.count, start = piece.chunk->start + piece.first;
         const Rows<const float> q{e.qkv + (int64_t)piece.row * 3 * C + h * D, 3 * C};
         const Rows<float> y{e.mixed + (int64_t)piece.row * C + h * D, C};
         for (int t = 0; t < T; t++) head.append(q[t] + C, q[t] + 2 * C, start + t, scratch);

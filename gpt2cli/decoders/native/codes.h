@@ -135,7 +135,7 @@ static void multiply_block(const Matrix& m, int block, const CodedInputs& coded,
         for (int p = 0; p < PARTS; p++) {
             Vec totals[R];
             group_totals<R>(codes[g], scales[g], p * FLOATS, coded.codes + at * GROUP, input, totals);
-            const Vec scale = load(scales[g].bf16 + p * FLOATS);
+            const Vec scale = load(scales[g].values + p * FLOATS);
             for (int r = 0; r < R; r++)
                 sums[r][p] = add_group(sums[r][p], totals[r], scale, input[r].value);
         }

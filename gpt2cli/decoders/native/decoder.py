@@ -19,6 +19,7 @@ from gpt2cli.decoders.paged import PagedDecoder
 from gpt2cli.decoders.pages import PAGE, Chunk
 from gpt2cli.errors import DeviceError
 from gpt2cli.sampling.sampler import Draw
+from gpt2cli.system.precision import QUANTIZED
 from gpt2cli.threads import thread_count
 
 _ERRORS = {
@@ -34,9 +35,10 @@ class EngineDecoder(PagedDecoder):
     """Decodes with the native engine, over a KV cache with room for `tokens` tokens.
 
     `weights` are fp32 arrays under the names of `model.GPT2`, used where they are: they may
-    be memory-mapped. With `precision` int8 or int4 the matrices have 8 or 4 bits per weight, in
-    groups of 64 that share a scale; the inputs of each layer have 8 bits, grouped in the same way,
-    and so has the KV cache, with a scale per token and head. `codes` are those matrices if
+    be memory-mapped. With `precision` bf16 or fp16 the matrices have 16 bits per weight, and all
+    is computed in fp32. With int8 or int4 they have 8 or 4, in groups of 64 that share a scale;
+    the inputs of each layer have 8 bits, grouped in the same way, and so has the KV cache, with
+    a scale per token and head. `codes` are those matrices if
     `quantize` has made them already. `threads` defaults to OMP_NUM_THREADS or all cores. `level`
     limits the engine to one of `native.LEVELS`, for tests. `size` and `name` are those of
     `PagedDecoder`.
@@ -65,14 +67,15 @@ class EngineDecoder(PagedDecoder):
             codes = quantize.encode(config, weights, precision)
         assert self._library.engine_page_length() == PAGE
         # The engine has the addresses of the cache and the weights, which are kept alive here.
-        self._cache = _Cache(config, self.pages, np.float32 if precision == "fp32" else np.int8)
-        self._weights = _in_order(config, weights, codes or {})
+        quantized = precision in QUANTIZED
+        self._cache = _Cache(config, self.pages, np.int8 if quantized else np.float32)
+        self._weights = _in_order(config, weights, codes or {}, quantized)
         addresses = np.array([0 if w is None else w.ctypes.data for w in self._weights], np.uintp)
         self._engine = self._library.engine_new(
             _sizes(config),
             self._cache.addresses(),
             addresses.ctypes.data,
-            native.BITS[precision],
+            native.TYPES.index(precision),
             threads or thread_count(),
             native.LEVELS.index(level),
         )
@@ -200,15 +203,20 @@ def _sizes(config: ModelConfig) -> abi.Config:
 
 
 def _in_order(
-    config: ModelConfig, weights: Mapping[str, NDArray], codes: Mapping[str, NDArray]
+    config: ModelConfig,
+    weights: Mapping[str, NDArray],
+    codes: Mapping[str, NDArray],
+    quantized: bool,
 ) -> list[NDArray | None]:
     """All weights as `engine_new` expects them; None for what there is not."""
 
     def floats(name: str) -> NDArray | None:
         return np.ascontiguousarray(weights[name], dtype=np.float32) if name in weights else None
 
-    ordered = [floats("token_embedding.weight"), floats("position_embedding.weight")]
-    ordered += [codes.get(quantize.HEAD), None]
+    coded = codes.get(quantize.HEAD)
+    embedding = floats(quantize.HEAD) if quantized or coded is None else coded
+    ordered = [embedding, None, floats("position_embedding.weight")]
+    ordered += [coded if quantized else None, None]
     ordered += [floats("final_norm.scale"), floats("final_norm.shift")]
     for i in range(config.n_layers):
         for norm, *matrices in (

@@ -42,20 +42,20 @@
 #include "layers.h"
 
 #ifdef X86
-BEGIN_TARGET("avx2,fma")
+BEGIN_TARGET("avx2,fma,f16c")
 #define LEVEL avx2
 #define FLOATS 8
 #include "layers.h"
 END_TARGET
 
-BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+BEGIN_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define LEVEL avx512
 #define FLOATS 16
 #include "layers.h"
 END_TARGET
 
 #ifdef TILES
-BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
+BEGIN_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
 #define LEVEL amx
 #define FLOATS 16
 #define AMX
@@ -89,7 +89,8 @@ bool may_use_tiles() {
 int best_level() {
 #ifdef X86
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni");
@@ -145,38 +146,42 @@ void allocate(Engine& e) {
     const Config& c = e.config;
     const int64_t N = ROWS, groups = (4 * c.C + GROUP - 1) / GROUP;
     const int64_t coded = N * groups, few = ROW_TILE * groups, per_place = (GROUP + sizeof(InputScale)) / 4;
-    Arena shared(e.memory, N * c.C * 10 + coded * per_place);
+    const int64_t parts = e.is_quantized() ? 0 : 4 * c.C / MOST_INPUTS + 2;
+    const int64_t sums = parts * FEW_ROWS * 4 * c.C;
+    Arena shared(e.memory, N * c.C * 10 + coded * per_place + 2 * sums);
     for (float** buffer : {&e.x, &e.normed, &e.mixed}) *buffer = shared.take(N * c.C);
     e.qkv = shared.take(N * 3 * c.C);
     e.hidden = shared.take(N * 4 * c.C);
     e.coded = coded_inputs(shared, coded);
+    for (float*& buffer : e.sums) buffer = shared.take(sums);
     for (Scratch& scratch : e.scratch) {
         const int64_t panels = PACK_COLUMNS * PACK_DEPTH;
         const int64_t scores = (int64_t)QUERIES * (c.context + CACHE_PANEL + 16);
-        const int64_t normed = (int64_t)FEW_ROWS * c.C;
+        const int64_t normed = (int64_t)FEW_ROWS * c.C, few_rows = 6 * normed;
         const int64_t attended = (int64_t)QUERIES * std::max(e.padded_width(), CACHE_PANEL);
         const int64_t unpacked = TOGETHER * DEPTH * GROUP * BLOCK / 4,
-                      sums = CODED_ROWS * TOGETHER * BLOCK, drawn = c.V + DRAW_BLOCK;
-        const int64_t own = few * per_place + 2 * attended + unpacked + sums + 2 * drawn;
-        Arena arena(scratch.memory, panels + scores + normed + own);
+                      tiles = CODED_ROWS * TOGETHER * BLOCK, drawn = c.V + DRAW_BLOCK;
+        const int64_t own = few * per_place + 2 * attended + unpacked + tiles + 2 * drawn;
+        Arena arena(scratch.memory, panels + scores + few_rows + own);
         scratch.panels = arena.take(panels);
         scratch.scores = arena.take(scores);
         scratch.queries = (int8_t*)arena.take(attended);
         scratch.attended = arena.take(attended);
         scratch.normed = arena.take(normed);
+        scratch.x = arena.take(normed);
+        scratch.hidden = arena.take(4 * normed);
         scratch.coded = coded_inputs(arena, few);
         scratch.unpacked = (uint8_t*)arena.take(unpacked);
-        scratch.sums = arena.take(sums);
+        scratch.sums = arena.take(tiles);
         scratch.weights = arena.take(drawn);
         scratch.band = arena.take(drawn);
     }
 }
 
 // Takes the next two addresses of `weights`, as do the norms.
-Matrix matrix(Shape shape, const float* const*& weights) {
-    const bool quantized = shape.bits != 32;
-    Matrix m{shape, quantized ? nullptr : weights[0],
-             quantized ? (const uint8_t*)weights[0] : nullptr, weights[1]};
+Matrix matrix(int in, int out, Type type, const float* const*& weights) {
+    const int bits = type == Type::INT4 ? 4 : type == Type::INT8 ? 8 : type == Type::FP32 ? 32 : 16;
+    Matrix m{{in, out, bits}, type, weights[0], weights[1]};
     weights += 2;
     return m;
 }
@@ -188,19 +193,19 @@ Norm norm(const float* const*& weights) {
 }
 
 void set_weights(Engine& e, const float* const* weights) {
-    const int C = e.config.C;
-    e.wte = *weights++;
+    const int C = e.config.C, V = e.config.V;
+    e.embedding = matrix(V, C, e.is_quantized() ? Type::FP32 : e.type, weights);
     e.wpe = *weights++;
-    e.head = matrix({C, e.config.V, 8}, weights);
+    e.head = matrix(C, V, Type::INT8, weights);
     e.final_norm = norm(weights);
     for (int i = 0; i < e.config.L; i++) {
         Block block;
         block.norm1 = norm(weights);
-        block.qkv = matrix({C, 3 * C, e.bits}, weights);
-        block.out = matrix({C, C, e.bits}, weights);
+        block.qkv = matrix(C, 3 * C, e.type, weights);
+        block.out = matrix(C, C, e.type, weights);
         block.norm2 = norm(weights);
-        block.up = matrix({C, 4 * C, e.bits}, weights);
-        block.down = matrix({4 * C, C, e.bits}, weights);
+        block.up = matrix(C, 4 * C, e.type, weights);
+        block.down = matrix(4 * C, C, e.type, weights);
         e.blocks.push_back(block);
     }
 }
@@ -270,20 +275,21 @@ void engine_encode(const EncodeJob* job, int threads, int thread) {
         job->bits == 8 ? encode_block<8>(*job, block) : encode_block<4>(*job, block);
 }
 
-// An engine for a model and a KV cache; `bits` per weight are 32, 8 or 4.
+// An engine for a model and a KV cache; `type` is the number of one of Type.
 //
-// weights: token and position embedding; the head and null; scale and shift of the final norm;
-// for each block norm1, qkv, out, norm2, up, down, each as weight (or scale) and bias (or shift),
-// null if there is none. With 8 or 4 bits, matrices are what `engine_encode` made; the head then
-// has 8 bits, because it decides between words. With 32 the head is null: the embedding is used.
+// weights: token embedding and null; position embedding; the head and null; scale and shift of the
+// final norm; for each block norm1, qkv, out, norm2, up, down, each as weight (or scale) and bias
+// (or shift), null if there is none. Matrices are of that type, all else is floats. With 8 or 4
+// bits, matrices are what `engine_encode` made, and the head has 8 bits, because it decides between
+// words; the token embedding is floats then. Else the head is null: the embedding is used.
 // Weights and cache must outlive the engine. Returns null if there is not enough memory.
 Engine* engine_new(const Config* config, const KVCache* cache, const float* const* weights,
-                   int bits, int threads, int level) {
+                   int type, int threads, int level) {
     try {
         auto e = std::make_unique<Engine>(threads);
         e->config = *config;
         e->cache = *cache;
-        e->bits = bits;
+        e->type = (Type)type;
         set_weights(*e, weights);
         allocate(*e);
         choose_level(*e, std::min(level, best_level()));

@@ -42,7 +42,8 @@ static void layer_norm(const Norm& norm, const float* x, float* y, int C, float 
     for (i = 0; i < C; i++) y[i] = (x[i] - mean) * inverse * norm.scale[i] + norm.shift[i];
 }
 
-// x W + b for the outputs `mine`, with W in floats.
+// x W + b for the outputs `mine`, with W in floats of 32 or 16 bits.
+template <class Number>
 static void float_product(Engine& e, const Matrix& m, const float* x, int N, Target target,
                           Range mine, int thread) {
     const int columns = mine.end - mine.begin;
@@ -52,36 +53,38 @@ static void float_product(Engine& e, const Matrix& m, const float* x, int N, Tar
             float& to = y[(int64_t)n * m.out + j];
             to = (target.add ? to : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
         }
-    product<float>({x, m.in}, {m.weight + mine.begin, m.out}, {y, m.out}, N, m.in, columns,
-                   e.scratch[thread].panels);
+    product_in_parts<Number>({x, m.in}, {(const Number*)m.weights + mine.begin, m.out},
+                             {y, m.out}, N, m.in, columns, e.scratch[thread].panels);
 }
 
 // y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
 static Range linear(Engine& e, const Matrix& m, const float* x, int N, Target target, int thread) {
     const Range mine = range_of(m.out, 16, e.pool.threads, thread);
-    const auto multiply = m.bits == 8   ? coded_product<8>
-                          : m.bits == 4 ? coded_product<4>
-                                        : float_product;
+    constexpr decltype(&coded_product<8>) PRODUCTS[] = {  // as Type numbers them
+        float_product<float>, float_product<BF16>, float_product<FP16>, coded_product<8>,
+        coded_product<4>};
+    const auto multiply = PRODUCTS[(int)m.type];
     multiply(e, m, x, N, target, mine, thread);
     return mine;
 }
 
-// Norms of N rows of e.x, all or those named. If they are few, every thread computes all of them,
+// Norms of N rows of x, all or those named. If they are few, every thread computes all of them,
 // which saves a barrier. → (N, C)
-static const float* normalise(Engine& e, const Norm& norm, const int* named, int N, int thread) {
+static const float* normalise(Engine& e, const Norm& norm, const float* x, const int* named, int N,
+                              int thread) {
     const Config& c = e.config;
     const bool alone = N <= FEW_ROWS;
     float* y = alone ? e.scratch[thread].normed : e.normed;
     const Range rows = alone ? Range{0, N} : range_of(N, 1, e.pool.threads, thread);
     for (int64_t n = rows.begin; n < rows.end; n++)
-        layer_norm(norm, e.x + (named ? named[n] : n) * c.C, y + n * c.C, c.C, c.eps);
+        layer_norm(norm, x + (named ? named[n] : n) * c.C, y + n * c.C, c.C, c.eps);
     if (!alone) e.pool.barrier();
     return y;
 }
 
 // (N, C) → (N, 4 C) → GELU → added to x (N, C)
 static void feed_forward(Engine& e, const Block& block, int N, int thread) {
-    const float* y = normalise(e, block.norm2, nullptr, N, thread);
+    const float* y = normalise(e, block.norm2, e.x, nullptr, N, thread);
     const Range mine = linear(e, block.up, y, N, {e.hidden, false}, thread);
     for (int64_t n = 0; n < N; n++)
         gelu(e.hidden + n * block.up.out + mine.begin, mine.end - mine.begin);
@@ -96,8 +99,8 @@ constexpr int HEAD_BLOCK = 8;                   // entries per place: all of the
 
 // R rows times one entry of the vocabulary per place, `step` entries apart; `places` of them count.
 // Every R sums up in the same order.
-template <int R>
-static void head_tile(const float* x, const float* const (&w)[PLACES], float* logits, int C,
+template <int R, class Number>
+static void head_tile(const float* x, const Number* const (&w)[PLACES], float* logits, int C,
                       int64_t V, int step, int places) {
     Vec totals[R][PLACES] = {};
     int i = 0;
@@ -115,6 +118,7 @@ static void head_tile(const float* x, const float* const (&w)[PLACES], float* lo
 }
 
 // Logits: x · wteᵀ, as the embedding lies. (N, C) → (N, V)
+template <class Number>
 static void tied_head(const Engine& e, const float* x, float* logits, int N, int thread) {
     const int C = e.config.C, V = e.config.V;
     const Range mine = range_of(V, 1, e.pool.threads, thread);
@@ -122,11 +126,11 @@ static void tied_head(const Engine& e, const float* x, float* logits, int N, int
     for (int begin = mine.begin; begin < end; begin += HEAD_BLOCK)
         for (int64_t n = 0, rows; n < N; n += rows) {
             rows = N - n >= HEAD_ROWS ? HEAD_ROWS : 1;
-            const auto tile = rows == 1 ? head_tile<1> : head_tile<HEAD_ROWS>;
+            const auto tile = rows == 1 ? head_tile<1, Number> : head_tile<HEAD_ROWS, Number>;
             for (int v = begin; v < std::min(begin + HEAD_BLOCK, end); v++) {
-                const float* w[PLACES];
+                const Number* w[PLACES];
                 for (int p = 0; p < PLACES; p++)
-                    w[p] = e.wte + (int64_t)std::min(v + p * step, V - 1) * C;
+                    w[p] = (const Number*)e.embedding.weights + (int64_t)std::min(v + p * step, V - 1) * C;
                 const int places = (mine.end - v + step - 1) / step;
                 tile(x + n * C, w, logits + n * V + v, C, V, step, std::min(PLACES, places));
             }
@@ -134,42 +138,168 @@ static void tied_head(const Engine& e, const float* x, float* logits, int N, int
 }
 
 // Logits of the rows that they are wanted of.
-static void head(Engine& e, const Batch& batch, int thread) {
+static void head(Engine& e, const Batch& batch, const float* x, int thread) {
     const int N = batch.wanted.size();
     if (!N) return;
-    const float* y = normalise(e, e.final_norm, batch.wanted.data(), N, thread);
-    if (e.head.codes) linear(e, e.head, y, N, {batch.logits, false}, thread);
-    else tied_head(e, y, batch.logits, N, thread);
+    const float* y = normalise(e, e.final_norm, x, batch.wanted.data(), N, thread);
+    if (e.is_quantized()) linear(e, e.head, y, N, {batch.logits, false}, thread);
+    else if (e.type == Type::BF16) tied_head<BF16>(e, y, batch.logits, N, thread);
+    else if (e.type == Type::FP16) tied_head<FP16>(e, y, batch.logits, N, thread);
+    else tied_head<float>(e, y, batch.logits, N, thread);
 }
 
-// The sum of token and position embeddings of each row. → e.x (N, C)
-static void embed(Engine& e, const Batch& batch, int thread) {
+// The sums of token and position embeddings of some rows. → x (N, C)
+template <class Number>
+static void embed(const Engine& e, const Batch& batch, Range rows, float* x) {
     const int C = e.config.C;
-    const Range rows = range_of(batch.rows(), 1, e.pool.threads, thread);
     for (int n = rows.begin; n < rows.end; n++) {
-        const float* token = e.wte + (int64_t)batch.ids[n] * C;
+        const Number* token = (const Number*)e.embedding.weights + (int64_t)batch.ids[n] * C;
         const float* position = e.wpe + (int64_t)batch.positions[n] * C;
-        for (int i = 0; i < C; i++) e.x[(int64_t)n * C + i] = token[i] + position[i];
+        for (int i = 0; i < C; i++) x[(int64_t)n * C + i] = (float)token[i] + position[i];
     }
-    e.pool.barrier();
+}
+
+static void embed_rows(const Engine& e, const Batch& batch, Range rows, float* x) {
+    const Type type = e.embedding.type;
+    const auto embed_all = type == Type::BF16   ? embed<BF16>
+                           : type == Type::FP16 ? embed<FP16>
+                                                : embed<float>;
+    embed_all(e, batch, rows, x);
 }
 
 static void forward(Engine& e, const Batch& batch, int thread) {
     const int N = batch.rows();
-    embed(e, batch, thread);
+    embed_rows(e, batch, range_of(N, 1, e.pool.threads, thread), e.x);
+    e.pool.barrier();
     for (int layer = 0; layer < e.config.L; layer++) {
         const Block& block = e.blocks[layer];
-        const float* y = normalise(e, block.norm1, nullptr, N, thread);
+        const float* y = normalise(e, block.norm1, e.x, nullptr, N, thread);
         linear(e, block.qkv, y, N, {e.qkv, false}, thread);
         e.pool.barrier();
-        const auto attend_all = e.bits == 32 ? attention<FloatHead> : attention<CodedHead>;
+        const auto attend_all = e.is_quantized() ? attention<CodedHead> : attention<FloatHead>;
         attend_all(e, batch, layer, thread);
         e.pool.barrier();
         linear(e, block.out, e.mixed, N, {e.x, true}, thread);
         e.pool.barrier();
         feed_forward(e, block, N, thread);
     }
-    head(e, batch, thread);
+    head(e, batch, e.x, thread);
+}
+
+// Few rows of floats, which memory limits: threads share the inputs of a matrix, so that each reads
+// long runs of addresses. They write sums of parts, meet, and whoever needs an output adds them up.
+// Each thread has a residual stream of its own, and all of these are the same.
+
+// The parts of a product's inputs, and of their outputs, that are one thread's: f(part, outputs).
+template <class F>
+static void for_shares(const Engine& e, const Matrix& m, int thread, F f) {
+    const Parts parts(m.in);
+    const int lines = (m.out + 15) / 16;
+    const Range mine = range_of(parts.count * lines, 1, e.pool.threads, thread);
+    for (int i = mine.begin, end; i < mine.end; i = end) {
+        const int part = i / lines;
+        end = std::min(mine.end, (part + 1) * lines);
+        f(part, Range{(i - part * lines) * 16, std::min((end - part * lines) * 16, m.out)});
+    }
+}
+
+// The sums of x (N, in) W for this thread's shares. → sums (parts, N, out)
+template <class Number>
+static void share(const Engine& e, const Matrix& m, const float* x, int N, float* sums, int thread) {
+    for_shares(e, m, thread, [&](int part, Range outputs) {
+        const Range inputs = Parts(m.in)[part];
+        const Rows<float> y{sums + (int64_t)part * N * m.out + outputs.begin, m.out};
+        const int columns = outputs.end - outputs.begin;
+        for (int n = 0; n < N; n++) std::fill(y[n], y[n] + columns, 0);
+        const Number* w = (const Number*)m.weights + (int64_t)inputs.begin * m.out + outputs.begin;
+        const Rows<const float> rows{x + inputs.begin, m.in};
+        const auto multiply = [&](int count) {
+            product_of_few<Number>(rows, {w, m.out}, y, count, inputs.end - inputs.begin, columns);
+        };
+        N == 1 ? multiply(1) : multiply(N);  // compiled without a loop over N
+    });
+}
+
+static void share(const Engine& e, const Matrix& m, const float* x, int N, float* sums, int thread) {
+    const auto shares = m.type == Type::BF16   ? share<BF16>
+                        : m.type == Type::FP16 ? share<FP16>
+                                               : share<float>;
+    shares(e, m, x, N, sums, thread);
+}
+
+// y[outputs] += bias + the sums of all parts of row n, as `float_product` adds them.
+static void add_shares(const Matrix& m, const float* sums, int N, int n, Range outputs, float* y) {
+    const int count = Parts(m.in).count;
+    for (int j = outputs.begin; j < outputs.end; j++) y[j] += m.bias ? m.bias[j] : 0;
+    for (int part = 0; part < count; part++) {
+        const float* more = sums + ((int64_t)part * N + n) * m.out;
+        for (int j = outputs.begin; j < outputs.end; j++) y[j] += more[j];
+    }
+}
+
+// q, k and v of this thread's heads, of which `attention` reads no other's. → e.qkv (N, 3 C)
+static void take_qkv(const Engine& e, const Batch& batch, const Matrix& m, const float* sums,
+                     int thread) {
+    const int C = e.config.C, D = e.width();
+    const HeadItems items(e, batch, thread);
+    for (int i = items.range.begin; i < items.range.end; i++) {
+        const Piece& piece = items.piece(i);
+        for (int n = piece.row; n < piece.row + piece.count; n++)
+            for (int begin = items.head(i) * D; begin < 3 * C; begin += C) {
+                float* y = e.qkv + (int64_t)n * 3 * C;
+                std::fill(y + begin, y + begin + D, 0);
+                add_shares(m, sums, batch.rows(), n, {begin, begin + D}, y);
+            }
+    }
+}
+
+// What the GELU makes of the inputs of `down` that are this thread's. → scratch.hidden (N, 4 C)
+static void take_hidden(const Engine& e, const Block& block, const float* sums, int N, int thread) {
+    float* hidden = e.scratch[thread].hidden;
+    int last = -1;
+    for_shares(e, block.down, thread, [&](int part, Range) {
+        const Range inputs = Parts(block.down.in)[part];
+        for (int n = 0; n < N && part != last; n++) {
+            float* y = hidden + (int64_t)n * block.up.out;
+            std::fill(y + inputs.begin, y + inputs.end, 0);
+            add_shares(block.up, sums, N, n, inputs, y);
+            gelu(y + inputs.begin, inputs.end - inputs.begin);
+        }
+        last = part;
+    });
+}
+
+static void forward_few(Engine& e, const Batch& batch, int thread) {
+    const int N = batch.rows(), C = e.config.C;
+    const Scratch& own = e.scratch[thread];
+    const auto norm_all = [&](const Norm& norm) {
+        for (int n = 0; n < N; n++)
+            layer_norm(norm, own.x + n * C, own.normed + n * C, C, e.config.eps);
+    };
+    const auto add_all = [&](const Matrix& m, const float* sums) {
+        for (int n = 0; n < N; n++) add_shares(m, sums, N, n, {0, C}, own.x + n * C);
+    };
+    embed_rows(e, batch, {0, N}, own.x);
+    for (int layer = 0; layer < e.config.L; layer++) {
+        const Block& block = e.blocks[layer];
+        norm_all(block.norm1);
+        share(e, block.qkv, own.normed, N, e.sums[0], thread);
+        e.pool.barrier();
+        take_qkv(e, batch, block.qkv, e.sums[0], thread);
+        attention<FloatHead>(e, batch, layer, thread);
+        e.pool.barrier();
+        share(e, block.out, e.mixed, N, e.sums[1], thread);
+        e.pool.barrier();
+        add_all(block.out, e.sums[1]);
+        norm_all(block.norm2);
+        share(e, block.up, own.normed, N, e.sums[0], thread);
+        e.pool.barrier();
+        take_hidden(e, block, e.sums[0], N, thread);
+        share(e, block.down, own.hidden, N, e.sums[1], thread);
+        e.pool.barrier();
+        add_all(block.down, e.sums[1]);
+    }
+    head(e, batch, own.x, thread);
 }
 
 // All batches of a call, one after another: a sequence's tokens may be in several.
@@ -179,7 +309,8 @@ static void forward(Engine& e, int thread) {
 #endif
     for (const Batch& batch : e.batches) {
         if (&batch != &e.batches.front()) e.pool.barrier();  // the head still reads e.x
-        forward(e, batch, thread);
+        const bool few = batch.rows() <= FEW_ROWS && !e.is_quantized();
+        few ? forward_few(e, batch, thread) : forward(e, batch, thread);
     }
 #ifdef AMX
     end_tiles();

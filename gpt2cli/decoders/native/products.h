@@ -1,4 +1,4 @@
-// Products with matrices of floats, or of the bytes of a KV cache: row by row for a few vectors,
+// Products with matrices of floats, of 32 or 16 bits: row by row for a few vectors,
 // which memory limits, and in tiles for many, which registers limit.
 // Included once per level of SIMD instructions (see simd.h).
 
@@ -10,15 +10,9 @@
 
 namespace LEVEL {
 
-// Products with bytes are so fast that memory must be asked early; floats arrive in time.
-template <class Number>
-static inline void prefetch(const Number* p) {
-    if (sizeof(Number) == 1) __builtin_prefetch(p + 4096);
-}
-
 // R rows of weights in a product with N vectors: y[n][j] += Σᵣ x[n][r] · w[r][j] for all columns.
-// The weights are read once for all vectors. Several vectors take so long that memory can be asked
-// for the next rows meanwhile.
+// The weights are read once for all vectors. Memory is asked for the next rows meanwhile, unless
+// a single vector is multiplied with floats of 32 bits, which the processor foresees as well.
 template <int R, class Number>
 static inline void add_rows(Rows<const float> x, Rows<const Number> w, Rows<float> y, int N,
                             int columns) {
@@ -33,10 +27,8 @@ static inline void add_rows(Rows<const float> x, Rows<const Number> w, Rows<floa
                 store(y[n] + part, total);
             }
         }
-        for (int r = 0; r < R; r++) {
-            if (N > 1) __builtin_prefetch(w[r + R] + j, 0, 2);
-            else prefetch(w[r] + j);
-        }
+        for (int r = 0; r < R; r++)
+            if (N > 1 || sizeof(Number) == 2) __builtin_prefetch(w[r + R] + j, 0, 2);
     }
     for (; j < columns; j++)
         for (int n = 0; n < N; n++)
@@ -59,18 +51,20 @@ static_assert(CACHE_PANEL % PANEL == 0, "keys in the KV cache lie in whole panel
 
 // A tile of a product of matrices: y (R, PANEL) += x (R, depth) · panel (depth, PANEL).
 // Each number of y is summed up as `add_rows` does it, one product after another onto what is
-// there: so a row's result does not depend on how many rows are computed with it.
-template <int R, class Number>
-static void add_tile(Rows<const float> x, const Number* panel, Rows<float> y, int depth,
+// there, or if it is APART from zero, and then added: so a row's result does not depend on how many
+// rows are computed with it.
+template <int R, bool APART>
+static void add_tile(Rows<const float> x, const float* panel, Rows<float> y, int depth,
                      int columns) {
     Vec total[R][2];
     const int left = std::min(columns, FLOATS), right = columns - left;
     for (int r = 0; r < R; r++) {
+        total[r][0] = total[r][1] = Vec{};
+        if (APART) continue;
         total[r][0] = columns == PANEL ? load(y[r]) : load_some(y[r], left);
         total[r][1] = columns == PANEL ? load(y[r] + FLOATS) : load_some(y[r] + FLOATS, right);
     }
     for (int i = 0; i < depth; i++) {
-        prefetch(panel + i * PANEL);
         const Vec first = load(panel + i * PANEL), second = load(panel + i * PANEL + FLOATS);
         for (int r = 0; r < R; r++) {
             total[r][0] += x[r][i] * first;
@@ -79,9 +73,11 @@ static void add_tile(Rows<const float> x, const Number* panel, Rows<float> y, in
     }
     for (int r = 0; r < R; r++) {
         if (columns == PANEL) {
-            store(y[r], total[r][0]);
-            store(y[r] + FLOATS, total[r][1]);
+            store(y[r], APART ? load(y[r]) + total[r][0] : total[r][0]);
+            store(y[r] + FLOATS, APART ? load(y[r] + FLOATS) + total[r][1] : total[r][1]);
         } else {
+            if (APART) total[r][0] += load_some(y[r], left);
+            if (APART) total[r][1] += load_some(y[r] + FLOATS, right);
             store_some(y[r], total[r][0], left);
             store_some(y[r] + FLOATS, total[r][1], right);
         }
@@ -89,15 +85,15 @@ static void add_tile(Rows<const float> x, const Number* panel, Rows<float> y, in
 }
 
 // y (N, columns) += x (N, depth) · w (depth, columns), which is packed in panels.
-template <class Number>
-static void add_tiles(Rows<const float> x, const Number* panels, Rows<float> y, int N, int depth,
+template <bool APART = false>
+static void add_tiles(Rows<const float> x, const float* panels, Rows<float> y, int N, int depth,
                       int columns) {
     for (int n = 0, rows; n < N; n += rows) {
         const int left = N - n;
         rows = left >= TILE ? TILE : left >= 4 ? 4 : 1;
-        const auto tile = rows == TILE ? add_tile<TILE, Number>
-                          : rows == 4  ? add_tile<4, Number>
-                                       : add_tile<1, Number>;
+        const auto tile = rows == TILE ? add_tile<TILE, APART>
+                          : rows == 4  ? add_tile<4, APART>
+                                       : add_tile<1, APART>;
         for (int j = 0; j < columns; j += PANEL)
             tile(x.from(n, 0), panels + (int64_t)j * depth, y.from(n, j), depth,
                  std::min(PANEL, columns - j));
@@ -120,6 +116,47 @@ static void pack(Rows<const Number> w, float* panels, int depth, int columns) {
             }
         }
     }
+}
+
+// Inputs of a matrix are summed up in parts, each of them from zero, and then the sums of all. So
+// threads can share the inputs, and what is computed does not depend on how they do.
+struct Parts {
+    int in, size, count;
+
+    explicit Parts(int in) : in(in) {
+        const int parts = (in + MOST_INPUTS - 1) / MOST_INPUTS;
+        size = (in + parts * 8 - 1) / (parts * 8) * 8;
+        count = (in + size - 1) / size;
+    }
+
+    Range operator[](int i) const { return {i * size, std::min((i + 1) * size, in)}; }
+};
+
+// y (N, columns) += x (N, in) · w (in, columns), in parts. `memory` is that of `panels`.
+template <class Number>
+static void product_in_parts(Rows<const float> x, Rows<const Number> w, Rows<float> y, int N,
+                             int in, int columns, float* memory) {
+    const Parts parts(in);
+    const bool packed = N > LOOSE_ROWS;
+    const int most = packed ? PACK_COLUMNS : PACK_COLUMNS * PACK_DEPTH / LOOSE_ROWS;
+    for (int j = 0; j < columns; j += most)
+        for (int i = 0; i < parts.count; i++) {
+            const Range part = parts[i];
+            const int width = std::min(most, columns - j), depth = part.end - part.begin;
+            const Rows<const float> inputs = x.from(0, part.begin);
+            const Rows<const Number> weights = w.from(part.begin, j);
+            const Rows<float> outputs = y.from(0, j);
+            if (packed) {
+                pack(weights, memory, depth, width);
+                add_tiles<true>(inputs, memory, outputs, N, depth, width);
+                continue;
+            }
+            const Rows<float> sums{memory, width};
+            std::fill(memory, sums[N], 0);
+            product_of_few(inputs, weights, sums, N, depth, width);
+            for (int n = 0; n < N; n++)
+                for (int c = 0; c < width; c++) outputs[n][c] += sums[n][c];
+        }
 }
 
 // y (N, columns) += x (N, in) · w (in, columns).

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "numbers.h"
+
 namespace {
 
 // Outputs come in blocks of 16, inputs in groups of 64 that share one scale per output.
@@ -32,7 +34,7 @@ struct Codes {
 // The scales of one group and block.
 template <int BITS>
 struct Scales {
-    uint16_t bf16[BLOCK];
+    BF16 values[BLOCK];
 };
 
 // With 4 bits each half of a group has a scale of its own: that of the group times a small integer.
@@ -40,7 +42,7 @@ struct Scales {
 // many rows does for both.
 template <>
 struct Scales<4> {
-    uint16_t bf16[BLOCK];
+    BF16 values[BLOCK];
     int8_t factors[2][BLOCK];
 };
 
@@ -79,18 +81,11 @@ struct EncodeJob {
     }
 };
 
-inline float from_bf16(uint16_t half) {
-    const uint32_t bits = (uint32_t)half << 16;
-    float x;
-    std::memcpy(&x, &bits, 4);
-    return x;
-}
-
 // Rounds away from zero: with a smaller scale the largest weight would exceed the largest code.
-inline uint16_t to_bf16(float x) {
+inline BF16 to_bf16(float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
-    return (bits + 0xffff) >> 16;
+    return {(uint16_t)((bits + 0xffff) >> 16)};
 }
 
 // The weight of the largest magnitude, with its sign.
@@ -113,12 +108,12 @@ inline float divide(const float* w, int n, float scale, int low, int high, int* 
 }
 
 // Quantize a group to 8 bits: codes in [-127, 127]; returns the scale.
-inline uint16_t encode8(const float* w, int* codes) {
+inline BF16 encode8(const float* w, int* codes) {
     const float extreme = std::fabs(extreme_of(w, GROUP));
     std::fill(codes, codes + GROUP, 0);
-    if (extreme < NOTHING) return 0;
-    const uint16_t scale = to_bf16(extreme / 127);
-    divide(w, GROUP, from_bf16(scale), -127, 127, codes);
+    if (extreme < NOTHING) return {0};
+    const BF16 scale = to_bf16(extreme / 127);
+    divide(w, GROUP, scale, -127, 127, codes);
     return scale;
 }
 
@@ -157,17 +152,17 @@ inline int encode4(const float* w, float scale, float wanted, int* codes) {
 // Quantize one group of one output in a block. Codes and scales are those of its group.
 inline void encode_group(const float* w, int o, Codes<8>& codes, Scales<8>& scales) {
     int found[GROUP];
-    scales.bf16[o] = encode8(w, found);
+    scales.values[o] = encode8(w, found);
     for (int i = 0; i < GROUP; i++) codes.bytes[i / 4][o][i % 4] = found[i] + 128;
 }
 
 inline void encode_group(const float* w, int o, Codes<4>& codes, Scales<4>& scales) {
     const float wanted[2] = {best_scale4(w), best_scale4(w + HALF)};
     const float most = std::max(std::fabs(wanted[0]), std::fabs(wanted[1]));
-    scales.bf16[o] = to_bf16(most / MOST_FACTOR);
+    scales.values[o] = to_bf16(most / MOST_FACTOR);
     int found[2][HALF];
     for (int half = 0; half < 2; half++)
-        scales.factors[half][o] = encode4(w + half * HALF, from_bf16(scales.bf16[o]), wanted[half],
+        scales.factors[half][o] = encode4(w + half * HALF, scales.values[o], wanted[half],
                                           found[half]);
     for (int i = 0; i < HALF; i++)
         codes.bytes[i / 4][o][i % 4] = (found[0][i] + 8) | (found[1][i] + 8) << 4;

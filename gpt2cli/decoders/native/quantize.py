@@ -1,4 +1,4 @@
-"""Matrices in 8 or 4 bits for the native engine: coded once, kept on this disk, mapped from there.
+"""Matrices in fewer bits for the native engine: coded once, kept on this disk, mapped from there.
 
 The file is a safetensors file of bytes, in the folder that huggingface_hub sets aside for what
 programs derive from models. It is found by where the checkpoint lies, and belongs to it as long
@@ -14,10 +14,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from gpt2cli import folders
 from gpt2cli.arrays import NDArray, are_numbers
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.decoders import native
@@ -25,13 +26,18 @@ from gpt2cli.decoders.native import abi
 from gpt2cli.errors import WeightsError
 from gpt2cli.files import atomic, discard_leftovers, fingerprint
 from gpt2cli.progress import Progress
+from gpt2cli.system.precision import HALVES, PRECISIONS, torch_name
 from gpt2cli.threads import thread_count
 from gpt2cli.weights import checkpoint
-from gpt2cli.weights.merging import Chosen
+from gpt2cli.weights.mapping import bring_in
 from gpt2cli.weights.names import hub_name, parameter_shapes
 from gpt2cli.weights.safetensors import StoredTensor
 
-HEAD = "token_embedding.weight"  # used backwards: (V, C), where all else is (in, out)
+if TYPE_CHECKING:
+    from gpt2cli.weights.merging import Chosen
+
+# The token embedding, (V, C), which is the head too: used backwards, where all else is (in, out).
+HEAD = "token_embedding.weight"
 LAYOUT = 3  # to be raised with every change to the layout in quantize.h
 ALIGNMENT = 64  # a cache line
 UNKNOWN = "0" * 64  # as long as a checksum
@@ -45,6 +51,17 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
         if name.startswith("blocks.") and len(shape) == 2:
             found[name] = (shape[0], shape[1])
     return found
+
+
+def stored_as(
+    config: ModelConfig, tensors: Mapping[str, StoredTensor], precision: str
+) -> dict[str, NDArray] | None:
+    """The matrices as they lie in their file, if it has them in this half precision; else None."""
+    names = shapes(config)
+    dtypes = {tensors[name].dtype for name in names}
+    if precision not in HALVES or dtypes != {torch_name(precision)}:
+        return None
+    return {name: tensors[name].bits for name in names}
 
 
 def encode(
@@ -113,7 +130,10 @@ def open_coded(
 
 def are_kept(directory: Path, precision: str, adapters: Sequence[Chosen] = ()) -> bool:
     """Whether the next run will find the codes of a checkpoint, with adapters merged in."""
-    sizes = _sizes(checkpoint.read(directory)[0], precision)
+    config, tensors = checkpoint.read(directory)
+    if not adapters and stored_as(config, tensors, precision) is not None:
+        return True
+    sizes = _sizes(config, precision)
     path = cache_path(directory, precision, adapters)
     return _read(path, identity(directory, adapters), sizes) is not None
 
@@ -125,32 +145,32 @@ def cache_path(directory: Path, precision: str, adapters: Sequence[Chosen] = ())
     for chosen in adapters:
         weights += [os.fsencode(chosen.directory.resolve()), repr(chosen.weight).encode()]
     name = hashlib.sha256(b"\0".join(weights)).hexdigest()[:16]
-    return _folder() / f"{name}-{precision}.safetensors"
+    return folders.assets() / f"{name}-{precision}.safetensors"
 
 
 def prune() -> int:
-    """Delete the codes of checkpoints and adapters that are gone; returns the bytes freed."""
-    freed = discard_leftovers(_folder())
-    for path in _folder().glob("*.safetensors"):
+    """Delete what was kept of checkpoints and adapters that are gone; returns the bytes freed.
+
+    That is their codes, and their vocabularies (`text.kept`).
+    """
+    freed = discard_leftovers(folders.assets())
+    for path in folders.assets().glob("*.safetensors"):
         if not path.is_file():  # to open a FIFO would wait for who writes into it
             continue
         try:
             with path.open("rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             known = header["__metadata__"]
-            files = [known["weights"], *json.loads(known.get("adapters", "[]"))]
+            files = [
+                known.get("weights") or known["vocabulary"],
+                *json.loads(known.get("adapters", "[]")),
+            ]
             if not all(Path(file).exists() for file in files):
                 freed += path.stat().st_size
                 path.unlink()
         except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
             continue
     return freed
-
-
-def _folder() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_ASSETS_CACHE) / "gpt2cli"
 
 
 def _encode_all(
@@ -173,10 +193,13 @@ def _encode_all(
 
 
 def _encode(name: str, weight: NDArray, shape: tuple[int, int], precision: str) -> NDArray:
-    """One fp32 matrix as codes, by all threads."""
+    """One fp32 matrix as codes, by all threads; in half precision as NumPy rounds it."""
     library = native.library()
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     _check_numbers(name, weight)
+    if precision in HALVES:
+        bits = StoredTensor(weight, "float32").in_type(torch_name(precision), hub_name(name))
+        return bits.reshape(-1).view(np.uint8)
     codes = _aligned(_bytes(name, shape, precision))
     inputs, outputs = shape
     transposed = name == HEAD
@@ -224,12 +247,16 @@ def _check_numbers(name: str, weight: NDArray) -> None:
 
 def _bits(name: str, precision: str) -> int:
     """The head keeps 8 bits: it decides between words."""
-    return 8 if name == HEAD else native.BITS[precision]
+    return 8 if name == HEAD else PRECISIONS[precision].bits
 
 
 def _bytes(name: str, shape: tuple[int, int], precision: str) -> int:
     """Length of a matrix in the file, filled up so that the next begins a cache line."""
-    size: int = native.library().engine_code_bytes(*shape, _bits(name, precision))
+    inputs, outputs = shape
+    if precision in HALVES:
+        size = 2 * inputs * outputs
+    else:
+        size = native.library().engine_code_bytes(inputs, outputs, _bits(name, precision))
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -255,9 +282,12 @@ def _checksum(pieces: Iterable[NDArray]) -> str:
     """A hash of what the 64-bit words of each sector sum up to: as fast as memory is read."""
     digest = hashlib.sha256()
     for codes in pieces:
-        words = codes.view(np.uint64)
-        sums = np.add.reduceat(words, np.arange(0, len(words), SECTOR // 8))
-        digest.update(sums.data)
+        words, length = codes.view(np.uint64), SECTOR // 8
+        whole = len(words) // length * length
+        # NumPy has slower ways to sum, such as add.reduceat.
+        digest.update(np.einsum("ij->i", words[:whole].reshape(-1, length)).data)
+        if whole < len(words):
+            digest.update(words[whole:].sum().data)
     return digest.hexdigest()
 
 
@@ -291,6 +321,7 @@ def _read(
         return None
     if len(data) != start + sum(sizes.values()):
         return None
+    bring_in(data, data.ctypes.data, len(data))
     ends = np.cumsum(list(sizes.values())) + start
     coded = {
         name: data[end - size : end] for (name, size), end in zip(sizes.items(), ends, strict=True)

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "numbers.h"
 #include "platform.h"
 
 #ifndef LEVEL  // when a header is compiled alone
@@ -44,16 +45,27 @@ static inline Vec load(const int8_t* p) {
 #endif
 }
 
-// bfloat16 is the upper half of a float.
-static inline Vec load(const uint16_t* p) {
+static inline Vec load(const BF16* p) {
 #if FLOATS == 16
     return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
 #elif FLOATS == 8
     return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
 #elif defined(ARM64)
-    return (Vec)vshll_n_u16(vld1_u16(p), 16);
+    return (Vec)vshll_n_u16(vld1_u16(&p->bits), 16);
 #else
-    return (Vec)(IntVec{p[0], p[1], p[2], p[3]} << 16);
+    return (Vec)(IntVec{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16);
+#endif
+}
+
+static inline Vec load(const FP16* p) {
+#if FLOATS == 16
+    return (Vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif FLOATS == 8
+    return (Vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(ARM64)
+    return (Vec)vcvt_f32_f16(vld1_f16((const float16_t*)p));
+#else
+    return Vec{(float)p[0], (float)p[1], (float)p[2], (float)p[3]};
 #endif
 }
 

@@ -58,7 +58,7 @@ static void multiply_block(BlockPart<BITS>& block, InputPart input, Sums& into) 
     for (int g = 0; g < block.groups; g++, input.scales += ROW_TILE) {
         if (g + TILES_AHEAD < block.groups) multiply(g + TILES_AHEAD);
         block.ahead.fetch();
-        const Vec scale = load(block.scales[g].bf16);
+        const Vec scale = load(block.scales[g].values);
 #pragma GCC unroll 16
         for (int r = 0; r < ROW_TILE; r++) {
             const IntVec total = load_int(totals[g % 4][r]) + input.scales[r].offset;
@@ -104,7 +104,7 @@ static inline void multiply_group(const BlockPart<BITS>* blocks, int g, const in
     }
     for (int b = 0; b < BLOCKS; b++)
         for (int p = 0; p < PARTS; p++) {
-            const Vec scale = load(blocks[b].scales[g].bf16 + p * FLOATS);
+            const Vec scale = load(blocks[b].scales[g].values + p * FLOATS);
             for (int r = 0; r < R; r++) {
                 float* sums = into[b][r] + p * FLOATS;
                 const Vec total = to_floats(totals[r][b][p]);

@@ -13,12 +13,14 @@
 #include <cstdint>
 #include <vector>
 
+#include "numbers.h"
 #include "pool.h"
 #include "quantize.h"
 
 namespace {
 
-constexpr int PACK_COLUMNS = 512, PACK_DEPTH = 12;  // 512 KiB of weights: half an L2 cache
+constexpr int PACK_COLUMNS = 384, PACK_DEPTH = 384;  // 576 KiB of weights: half an L2 cache
+constexpr int MOST_INPUTS = 384;  // of a matrix of floats that are summed up in one go
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
 constexpr int FEW = 8;           // rows for which it pays to take quantized weights apart
@@ -61,19 +63,22 @@ struct Norm {
     const float *scale, *shift;  // (C)
 };
 
+// How weights are stored, as native/__init__.py numbers it.
+enum class Type { FP32, BF16, FP16, INT8, INT4 };
+
 struct Matrix : Shape {
-    const float* weight;   // (in, out); null if quantized
-    const uint8_t* codes;  // as quantize.h describes; null with 32 bits
-    const float* bias;     // (out); null if there is none
+    Type type;
+    const void* weights;  // (in, out), or as quantize.h describes
+    const float* bias;    // (out); null if there is none
 
     template <int BITS>
     const Codes<BITS>* block_codes(int block) const {
-        return (const Codes<BITS>*)codes + (int64_t)block * groups();
+        return (const Codes<BITS>*)weights + (int64_t)block * groups();
     }
 
     template <int BITS>
     const Scales<BITS>* block_scales(int block) const {
-        const Codes<BITS>* end = (const Codes<BITS>*)codes + pairs();
+        const Codes<BITS>* end = (const Codes<BITS>*)weights + pairs();
         return (const Scales<BITS>*)end + (int64_t)block * groups();
     }
 };
@@ -199,6 +204,7 @@ struct Scratch {
     int8_t* queries;    // of attention in bytes, (QUERIES, padded width), and weights of values
     float* attended;    // of that shape
     float* normed;      // (FEW_ROWS, C)
+    float *x, *hidden;  // of few rows, (FEW_ROWS, C) and (FEW_ROWS, 4 C)
     CodedInputs coded;  // of FEW_ROWS
     uint8_t* unpacked;      // (TOGETHER, DEPTH, GROUP, BLOCK) weights of 4 bits as those of 8
     float* sums;            // (CODED_ROWS, TOGETHER, BLOCK) of a product with quantized weights
@@ -208,13 +214,15 @@ struct Scratch {
 struct Engine {
     Config config;
     KVCache cache;
-    int bits;                // per weight
-    const float *wte, *wpe;  // (V, C), (context, C)
+    Type type;         // of matrices
+    Matrix embedding;  // of tokens, (V, C)
+    const float* wpe;  // (context, C)
     Norm final_norm;
     std::vector<Block> blocks;
-    Matrix head;  // if quantized; else `wte` is used
+    Matrix head;  // if quantized; else the embedding is used
     std::vector<float> memory;
     float *x, *normed, *mixed, *qkv, *hidden;  // (N, C), (N, C), (N, C), (N, 3 C), (N, 4 C)
+    float* sums[2];  // of parts of the inputs, (parts, FEW_ROWS, outputs), in turn
     CodedInputs coded;                         // of N rows
     std::vector<Scratch> scratch;              // per thread
     void (*forward)(Engine&, int thread);
@@ -225,6 +233,8 @@ struct Engine {
     Pool pool;
 
     explicit Engine(int threads) : scratch(threads), pool(threads) {}
+
+    bool is_quantized() const { return type >= Type::INT8; }
 
     // Of a head, D; and as many bytes as it takes in the KV cache.
     int width() const { return config.C / config.H; }

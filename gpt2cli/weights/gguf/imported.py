@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+from gpt2cli import folders
 from gpt2cli.errors import WeightsError
 from gpt2cli.files import check_space, fingerprint
 from gpt2cli.progress import Progress
@@ -81,9 +82,7 @@ def prune() -> int:
 
 
 def _folder() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_ASSETS_CACHE) / "gpt2cli" / "gguf"
+    return folders.assets() / "gguf"
 
 
 def _location(path: Path) -> str:

@@ -113,7 +113,42 @@ def test_a_prompt_longer_than_a_block_is_read_in_parts() -> None:
     assert np.abs(read(make(model), ids, 699) - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"C{c.emb_dim}")
+@pytest.mark.parametrize("level", levels())
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.half)])
+def test_half_precision_is_the_model_with_rounded_matrices(
+    config: ModelConfig, level: str, precision: str, dtype: torch.dtype
+) -> None:
+    """Everything else stays in fp32; 1 and 12 rows are read in different ways."""
+    model = model_of(config)
+    engine = make(model, precision=precision, level=level)
+    for name, p in model.named_parameters():
+        if p.dim() > 1 and name != "position_embedding.weight":
+            p.copy_(p.to(dtype).float())
+    for rows in (1, 12):
+        ids = random_ids(config, rows)
+        expected = model(ids)[:, 18:].numpy()
+        assert np.abs(read(engine, ids, 19) - expected).max() < 1e-4
+
+
+def test_half_precision_has_subnormal_numbers_too() -> None:
+    """Weights of fp16 below 2⁻¹⁴ keep their value at every level of instructions."""
+    config = ModelConfig(vocab_size=40, context_length=8, emb_dim=16, n_heads=2, n_layers=1)
+    model = model_of(config)
+    model.token_embedding.weight.mul_(2e-6)
+    rounded = model_of(config)
+    rounded.load_state_dict(model.state_dict())
+    rounded.token_embedding.weight.copy_(rounded.token_embedding.weight.half().float())
+    assert rounded.token_embedding.weight.count_nonzero() > 300
+    for p in (*model.blocks.parameters(), *rounded.blocks.parameters()):
+        p.zero_()
+    expected = rounded(random_ids(config, 1))[:, 3:].numpy()
+    for level in levels():
+        found = read(make(model, precision="fp16", level=level), random_ids(config, 1), 4)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("level", levels())
 @pytest.mark.parametrize("rows", [1, 2])
 def test_logits_after_every_token_are_those_after_the_last_of_each(
@@ -134,17 +169,18 @@ def test_logits_after_every_token_are_those_after_the_last_of_each(
         np.testing.assert_array_equal(every[:, length - 1], last)
 
 
+@pytest.mark.parametrize("precision", native.TYPES)
 @pytest.mark.parametrize("threads", [2, 5])
-def test_the_number_of_threads_changes_nothing(threads: int) -> None:
+def test_the_number_of_threads_changes_nothing(threads: int, precision: str) -> None:
     model = model_of(CONFIGS[2])
     ids = random_ids(model.config, 2)
-    alone, together = (make(model, threads=n) for n in (1, threads))
+    alone, together = (make(model, threads=n, precision=precision) for n in (1, threads))
     assert np.array_equal(read(alone, ids, 20), read(together, ids, 20))
 
 
 @given(
     sizes=st.sampled_from([(300, 24, 3), (77, 40, 5), (1030, 64, 4)]),
-    precision=st.sampled_from(["fp32", "int8", "int4"]),
+    precision=st.sampled_from(native.TYPES),
     level=st.sampled_from(levels()),
     threads=st.integers(1, 3),
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=20),
@@ -223,7 +259,9 @@ def log_softmax(logits: Any) -> Any:
     return torch.from_numpy(logits).double().log_softmax(-1).numpy()
 
 
-@pytest.mark.parametrize(("precision", "most"), [("int8", 0.002), ("int4", 0.03)])
+@pytest.mark.parametrize(
+    ("precision", "most"), [("bf16", 0.0005), ("fp16", 0.0005), ("int8", 0.002), ("int4", 0.03)]
+)
 def test_fewer_bits_keep_the_perplexity_of_bard(precision: str, most: float) -> None:
     """On the end of its text, which it was not trained on."""
     directory, text = BUNDLED_DIR / "bard", SHARED_DATA / "tinyshakespeare.txt"
