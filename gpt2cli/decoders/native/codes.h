@@ -53,11 +53,19 @@ static inline IntVec dot4_bytes(IntVec total, IntVec w, IntVec x) {
 #endif
 }
 
-// Where a product's results go: y (N, out) = product + bias, or y += product + bias.
+// Where a product's results go: y (N, out) = product + bias, or its GELU, or y += product + bias.
+enum class Then { STORE, GELU, ADD };
+
 struct Target {
     float* y;
-    bool add;
+    Then then;
 };
+
+static inline Vec finished(Vec product, Vec bias, Vec before, Then then) {
+    if (then == Then::ADD) return before + bias + product;
+    const Vec y = bias + product;
+    return then == Then::GELU ? gelu(y) : y;
+}
 
 // Add a group's totals, which are integers that floats hold exactly, to the sums of its block.
 static inline Vec add_group(Vec sums, Vec totals, Vec scales, float input_scale) {
@@ -72,10 +80,10 @@ static inline void put(const Matrix& m, int n, int output, Vec sums, Target targ
     float* y = target.y + (int64_t)n * m.out + output;
     if (count >= FLOATS) {
         const Vec bias = m.bias ? load(m.bias + output) : Vec{};
-        store(y, (target.add ? load(y) + bias : bias) + sums);
+        store(y, finished(sums, bias, load(y), target.then));
     } else if (count > 0) {
         const Vec bias = m.bias ? load_some(m.bias + output, count) : Vec{};
-        store_some(y, (target.add ? load_some(y, count) + bias : bias) + sums, count);
+        store_some(y, finished(sums, bias, load_some(y, count), target.then), count);
     }
 }
 

@@ -13,12 +13,6 @@
 
 namespace LEVEL {
 
-// ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), written with tanh u = 2 / (1 + e⁻²ᵘ) − 1.
-static inline Vec gelu(Vec x) {
-    Vec u = x * (x * x * 0.044715f + 1) * 0.797884561f;
-    return x / (exp(u * -2) + 1);
-}
-
 static void gelu(float* x, int n) {
     int i = 0;
     for (; i + FLOATS <= n; i += FLOATS) store(x + i, gelu(load(x + i)));
@@ -51,21 +45,21 @@ static void float_product(Engine& e, const Matrix& m, const float* x, int N, Tar
     for (int n = 0; n < N && columns > 0; n++)
         for (int j = 0; j < columns; j++) {
             float& to = y[(int64_t)n * m.out + j];
-            to = (target.add ? to : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
+            to = (target.then == Then::ADD ? to : 0) + (m.bias ? m.bias[mine.begin + j] : 0);
         }
     product_in_parts<Number>({x, m.in}, {(const Number*)m.weights + mine.begin, m.out},
                              {y, m.out}, N, m.in, columns, e.scratch[thread].panels);
+    for (int n = 0; n < N && target.then == Then::GELU; n++) gelu(y + (int64_t)n * m.out, columns);
 }
 
-// y = x W + b, or y += x W + b onto the residual stream. (N, in) → (N, out)
-static Range linear(Engine& e, const Matrix& m, const float* x, int N, Target target, int thread) {
+// y = x W + b, its GELU, or y += x W + b onto the residual stream. (N, in) → (N, out)
+static void linear(Engine& e, const Matrix& m, const float* x, int N, Target target, int thread) {
     const Range mine = range_of(m.out, 16, e.pool.threads, thread);
     constexpr decltype(&coded_product<8>) PRODUCTS[] = {  // as Type numbers them
         float_product<float>, float_product<BF16>, float_product<FP16>, coded_product<8>,
         coded_product<4>};
     const auto multiply = PRODUCTS[(int)m.type];
     multiply(e, m, x, N, target, mine, thread);
-    return mine;
 }
 
 // Norms of N rows of x, all or those named. If they are few, every thread computes all of them,
@@ -85,11 +79,9 @@ static const float* normalise(Engine& e, const Norm& norm, const float* x, const
 // (N, C) → (N, 4 C) → GELU → added to x (N, C)
 static void feed_forward(Engine& e, const Block& block, int N, int thread) {
     const float* y = normalise(e, block.norm2, e.x, nullptr, N, thread);
-    const Range mine = linear(e, block.up, y, N, {e.hidden, false}, thread);
-    for (int64_t n = 0; n < N; n++)
-        gelu(e.hidden + n * block.up.out + mine.begin, mine.end - mine.begin);
+    linear(e, block.up, y, N, {e.hidden, Then::GELU}, thread);
     e.pool.barrier();
-    linear(e, block.down, e.hidden, N, {e.x, true}, thread);
+    linear(e, block.down, e.hidden, N, {e.x, Then::ADD}, thread);
     e.pool.barrier();
 }
 
@@ -142,7 +134,7 @@ static void head(Engine& e, const Batch& batch, const float* x, int thread) {
     const int N = batch.wanted.size();
     if (!N) return;
     const float* y = normalise(e, e.final_norm, x, batch.wanted.data(), N, thread);
-    if (e.is_quantized()) linear(e, e.head, y, N, {batch.logits, false}, thread);
+    if (e.is_quantized()) linear(e, e.head, y, N, {batch.logits, Then::STORE}, thread);
     else if (e.type == Type::BF16) tied_head<BF16>(e, y, batch.logits, N, thread);
     else if (e.type == Type::FP16) tied_head<FP16>(e, y, batch.logits, N, thread);
     else tied_head<float>(e, y, batch.logits, N, thread);
@@ -174,12 +166,12 @@ static void forward(Engine& e, const Batch& batch, int thread) {
     for (int layer = 0; layer < e.config.L; layer++) {
         const Block& block = e.blocks[layer];
         const float* y = normalise(e, block.norm1, e.x, nullptr, N, thread);
-        linear(e, block.qkv, y, N, {e.qkv, false}, thread);
+        linear(e, block.qkv, y, N, {e.qkv, Then::STORE}, thread);
         e.pool.barrier();
         const auto attend_all = e.is_quantized() ? attention<CodedHead> : attention<FloatHead>;
         attend_all(e, batch, layer, thread);
         e.pool.barrier();
-        linear(e, block.out, e.mixed, N, {e.x, true}, thread);
+        linear(e, block.out, e.mixed, N, {e.x, Then::ADD}, thread);
         e.pool.barrier();
         feed_forward(e, block, N, thread);
     }

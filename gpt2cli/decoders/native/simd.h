@@ -1,4 +1,4 @@
-// A register of floats, or of 32-bit integers: load, store, convert, sum, and eˣ.
+// A register of floats, or of 32-bit integers: load, store, convert, sum, eˣ and GELU.
 //
 // This header, products.h, inputs.h, codes.h, tiles.h, coded.h and layers.h are compiled once per
 // level of SIMD instructions: engine.cpp defines LEVEL, a namespace, FLOATS, what a register holds,
@@ -131,13 +131,13 @@ static inline float largest(const float* x, int n) {
 
 // The largest magnitude among n numbers.
 static inline float largest_size(const float* x, int n) {
-    Vec sizes = {};
+    IntVec sizes = {};  // floats without their signs are in the order of their bits
     for (int i = 0; i < n; i += FLOATS) {
         const Vec v = i + FLOATS <= n ? load(x + i) : load_some(x + i, n - i);
-        const Vec size = v < 0 ? -v : v;
+        const IntVec size = (IntVec)v & 0x7fffffff;
         sizes = size > sizes ? size : sizes;
     }
-    return largest(sizes);
+    return largest((Vec)sizes);
 }
 
 static inline int32_t sum(IntVec v) {
@@ -165,6 +165,12 @@ static inline Vec exp(Vec x) {
     for (float factorial : {720.0f, 120.0f, 24.0f, 6.0f, 2.0f, 1.0f, 1.0f})
         p = p * x + 1 / factorial;
     return (Vec)((IntVec)p + (exponent << 23));
+}
+
+// ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), written with tanh u = 2 / (1 + e⁻²ᵘ) − 1.
+static inline Vec gelu(Vec x) {
+    const Vec u = x * (x * x * 0.044715f + 1) * 0.797884561f;
+    return x / (exp(u * -2) + 1);
 }
 
 }  // namespace LEVEL

@@ -82,8 +82,9 @@ static void multiply_tile(BlockPart<BITS>* blocks, int count, InputPart input, i
 constexpr int TILE_ROWS = FLOATS == 16 ? 8 : 4, TILE_BLOCKS = FLOATS == 16 ? 2 : 1;
 
 // Adds to the sums of R rows those of one group of some blocks.
+// Not inlined, for GCC would then keep some totals in memory.
 template <int BLOCKS, int BITS>
-static inline void multiply_group(const BlockPart<BITS>* blocks, int g, const int8_t* x,
+__attribute__((noinline)) static void multiply_group(const BlockPart<BITS>* blocks, int g, const int8_t* x,
                                   const InputScale* input, Sums* into) {
     constexpr int PARTS = BLOCK / FLOATS, R = TILE_ROWS;
     IntVec totals[R][BLOCKS][PARTS];

@@ -23,7 +23,7 @@ constexpr int PACK_COLUMNS = 384, PACK_DEPTH = 384;  // 576 KiB of weights: half
 constexpr int MOST_INPUTS = 384;  // of a matrix of floats that are summed up in one go
 constexpr int QUERIES = 32;      // that attention computes at once
 constexpr int FEW_ROWS = 8;      // every thread normalises all of so few rows by itself
-constexpr int FEW = 8;           // rows for which it pays to take quantized weights apart
+constexpr int FEW = 8;           // rows for which it does not pay to take quantized weights apart
 constexpr int LOOSE_ROWS = 24;   // that weights are multiplied with as they lie, not packed
 constexpr int ROWS = 256;        // that are computed at once
 constexpr int CODED_ROWS = 256;  // of these, whose quantized inputs stay in an L2 cache
