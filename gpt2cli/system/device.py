@@ -18,7 +18,7 @@ from importlib.util import find_spec
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.errors import DeviceError, did_you_mean
-from gpt2cli.system.precision import PRECISIONS, QUANTIZED, parse, torch_name
+from gpt2cli.system.precision import HALVES, PRECISIONS, QUANTIZED, parse, torch_name
 
 _BLAS = "OPENBLAS_NUM_THREADS"
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
@@ -33,6 +33,12 @@ class Placement:
 
     device: str
     precision: str
+
+    @property
+    def cache_precision(self) -> str:
+        """That of the KV cache: on a CPU the engine keeps it in fp32 if weights have 16 bits."""
+        return "fp32" if self.device == "cpu" and self.precision in HALVES else self.precision
+
     reference: bool = False
 
 

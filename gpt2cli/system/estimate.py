@@ -99,13 +99,21 @@ def working_bytes(config: ModelConfig, tokens: int, samples: int = 1) -> int:
 
 
 def inference_bytes(
-    config: ModelConfig, precision: str, tokens: int | None = None, samples: int = 1
+    config: ModelConfig,
+    precision: str,
+    tokens: int | None = None,
+    samples: int = 1,
+    *,
+    cached: str | None = None,
 ) -> int:
-    """Weights, KV cache and working memory for `tokens` (the whole context by default)."""
+    """Weights, KV cache and working memory for `tokens` (the whole context by default).
+
+    `cached` is the precision of the KV cache, if it is not that of the weights.
+    """
     tokens = min(tokens or config.context_length, config.context_length)
     return (
         weight_bytes(config, precision)
-        + kv_cache_bytes(config, precision, tokens, samples)
+        + kv_cache_bytes(config, cached or precision, tokens, samples)
         + working_bytes(config, tokens, samples)
     )
 

@@ -27,7 +27,9 @@ def check_room(config: ModelConfig, placement: Placement, tokens: int) -> None:
     if tokens <= config.context_length:
         return
     needed = _needed(config, placement, 1, config.context_length)
-    needed += estimate.kv_cache_bytes(config, placement.precision, tokens - config.context_length)
+    needed += estimate.kv_cache_bytes(
+        config, placement.cache_precision, tokens - config.context_length
+    )
     if needed > (free := available(placement.device)):
         raise UsageError(
             f"{tokens:,} tokens at once need {needed / 1e9:,.1f} GB of memory and "
@@ -47,7 +49,7 @@ def batch_room(
     or the part of the half that each of some `processes` may take.
     """
     sequences = SEQUENCES if sequences is None else sequences
-    token = estimate.kv_cache_bytes(config, placement.precision, 1)
+    token = estimate.kv_cache_bytes(config, placement.cache_precision, 1)
     affordable = available(placement.device) // 2 // processes // token // PAGE * PAGE
     context = _cells(config.context_length)
     return sequences, max(context, min(sequences * context, affordable))
@@ -95,7 +97,9 @@ def available(device: str) -> int:
 
 
 def _needed(config: ModelConfig, placement: Placement, rows: int, tokens: int) -> int:
-    return estimate.inference_bytes(config, placement.precision, _cells(tokens), rows)
+    return estimate.inference_bytes(
+        config, placement.precision, _cells(tokens), rows, cached=placement.cache_precision
+    )
 
 
 def _cells(tokens: int) -> int:

@@ -76,8 +76,8 @@ class StoredTensor:
     def release(self) -> None:
         """Release the memory of pages that were read; they can be read again from the file."""
         mapped: Any = self.bits
-        while isinstance(mapped, np.ndarray):
-            mapped = mapped.base
+        while isinstance(mapped, np.ndarray | memoryview):
+            mapped = mapped.base if isinstance(mapped, np.ndarray) else mapped.obj
         if not isinstance(mapped, mmap.mmap) or not hasattr(mapped, "madvise"):
             return
         first = self.bits.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data

@@ -29,6 +29,15 @@ def test_more_samples_than_memory_are_refused_by_what_their_precision_needs() ->
     assert needed[1] < needed[0] / 2
 
 
+def test_on_a_cpu_the_cache_of_half_precision_is_counted_in_fp32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda _: 10**8)
+    room = {p: memory.batch_room(BARD, Placement("cpu", p))[1] for p in ("fp32", "bf16", "int8")}
+    assert room["fp32"] == room["bf16"] < room["int8"]
+    assert memory.batch_room(BARD, Placement("cuda", "bf16"))[1] > room["bf16"]
+
+
 def test_more_beams_than_memory_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^10000000 beams .* GB are free; ask for fewer beams"):
         memory.check_beams(BARD, CPU, 10**7, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,22 @@ def test_saving_is_atomic(directory: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_saved_files_are_as_readable_as_others(directory: Path) -> None:
     (directory / "plain").touch()
     assert (directory / "model.safetensors").stat().st_mode == (directory / "plain").stat().st_mode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="says in /proc what is in memory")
+def test_pages_that_are_released_leave_the_memory_of_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_safetensors({"a": torch.ones(4_000_000)}, path, {})
+    tensor = read_mapped(path)["a"]
+    assert tensor.to_numpy().sum() == 4_000_000
+    assert resident(path) > 15_000
+    tensor.release()
+    assert resident(path) < 1_000
+    assert tensor.to_numpy()[-1] == 1
+
+
+def resident(path: Path) -> int:
+    """Kilobytes of a mapped file that this process has in memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.endswith(str(path)))
+    return next(int(line.split()[1]) for line in lines[first:] if line.startswith("Rss:"))

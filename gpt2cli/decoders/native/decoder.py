@@ -21,12 +21,14 @@ from gpt2cli.errors import DeviceError
 from gpt2cli.sampling.sampler import Draw
 from gpt2cli.system.precision import QUANTIZED
 from gpt2cli.threads import thread_count
+from gpt2cli.weights.safetensors import StoredTensor
 
 _ERRORS = {
     1: "a token id is outside the vocabulary",
     2: "the tokens do not fit the context or the KV cache",
 }
 _FORKED = 3
+_KEPT_ROWS = 16  # of a token embedding: each may bring in 2 MB of the file around it
 LITTLE = 50_000_000  # bytes of keys, or values: a full context of 124M in fp32 takes 38 MB
 _IN_A_FORK = "a decoder cannot be used in a forked process; make a new one there"
 
@@ -70,6 +72,10 @@ class EngineDecoder(PagedDecoder):
         quantized = precision in QUANTIZED
         self._cache = _Cache(config, self.pages, np.int8 if quantized else np.float32)
         self._weights = _in_order(config, weights, codes or {}, quantized)
+        self._rows_read = 0
+        embedding = self._weights[0]
+        assert embedding is not None
+        self._embedding = StoredTensor(embedding, "float32") if quantized else None
         addresses = np.array([0 if w is None else w.ctypes.data for w in self._weights], np.uintp)
         self._engine = self._library.engine_new(
             _sizes(config),
@@ -103,7 +109,15 @@ class EngineDecoder(PagedDecoder):
             raise DeviceError(_IN_A_FORK)
         if code:
             raise ValueError(_ERRORS[code])
+        self._release_rows(len(ids))
         return logits
+
+    def _release_rows(self, count: int) -> None:
+        """Let go of a file of fp32 weights, of which only rows of the embedding are used."""
+        self._rows_read += count
+        if self._embedding and self._rows_read >= _KEPT_ROWS:
+            self._rows_read = 0
+            self._embedding.release()
 
     @property
     def draw(self) -> Draw:
