@@ -278,6 +278,8 @@ static void attend(const CodedHead& head, Rows<const float> q, int past, int n, 
         for (int d = 0; d < head.D; d++) y[t][d] = sums[t][d] * (1 / denominators[t]);
 }
 
+namespace {
+
 // One thread's heads of sequences: head after head, so that long sequences are shared between the
 // threads.
 struct HeadItems {
@@ -291,6 +293,8 @@ struct HeadItems {
     const Piece& piece(int i) const { return pieces[i % pieces.size()]; }
     int head(int i) const { return i / (int)pieces.size(); }
 };
+
+}  // namespace
 
 // All heads; a token attends to itself and all before it in its sequence. e.qkv → e.mixed (N, C)
 template <class Head>
