@@ -33,6 +33,8 @@ constexpr int DEPTH = 8;         // of their groups: all of these stay in an L1 
 constexpr int DRAW_BLOCK = 256;  // tokens whose sum tells where a draw falls
 constexpr int CACHE_PANEL = 32;  // tokens of a page: whole panels at every level of instructions
 
+static_assert(MOST_INPUTS <= PACK_DEPTH, "panels have room for a part of the inputs");
+
 struct Range {
     int begin, end;
 };
