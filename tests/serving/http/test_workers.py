@@ -74,11 +74,11 @@ def rest(connection: http.client.HTTPConnection) -> bytes:
     return body
 
 
-def spread(server: Command) -> list[http.client.HTTPConnection]:
+def spread(server: Command, **body: object) -> list[http.client.HTTPConnection]:
     """Streams that are being written, of each process at least one."""
     streams: list[http.client.HTTPConnection] = []
     while not all(map(connections, workers_of(server))):
-        streams.append(begin(server))
+        streams.append(begin(server, **body))
         assert len(streams) < 20
     return streams
 
@@ -156,7 +156,7 @@ def test_a_second_signal_ends_all_at_once(own: Command) -> None:
 
 
 def test_a_process_that_dies_is_replaced_and_the_other_goes_on(own: Command) -> None:
-    streams = spread(own)
+    streams = spread(own, n=128)  # so many that they are not done when the process is ended
     pages = value(own.ask("/metrics").body, "gpt2_kv_cache_pages")
     killed, other = workers_of(own)
     lost = connections(killed)
