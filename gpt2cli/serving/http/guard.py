@@ -18,13 +18,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gpt2cli.serving.http import page
 from gpt2cli.serving.http.errors import failure
 from gpt2cli.serving.http.metrics import Metrics
 from gpt2cli.serving.http.settings import Policy
 
 MOST_BYTES = 8 << 20  # of a body
 BODY_SECONDS = 30.0  # for all of it
-OPEN = "/health"  # which needs no key
 
 
 class TooLarge(Exception):
@@ -54,7 +54,7 @@ class Guard:
         headers, hosts = Headers(scope=scope), self._policy.hosts
         if hosts and _host(headers.get("host", "")) not in hosts:
             return failure(403, f"this server answers as {hosts[0]} only")
-        if self._policy.key is not None and scope["path"] != OPEN:
+        if self._policy.key is not None and not is_open(scope["path"]):
             scheme, _, key = headers.get("authorization", "").partition(" ")
             known = hmac.compare_digest(key.strip().encode("latin-1"), self._policy.key.encode())
             if not (known and scheme.lower() == "bearer"):
@@ -66,6 +66,11 @@ class Guard:
                     headers={"www-authenticate": "Bearer"},
                 )
         return None
+
+
+def is_open(path: str) -> bool:
+    """Whether it needs no key: the page has to be there to ask for one."""
+    return path == "/health" or path in page.files()
 
 
 def refuse_body(headers: Headers) -> Response | None:

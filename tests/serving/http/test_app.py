@@ -163,7 +163,7 @@ def test_a_body_that_is_no_object_of_json_is_refused(ask: Any, body: bytes, reas
 
 
 def test_what_is_not_there_says_where_completions_are(ask: Any) -> None:
-    for path in ("/", "/v1/embeddings", "/v1/completions/"):
+    for path in ("/v1", "/v1/embeddings", "/v1/completions/"):
         found = ask(path)
         assert (found.status, found.error.endswith("POST /v1/completions")) == (404, True)
     found = ask("/v1/completions")

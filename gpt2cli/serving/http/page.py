@@ -1,0 +1,58 @@
+"""The page at `/`: its files, which anyone may read, and what browsers must not do with it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gpt2cli.serving.http.errors import failure
+
+ROOT, PREFIX = "/", "/page/"
+FILES = Path(__file__).parents[1] / "page"
+_KINDS = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+# Nothing from elsewhere, no scripts or styles in the page itself, and no page around it.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+
+
+@cache
+def files() -> dict[str, Path]:
+    """All that there is, by the path in a URL."""
+    found = (path for path in FILES.rglob("*") if path.suffix in _KINDS)
+    named = {PREFIX + path.relative_to(FILES).as_posix(): path for path in found}
+    named[ROOT] = named.pop(f"{PREFIX}index.html")
+    return named
+
+
+def routes() -> list[Route]:
+    """Where the files are found."""
+    return [
+        Route(ROOT, _file, methods=["GET"]),
+        Route(PREFIX + "{name:path}", _file, methods=["GET"]),
+    ]
+
+
+async def _file(request: Request) -> Response:
+    path = files().get(request.url.path)
+    if path is None:
+        return failure(404, f"there is no {request.url.path}")
+    return Response(path.read_bytes(), headers=_HEADERS, media_type=_KINDS[path.suffix])
