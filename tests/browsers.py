@@ -22,7 +22,7 @@ QUIET = (
     "--disable-component-update",
     "--no-first-run",
 )
-READY = 'document.body?.dataset.ready === "true"'
+READY = 'body[data-ready="true"]'  # a selector: the policy lets no expression wait in the page
 SECONDS = 15  # of patience; two cores may be busy with other tests
 
 
@@ -100,6 +100,7 @@ def opened(
     *,
     size: tuple[int, int] = (1280, 800),
     ready: bool = True,
+    script: str | None = None,
     **details: Any,
 ) -> Page:
     """The page at a URL in a context of its own, once it can be used.
@@ -110,6 +111,7 @@ def opened(
         watched: What its faults are written to.
         size: Of the window, in CSS pixels.
         ready: Whether to wait until the rooms are open.
+        script: What runs in the page before everything else.
         details: Of Playwright's context, such as `color_scheme`, `reduced_motion`,
             `forced_colors`, `bypass_csp`, `storage_state`.
     """
@@ -117,10 +119,12 @@ def opened(
     options = {"color_scheme": "light", "reduced_motion": "reduce"} | details
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     context.set_default_timeout(1000 * SECONDS)
+    if script is not None:
+        context.add_init_script(script)
     page = context.new_page()
     there = urlsplit(url)
     watched.watch(page, f"{there.scheme}://{there.netloc}")
     page.goto(url)
     if ready:
-        page.wait_for_function(READY)
+        page.wait_for_selector(READY)
     return page

@@ -24,6 +24,7 @@ class Open(Protocol):
         path: str = "/",
         size: tuple[int, int] = (1280, 800),
         ready: bool = True,
+        script: str | None = None,
         **details: Any,
     ) -> Page: ...
 
@@ -70,11 +71,13 @@ def open_page(browser: Browser, request: pytest.FixtureRequest, watched: Watched
         path: str = "/",
         size: tuple[int, int] = (1280, 800),
         ready: bool = True,
+        script: str | None = None,
         **details: Any,
     ) -> Page:
         found = server or request.getfixturevalue("server")
         url = f"http://127.0.0.1:{found.port}{path}"
-        return browsers.opened(browser, url, watched, size=size, ready=ready, **details)
+        options = {"size": size, "ready": ready, "script": script, **details}
+        return browsers.opened(browser, url, watched, **options)
 
     yield opened
     for context in browser.contexts:
