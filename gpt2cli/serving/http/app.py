@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Lifespan
 
 from gpt2cli.errors import UsageError
 from gpt2cli.serving.completions import URL
-from gpt2cli.serving.http import guard, page, writing
+from gpt2cli.serving.http import guard, insight, page, writing
 from gpt2cli.serving.http.answers import Stream, Whole
 from gpt2cli.serving.http.endpoint import not_ready, opened
 from gpt2cli.serving.http.errors import failure, json_response, response_of
@@ -115,6 +116,7 @@ class _Endpoints:
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/openapi.json", opened(service, self.openapi), methods=["GET"]),
             *writing.routes(service),
+            *insight.routes(service, partial(opened, service)),
             *page.routes(),  # last, since any path under its own might be a file's
         ]
 
