@@ -7,8 +7,13 @@
  * @typedef {import("./types.js").Plan} Plan
  */
 
+import { read, write } from "./storage.js";
+
 const ROOT = "page/v1/";
 const KEY = "gpt2-key"; // of the session's storage
+
+/** @type {string | null} The key as it was entered, where nothing can be kept. */
+let own = null;
 
 /** A refusal, in the server's words; `status` 0 says that it cannot be reached. */
 export class Refusal extends Error {
@@ -26,7 +31,8 @@ export class Refusal extends Error {
 
 /** Keep the key of the server for this tab. @param {string} key */
 export function useKey(key) {
-  sessionStorage.setItem(KEY, key);
+  own = key;
+  write("sessionStorage", KEY, key);
 }
 
 /** @returns {Promise<Model>} */
@@ -171,7 +177,7 @@ function posted(body, signal) {
 /** @param {string} path @param {RequestInit} request */
 async function ask(path, request) {
   const headers = new Headers(request.headers);
-  const key = sessionStorage.getItem(KEY);
+  const key = own ?? read("sessionStorage", KEY);
   if (key) headers.set("Authorization", `Bearer ${key}`);
   const response = await fetch(ROOT + path, { ...request, headers }).catch(unreachable);
   if (response.ok) return response;
