@@ -12,9 +12,6 @@ import { read, write } from "./storage.js";
 const ROOT = "page/v1/";
 const KEY = "gpt2-key"; // of the session's storage
 
-/** @type {string | null} The key as it was entered, where nothing can be kept. */
-let own = null;
-
 /** A refusal, in the server's words; `status` 0 says that it cannot be reached. */
 export class Refusal extends Error {
   /**
@@ -29,10 +26,13 @@ export class Refusal extends Error {
   }
 }
 
-/** Keep the key of the server for this tab. @param {string} key */
-export function useKey(key) {
-  own = key;
-  write("sessionStorage", KEY, key);
+/** @type {string | null} The key of the server. */
+let key = read("sessionStorage", KEY);
+
+/** Send a key from now on, and keep it for this tab where the browser lets us. @param {string} given */
+export function useKey(given) {
+  key = given;
+  write("sessionStorage", KEY, given);
 }
 
 /** @returns {Promise<Model>} */
@@ -177,7 +177,6 @@ function posted(body, signal) {
 /** @param {string} path @param {RequestInit} request */
 async function ask(path, request) {
   const headers = new Headers(request.headers);
-  const key = own ?? read("sessionStorage", KEY);
   if (key) headers.set("Authorization", `Bearer ${key}`);
   const response = await fetch(ROOT + path, { ...request, headers }).catch(unreachable);
   if (response.ok) return response;
