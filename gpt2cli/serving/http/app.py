@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Lifespan
 
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.serving.completions import URL
-from gpt2cli.serving.http import guard, page
+from gpt2cli.serving.http import guard, insight, page
 from gpt2cli.serving.http.answers import Stream, Whole
 from gpt2cli.serving.http.errors import failure, json_response, response_of, response_to
 from gpt2cli.serving.http.guard import Guard, Log
@@ -113,6 +113,7 @@ class _Endpoints:
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/openapi.json", self._open(self.openapi), methods=["GET"]),
+            *insight.routes(self._service, self._open),
             *page.routes(),
         ]
 
