@@ -10,7 +10,7 @@ import { coveredBy, headName, partInWords, toggled } from "./plan.js";
  */
 
 const WHOLES = /** @type {const} */ ([
-  ["layer", "Layer", "whole"],
+  ["layer", "All", "all"],
   ["attention", "Attention", "att."],
   ["mlp", "MLP", "MLP"],
 ]);
@@ -34,7 +34,7 @@ export function board({ store, model }) {
   const table = h(
     "table",
     { role: "grid", "aria-label": "Switches of layers and heads", class: "board" },
-    h("thead", {}, headings(heads)),
+    h("thead", {}, ...headings(heads)),
     h("tbody", {}, ...buttons.map(row)),
   );
   table.addEventListener("click", (event) => {
@@ -57,22 +57,22 @@ function button(name, text, disabled) {
 
 /** @param {number} heads */
 function headings(heads) {
-  return h(
-    "tr",
-    { role: "row" },
-    h("th", { scope: "col", role: "columnheader" }, "Layer"),
-    ...WHOLES.map(([, label]) =>
-      h("th", { scope: "col", role: "columnheader" }, label === "Layer" ? "Whole" : label),
+  const heading = { scope: "col", role: "columnheader" };
+  const name = (/** @type {number} */ i) => [h("span", { class: "unseen" }, "Head "), i];
+  return [
+    h(
+      "tr",
+      { role: "row" },
+      h("th", { ...heading, rowspan: 2 }, "Layer"),
+      ...WHOLES.map(([, label]) => h("th", { ...heading, rowspan: 2 }, label)),
+      h("th", { ...heading, scope: "colgroup", colspan: heads }, "Heads"),
     ),
-    ...Array.from({ length: heads }, (_, head) =>
-      h(
-        "th",
-        { scope: "col", role: "columnheader", class: "head" },
-        h("span", { class: "unseen" }, "Head "),
-        head,
-      ),
+    h(
+      "tr",
+      { role: "row" },
+      ...Array.from({ length: heads }, (_, i) => h("th", heading, ...name(i))),
     ),
-  );
+  ];
 }
 
 /** @param {HTMLButtonElement[]} buttons @param {number} layer */

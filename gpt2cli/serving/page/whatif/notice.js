@@ -25,7 +25,7 @@ export function planNotice({ store }) {
     ({ plan, view }) => `${isEmpty(plan)} ${view.room} ${inWords(plan)}`,
     ({ plan, view }) => {
       const text = inWords(plan);
-      words.textContent = `${text[0]?.toUpperCase() ?? ""}${text.slice(1)}: texts continue so.`;
+      words.textContent = `${text[0]?.toUpperCase() ?? ""}${text.slice(1)}; texts are continued that way.`;
       notice.hidden = isEmpty(plan) || view.room === "whatif";
     },
   );

@@ -51,7 +51,7 @@ export function predictions({ store }) {
       if (signal.aborted) return;
       problem.textContent = "";
       sentence.textContent = inSentence(effect, inWords(state.plan));
-      body.replaceChildren(...effect.tokens.slice(0, LISTED).map((one) => row(one, state)));
+      body.replaceChildren(...rows(effect.tokens.slice(0, LISTED), isEmpty(state.plan)));
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Refusal)) throw error;
@@ -131,30 +131,38 @@ export function inSentence({ kl, tokens }, words) {
   );
 }
 
-/** @param {Moved} moved @param {State} state */
-function row({ text, before, after }, { plan }) {
-  const step = before.rank - after.rank;
-  const [sign, word] = step > 0 ? ["↑", "up"] : step < 0 ? ["↓", "down"] : ["=", "same"];
-  const ranks = isEmpty(plan) ? String(before.rank) : `${before.rank} → ${after.rank}`;
-  return h(
-    "tr",
-    {},
-    h("th", { scope: "row", class: "token" }, visible(text)),
-    h("td", {}, bar(before.probability, "before")),
-    h(
-      "td",
-      { class: "arrow", "data-step": word },
-      h("span", { "aria-hidden": true }, sign),
-      h("span", { class: "unseen" }, word),
-    ),
-    h("td", {}, bar(after.probability, "after")),
-    h("td", { class: "number" }, ranks),
-  );
+/** @param {Moved[]} tokens @param {boolean} isSame Whether nothing is changed. */
+function rows(tokens, isSame) {
+  const most = Math.max(...tokens.flatMap(({ before, after }) => [before, after].map(chance)));
+  return tokens.map(({ text, before, after }) => {
+    const step = before.rank - after.rank;
+    const [sign, word] = step > 0 ? ["↑", "up"] : step < 0 ? ["↓", "down"] : ["=", "same rank"];
+    return h(
+      "tr",
+      {},
+      h("th", { scope: "row", class: "token" }, visible(text)),
+      h("td", {}, gauge(before, most, "before")),
+      h(
+        "td",
+        { class: "arrow", "data-step": word },
+        h("span", { "aria-hidden": true }, sign),
+        h("span", { class: "unseen" }, word),
+      ),
+      h("td", {}, gauge(after, most, "after")),
+      h("td", { class: "number" }, isSame ? before.rank : `${before.rank} → ${after.rank}`),
+    );
+  });
 }
 
-/** @param {number} probability @param {string} when */
-function bar(probability, when) {
+/** @param {Standing} standing @param {number} most @param {string} when */
+function gauge({ probability }, most, when) {
   const fill = h("span", { class: `fill ${when}`, "aria-hidden": true });
-  fill.style.setProperty("--share", String(probability));
-  return h("span", { class: "gauge" }, fill, h("span", { class: "number" }, percent(probability)));
+  fill.style.setProperty("--share", String(probability / most));
+  const number = { class: "number", "data-value": probability };
+  return h("span", { class: "gauge" }, fill, h("span", number, percent(probability)));
+}
+
+/** @param {Standing} standing */
+function chance({ probability }) {
+  return probability;
 }

@@ -4,10 +4,11 @@ import { Refusal, continued } from "../api.js";
 import { h, perFrame, say } from "../dom.js";
 import { pieces } from "../tokens.js";
 import { path, tokensOf } from "../tree.js";
-import { isEmpty, requested } from "./plan.js";
+import { emptyPlan, isEmpty, requested, same } from "./plan.js";
 
 /**
  * @typedef {import("../app.js").Page} Page
+ * @typedef {import("../types.js").Plan} Plan
  * @typedef {import("../types.js").Settings} Settings
  * @typedef {import("../types.js").Token} Token
  * @typedef {import("../types.js").Tree} Tree
@@ -18,6 +19,9 @@ import { isEmpty, requested } from "./plan.js";
  * @property {number} seed
  * @property {string | null} finish
  */
+
+const FIRST = "Switch something off, or steer: both texts are then written from one seed.";
+const OLD = "Since then other things are switched off.";
 
 /**
  * Where two texts part: the first place at which their tokens differ, or null while none does.
@@ -45,20 +49,30 @@ export function under({ store }) {
   );
   /** @type {AbortController | null} */
   let running = null;
+  let judged = "";
   /** @type {Tree | null} What the text went on from. */
   let base = null;
+  /** @type {Plan} */
+  let plan = emptyPlan();
 
   const show = perFrame((/** @type {Written[]} */ both) => {
     const place = firstDifference(both[0].tokens, both[1].tokens);
     sides.forEach((side, i) => side.show(both[i], place));
   });
 
+  /** @param {Plan} now */
+  function judge(now) {
+    if (running) return;
+    if (!judged) verdict.textContent = isEmpty(now) ? FIRST : "";
+    else verdict.textContent = judged + (same(now, plan) ? "" : ` ${OLD}`);
+  }
+
   async function begin() {
     const { state } = store;
     running = new AbortController();
     const { signal } = running;
     write.textContent = "Stop";
-    base = state.tree;
+    [base, plan] = [state.tree, state.plan];
     const prompt = tokensOf(state.tree).map((token) => token.id);
     const seed = state.settings.seed ?? Math.floor(Math.random() * 2 ** 31);
     const plain = { ...requestOf(state.settings), n: 1, seed };
@@ -75,7 +89,8 @@ export function under({ store }) {
       running = null;
       write.textContent = "Write under it";
       show(both);
-      verdict.textContent = compared(both, seed);
+      judged = compared(both, seed);
+      judge(store.state.plan);
     }
   }
   write.addEventListener("click", () => (running ? running.abort() : begin()));
@@ -94,6 +109,7 @@ export function under({ store }) {
     (state) => {
       panel.hidden = tokensOf(state.tree).length === 0;
       write.disabled = running === null && isEmpty(state.plan);
+      judge(state.plan);
       if (base && !holds(state.tree, base)) sides.forEach((side) => (side.take.hidden = true));
     },
   );
