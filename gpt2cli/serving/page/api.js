@@ -24,9 +24,25 @@ export class Refusal extends Error {
   }
 }
 
-/** Keep the key of the server for this tab. @param {string} key */
-export function useKey(key) {
-  sessionStorage.setItem(KEY, key);
+/** @type {string | null} The key of the server. */
+let key = keptKey();
+
+/** Send a key from now on, and keep it for this tab where the browser lets us. @param {string} given */
+export function useKey(given) {
+  key = given;
+  try {
+    sessionStorage.setItem(KEY, given);
+  } catch {
+    // a browser without storage asks again after a reload
+  }
+}
+
+function keptKey() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null;
+  }
 }
 
 /** @returns {Promise<Model>} */
@@ -171,7 +187,6 @@ function posted(body, signal) {
 /** @param {string} path @param {RequestInit} request */
 async function ask(path, request) {
   const headers = new Headers(request.headers);
-  const key = sessionStorage.getItem(KEY);
   if (key) headers.set("Authorization", `Bearer ${key}`);
   const response = await fetch(ROOT + path, { ...request, headers }).catch(unreachable);
   if (response.ok) return response;

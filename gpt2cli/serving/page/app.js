@@ -67,7 +67,10 @@ function askForKey(why) {
       h("button", { class: "main" }, "Enter"),
     );
     dialog.replaceChildren(form);
-    dialog.oncancel = (event) => event.preventDefault();
+    // Browsers close a dialog at the second Escape, whatever its page says.
+    dialog.onclose = () => {
+      if (!field.value.trim()) dialog.showModal();
+    };
     dialog.showModal();
   });
 }

@@ -11,6 +11,7 @@ const MOST_STEPS = 500;
 /** @type {(keyof State)[]} Parts that undo brings back; what is looked at stays. */
 const UNDONE = ["tree", "settings", "plan"];
 
+/** The present state, those before it, and who wants to know of changes. */
 export class Store {
   /** @param {State} state */
   constructor(state) {
