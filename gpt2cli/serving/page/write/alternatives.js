@@ -102,7 +102,7 @@ function list(token, top, onTake) {
     const button = h(
       "button",
       {
-        "aria-current": isHere,
+        "aria-current": isHere ? "true" : null,
         onclick: () => (isHere ? undefined : onTake(other)),
         title: isHere ? "This token stands here" : "Take this one, and write on from it",
       },

@@ -1,7 +1,6 @@
 /** All texts of the page as a tree: to walk, to choose for comparison, to rename, to prune. */
 
 import { h, perFrame, say } from "../dom.js";
-import { short } from "../numbers.js";
 import { stop } from "../roving.js";
 import { textOf } from "../tokens.js";
 import { path, pruned, renamed, walked } from "../tree.js";
@@ -178,15 +177,15 @@ function item(row, tree, shown, chosen) {
       "aria-level": row.level,
       "aria-posinset": row.place,
       "aria-setsize": row.size,
-      "aria-selected": row.id === tree.leaf,
-      "aria-checked": chosen.has(row.id),
+      "aria-selected": String(row.id === tree.leaf),
+      "aria-checked": String(chosen.has(row.id)),
       "aria-expanded": row.hasChildren ? "true" : null,
       class: shown.has(row.id) ? "shown" : "",
       tabindex: "-1",
     },
     h("span", { class: "choose", title: "Choose it for comparison (Space)", "aria-hidden": "true" }),
     h("span", { class: "words" }, row.name ? h("b", {}, signed(row.name)) : excerpt),
-    h("span", { class: "soft number" }, `${count} tok.${judged ? ` · ${short(bits)} bits` : ""}`),
+    h("span", { class: "soft number" }, `${count} tok.${judged ? ` · ${bits.toFixed(1)} bits` : ""}`),
   );
   element.style.setProperty("--level", String(row.level - 1));
   return element;

@@ -23,7 +23,7 @@ const NEAR = 48; // pixels from the end at which the end is followed
 /**
  * @param {Page} page
  * @param {import("./writing.js").Writer} writer
- * @returns {{element: HTMLElement, focus: () => void}}
+ * @returns {{element: HTMLElement, focus: () => void}} `focus` puts the caret at the end.
  */
 export function editor({ store, model }, writer) {
   const backdrop = new Backdrop();
@@ -46,16 +46,20 @@ export function editor({ store, model }, writer) {
   /** @param {number} index @param {import("../types.js").Named & {logprob: number}} other */
   const taken = (index, other) => {
     take(store, index, other);
+    focus();
+    writer.write();
+  };
+
+  const focus = () => {
     area.focus();
     area.setSelectionRange(area.value.length, area.value.length);
-    writer.write();
   };
 
   const measure = perFrame(() => {
     const limit = model.config.context_length.toLocaleString("en");
     const parts = [`${tokens.length.toLocaleString("en")} of ${limit} tokens`];
     const { judged, bits, perplexity } = together([summary(tokens)]);
-    if (judged) parts.push(`${short(bits)} bits each`, `perplexity ${short(perplexity)}`);
+    if (judged) parts.push(`${bits.toFixed(1)} bits each`, `perplexity ${short(perplexity)}`);
     facts.textContent = parts.join(" · ");
   });
 
@@ -127,7 +131,7 @@ export function editor({ store, model }, writer) {
       element.dataset.boundaries = String(view.boundaries);
     },
   );
-  return { element, focus: () => area.focus() };
+  return { element, focus };
 }
 
 /**
@@ -149,6 +153,8 @@ function put(area, text) {
   const { selectionStart, selectionEnd } = area;
   const isAtEnd = selectionStart === before.length && selectionEnd === before.length;
   area.setRangeText(text.slice(start, text.length - end), start, before.length - end, "preserve");
-  if (isAtEnd) area.setSelectionRange(text.length, text.length);
+  const caret = isAtEnd ? text.length : area.selectionEnd;
+  // A caret inside of what was replaced would become a selection of all of it.
+  if (selectionStart === selectionEnd) area.setSelectionRange(caret, caret);
   return end === 0 && text.length > before.length;
 }

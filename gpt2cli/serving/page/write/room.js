@@ -84,10 +84,10 @@ function bar(page, judge, writer) {
     { class: "bar-tools", role: "group", "aria-label": "Writing" },
     go,
     stop,
+    h("button", { onclick: () => share(page, judge), title: "Save, copy, link, open" }, "Share…"),
     h("span", { class: "gap" }),
     h("label", { for: "colour" }, "Colour ", colour),
     h("label", { for: "boundaries" }, limits, " Tokens"),
-    h("button", { onclick: () => share(page, judge), title: "Save, copy, link, open" }, "Share…"),
   );
 }
 
