@@ -7,6 +7,8 @@
  * @typedef {import("./types.js").Plan} Plan
  */
 
+import { read, write } from "./storage.js";
+
 const ROOT = "page/v1/";
 const KEY = "gpt2-key"; // of the session's storage
 
@@ -25,24 +27,12 @@ export class Refusal extends Error {
 }
 
 /** @type {string | null} The key of the server. */
-let key = keptKey();
+let key = read("sessionStorage", KEY);
 
 /** Send a key from now on, and keep it for this tab where the browser lets us. @param {string} given */
 export function useKey(given) {
   key = given;
-  try {
-    sessionStorage.setItem(KEY, given);
-  } catch {
-    // a browser without storage asks again after a reload
-  }
-}
-
-function keptKey() {
-  try {
-    return sessionStorage.getItem(KEY);
-  } catch {
-    return null;
-  }
+  write("sessionStorage", KEY, given);
 }
 
 /** @returns {Promise<Model>} */
