@@ -70,7 +70,7 @@ class Writing:
 
     def __init__(self, service: Service) -> None:
         self._service, self._model = service, service.model
-        self._altered = Altered(service.model)
+        self._altered = Altered(service.model, service.reference)
 
     async def model(self, request: Request) -> Any:
         """The model, and what the page needs to know of it."""
