@@ -59,7 +59,7 @@ export function candidatesPanel({ store, model }, refused) {
       ),
     ),
   );
-  /** @type {{ids: string, start: Start} | null} */
+  /** @type {{ids: string, start: Start, read: number} | null} */
   let held = null; // the logits, and the text that they follow
   let asking = new AbortController();
   let counting = new AbortController();
@@ -82,7 +82,7 @@ export function candidatesPanel({ store, model }, refused) {
     const place = placeOf(store.state);
     counting.abort();
     if (held === null || held.ids !== keyOf(place)) return;
-    const stages = explain(held.start, settings.sampling, place);
+    const stages = explain(held.start, settings.sampling, readOf(place, held.read, model));
     const rough = stages.some((stage) => stage.rough);
     if (settings.constraint?.value) {
       section.setAttribute("aria-busy", "true");
@@ -119,7 +119,7 @@ export function candidatesPanel({ store, model }, refused) {
     try {
       const found = await askNext(idsOf(place), signal);
       if (signal.aborted) return;
-      held = { ids: keyOf(place), start: begin(found) };
+      held = { ids: keyOf(place), start: begin(found), read: found.read };
       compute();
     } catch (error) {
       if (!(error instanceof Refusal) || signal.aborted) return;
@@ -174,6 +174,19 @@ function idsOf({ tokens }) {
 /** @param {Place} place */
 function keyOf(place) {
   return `${place.promptLength}:${place.instead?.id}:${idsOf(place)}`;
+}
+
+/**
+ * What the model has read: the end of a text that is too long, a document's beginning for none.
+ *
+ * @param {Place} place
+ * @param {number} read
+ * @param {import("../types.js").Model} model
+ */
+function readOf({ tokens, promptLength }, read, { end_of_text: id }) {
+  if (tokens.length === 0 && id !== null) return { tokens: [{ id, text: "" }], promptLength: 1 };
+  const cut = tokens.length - read;
+  return { tokens: tokens.slice(cut), promptLength: Math.max(1, promptLength - cut) };
 }
 
 /** @param {import("../types.js").Settings} settings @param {Place} place */
