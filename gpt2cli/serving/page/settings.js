@@ -7,18 +7,6 @@
 /** What mirostat takes the place of; the server refuses both together. */
 export const NOT_WITH_MIROSTAT = ["top_k", "top_p", "min_p", "typical_p", "xtc_probability"];
 
-/** All fields of a request that continues a text. @param {Settings} settings */
-export function fieldsOf(settings) {
-  const { n, max_tokens, seed, stop } = settings;
-  return {
-    n,
-    max_tokens,
-    ...(seed === null ? {} : { seed }),
-    ...(stop.length ? { stop } : {}),
-    ...choosing(settings),
-  };
-}
-
 /** Those that say how a token is chosen. @param {Settings} settings */
 export function choosing({ sampling, constraint }) {
   return { ...sampling, ...constrained(constraint) };

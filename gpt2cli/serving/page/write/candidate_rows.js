@@ -26,7 +26,7 @@ export function candidateRows(count, take) {
         "tr",
         {},
         h("th", { scope: "col" }, "Token"),
-        h("th", { scope: "col", class: "bars" }, h("span", { class: "unseen" }, "Bars")),
+        h("th", { scope: "col", class: "pair" }, h("span", { class: "unseen" }, "Bars")),
         h("th", { scope: "col", class: "number" }, "Model"),
         h("th", { scope: "col" }, "With rules"),
       ),
@@ -54,7 +54,7 @@ function candidateRow(take) {
     "tr",
     { hidden: true },
     h("th", { scope: "row" }, button),
-    h("td", { class: "bars", "aria-hidden": "true" }, ...bars),
+    h("td", { class: "pair", "aria-hidden": "true" }, ...bars),
     before,
     after,
   );
@@ -71,8 +71,13 @@ function candidateRow(take) {
     bars[0].style.width = `${(100 * candidate.before) / most}%`;
     bars[1].style.width = `${(100 * candidate.after) / most}%`;
     before.textContent = percent(candidate.before);
-    after.textContent = candidate.out ? `out: ${candidate.out}` : percent(candidate.after);
+    after.textContent = candidate.out ? `out: ${brief(candidate.out)}` : percent(candidate.after);
     element.classList.toggle("out", candidate.out !== null);
   }
   return { element, show };
+}
+
+/** A rule without its number. @param {string} rule */
+function brief(rule) {
+  return rule.startsWith("no repeated") ? "n-gram" : rule.replace(/ [^ ]*\d[^ ]*$/, "");
 }

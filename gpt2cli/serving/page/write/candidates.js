@@ -53,7 +53,7 @@ export function candidatesPanel({ store, model }, refused) {
       h("summary", {}, "Rule by rule"),
       h(
         "table",
-        { class: "steps" },
+        { class: "by-rule" },
         h("thead", {}, heading("Rule", "Tokens left")),
         steps,
       ),

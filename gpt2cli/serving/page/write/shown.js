@@ -23,6 +23,8 @@
 /**
  * The tokens that are or were most probable, and how many each rule leaves.
  *
+ * They stand in the order of the model itself, so that none jumps while a slider moves.
+ *
  * @param {Start} start
  * @param {Stage[]} stages
  * @param {number} count
@@ -31,7 +33,8 @@
 export function fromHere({ tokens }, stages, count) {
   const { after: before } = stages[0];
   const { after } = stages[stages.length - 1];
-  const candidates = best(before, after, count).map((i) => ({
+  const chosen = best(before, after, count).sort((a, b) => before[b] - before[a] || a - b);
+  const candidates = chosen.map((i) => ({
     token: tokens[i],
     before: before[i],
     after: after[i],
@@ -59,12 +62,9 @@ export function fromServer(stages, count) {
     return { token, before, after, out: gone?.rule ?? null };
   });
   candidates.sort((a, b) => Math.max(b.before, b.after) - Math.max(a.before, a.after));
-  const steps = stages.map(({ rule, candidates: left }) => ({
-    rule,
-    candidates: left,
-    rough: false,
-  }));
-  return { candidates: candidates.slice(0, count), steps };
+  const chosen = candidates.slice(0, count).sort((a, b) => b.before - a.before);
+  const steps = stages.map((stage) => ({ ...stage, rough: false }));
+  return { candidates: chosen, steps };
 }
 
 /** @param {ServerStage} stage */
