@@ -11,6 +11,7 @@ from gpt2cli.errors import ContextError, UsageError, did_you_mean, shown
 
 MOST_REFERENCE = 16_384  # tokens of a text whose mean is taken
 MOST_STEERINGS = 16
+MOST_PATCHES = 4096  # runs of the model for a map
 
 
 class Asked:
@@ -26,12 +27,16 @@ class Asked:
                 raise UsageError(f"unknown field {shown(name)}{hint}")
         self._body, self._model = body, model
 
-    def ids(self, name: str = "prompt") -> list[int]:
-        """The tokens of a prompt, given as a text or as ids, that fits the context."""
+    def text(self, name: str = "prompt") -> list[int]:
+        """The tokens of a prompt, given as a text or as ids: end-of-text for an empty one."""
         prompt = self._body.get(name)
         if not isinstance(prompt, str | list):
             raise UsageError(f"{name} must be a text or a list of token ids", name)
-        ids, context = self._model.ids(prompt), self._model.config.context_length
+        return self._model.ids(prompt)
+
+    def ids(self, name: str = "prompt") -> list[int]:
+        """The same of a prompt that fits the context."""
+        ids, context = self.text(name), self._model.config.context_length
         if len(ids) > context:
             raise ContextError(f"{name} has {len(ids)} tokens, the context {context}", name)
         return ids
