@@ -117,9 +117,7 @@ def test_a_mean_is_taken_over_the_reference_that_is_given(
     assert_is_effect(room, bard, ablate=["2.3"], ablate_with="mean", reference=REFERENCE)
 
 
-def test_steering_has_a_strength_that_may_be_negative(
-    room: Any, bard: gpt2cli.LoadedModel
-) -> None:
+def test_steering_has_a_strength_that_may_be_negative(room: Any, bard: gpt2cli.LoadedModel) -> None:
     room.get_by_role("tab", name="Steer").click()
     room.get_by_label("Towards").fill(" art")
     room.get_by_label("Into layer").select_option("3")
@@ -208,9 +206,7 @@ def test_maps_of_patching_are_those_of_the_library(room: Any, bard: gpt2cli.Load
     room.locator("[data-map=heads]").wait_for()
     prompts = [bard.encode(text) for text in (CLEAN, CORRUPTED)]
     answer, versus = (bard.encode(word)[0] for word in (" she", " he"))
-    found = patching.patch(
-        bard.network(), bard.tokenizer, *prompts, answer=answer, versus=versus
-    )
+    found = patching.patch(bard.network(), bard.tokenizer, *prompts, answer=answer, versus=versus)
     assert found.heads is not None
     assert cells(room, "heads") == pytest.approx(found.heads.ravel().tolist(), abs=1e-4)
     for name in ("stream", "attention", "mlp"):
