@@ -13,7 +13,7 @@ from gpt2cli.records import STDIN, Input, check_file
 from gpt2cli.serving import openai, results
 from gpt2cli.serving import rows as bulk_rows
 from gpt2cli.serving.replaying import answers, generated, rows, tree
-from gpt2cli.serving.replaying.record import NoRecord, Record
+from gpt2cli.serving.replaying.record import NoRecord, NoText, Record
 from gpt2cli.serving.replaying.rows import Run
 
 BESIDE = ".run.json"  # what `gpt2 bulk` adds to the name of its output
@@ -22,10 +22,11 @@ KNOWN = "gpt2 generate --json, gpt2 bulk, gpt2 serve (with its request) and the 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What is no record, and why."""
+    """What is no record, and why; not even of a text (`is_text`) where it failed when written."""
 
     name: str
     reason: str
+    is_text: bool = True
 
 
 def read(name: str, run: Path | None = None) -> Iterator[Record | Refused]:
@@ -44,7 +45,7 @@ def read(name: str, run: Path | None = None) -> Iterator[Record | Refused]:
             value = _parsed(line) if isinstance(line, bytes) else line
             yield from _records(value, place, found)
         except UsageError as error:
-            yield Refused(place, str(error))
+            yield Refused(place, str(error), not isinstance(error, NoText))
 
 
 def _of_one(data: bytes, run: Run | None) -> Iterator[Record | Refused]:
@@ -109,7 +110,7 @@ def _records(found: Any, name: str, run: Run | None) -> Sequence[Record]:
     if rows.is_one(found) and not generated.is_one(found):
         return [rows.read(found, name, run)]
     if run is not None and results.has_failed(found):
-        raise NoRecord(f"it failed when it was written: {shown(found['error'])}")
+        raise NoText(f"it failed when it was written: {found['error']}"[:ERROR])
     if generated.is_one(found):
         return [generated.read(found, name)]
     raise NoRecord(f"it is no record; {KNOWN}")

@@ -103,6 +103,7 @@ def _record(
         before[begin:] + own,
         None,
         True,
+        offset,
     )
     prepare = _Preparing(before[:begin], _settings(given), record.whole(origin, "seed"), written)
     place: Place = record.place_of(facts)
