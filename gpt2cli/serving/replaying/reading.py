@@ -17,6 +17,7 @@ from gpt2cli.serving.replaying.record import NoRecord, NoText, Record
 from gpt2cli.serving.replaying.rows import Run
 
 BESIDE = ".run.json"  # what `gpt2 bulk` adds to the name of its output
+ERROR = 300  # characters of one
 KNOWN = "gpt2 generate --json, gpt2 bulk, gpt2 serve (with its request) and the page write records"
 
 

@@ -58,10 +58,13 @@ class Outcome:
     error: str | None = None
     changes: tuple[Change, ...] = ()
     unsaid: tuple[str, ...] = ()
+    is_text: bool = True  # else there is nothing to write again
 
     @property
     def status(self) -> str:
-        """same, different or error."""
+        """same, different, error or skipped."""
+        if not self.is_text:
+            return "skipped"
         return "error" if self.error is not None else "different" if self.different else "same"
 
 
@@ -77,7 +80,7 @@ def repeat(given: Iterable[Record | Refused], open: Open) -> Iterator[Outcome]:
         places: dict[Place, list[int]] = {}
         for i, each in enumerate(block):
             if isinstance(each, Refused):
-                outcomes[i] = [Outcome(each.name, error=each.reason)]
+                outcomes[i] = [Outcome(each.name, error=each.reason, is_text=each.is_text)]
             else:
                 places.setdefault(each.place, []).append(i)
         for place, numbers in places.items():
