@@ -33,6 +33,7 @@ COMMANDS = {
     "bulk": "Complete a file of prompts of any size.",
     "replay": "Write recorded texts again, and show where one differs.",
     "serve": "Serve completions over HTTP, as OpenAI's clients ask for them.",
+    "play": "Write with a model and look inside it, in the browser.",
     "inspect": "Show what the model is doing when it has read a text.",
     "patch": "Show which activations restore one prompt's answer in another.",
     "heads": "Show induction, previous-token and first-token heads.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from gpt2cli.config.sampling import LENGTH_PENALTY, SamplingConfig
 from gpt2cli.errors import UsageError
@@ -110,9 +110,19 @@ class Logprob:
 
 @dataclass(frozen=True, slots=True)
 class ChosenLogprob(Logprob):
-    """The log-probability of a chosen token, and of the most probable ones, best first."""
+    """The log-probability of a chosen token, and of the most probable ones, best first.
+
+    `rank` is its place among all tokens, 1 for the most probable; None where nobody has counted.
+    """
 
     top: tuple[Logprob, ...] = ()
+    rank: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What files of results hold."""
+        found = asdict(self)
+        del found["rank"]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

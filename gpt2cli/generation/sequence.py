@@ -15,7 +15,7 @@ from gpt2cli.generation.request import (
     Logprob,
 )
 from gpt2cli.sampling.constraint import Matcher
-from gpt2cli.sampling.rules import generator, log_probabilities
+from gpt2cli.sampling.rules import generator, log_probabilities, ranks
 from gpt2cli.sampling.sampler import Draw, Proposal, Sampler
 from gpt2cli.text.stream import TextStream
 from gpt2cli.text.tokenizer import Tokenizer
@@ -93,6 +93,17 @@ class Sequence:
         prompt, context_length = self.ids[: self.prompt_length], self._context_length
         return Sequence(self._tokenizer, context_length, prompt, self.config, sample, matcher)
 
+    def follow(self, ids: Ids) -> None:
+        """Append tokens that were chosen before, as this text would have chosen them.
+
+        What mirostat has learned of them is not known.
+        """
+        self.sampler.skip(len(ids))
+        for token_id in ids:
+            if self._matcher is not None:
+                self._matcher.push(token_id)
+            self.ids.append(token_id)
+
     def measures(self, end: int) -> bool:
         """Whether `measure` wants logits after any of the first `end` tokens of the prompt."""
         return 0 < len(self._prompt_logprobs) <= min(end, self.prompt_length - 1)
@@ -167,15 +178,17 @@ class Sequence:
     def _logprobs(self, ids: Ids, logits: Array, count: int) -> list[ChosenLogprob]:
         """Those of a token for each row of the logits. (N,), (N, V)"""
         decode, host = self._tokenizer.decode, in_host_memory(logits)
-        found = log_probabilities(logits if host is None else host, ids, count)
+        logits = logits if host is None else host
+        found, places = log_probabilities(logits, ids, count), ranks(logits, ids)
         return [
             ChosenLogprob(
                 decode([token_id]),
                 token_id,
                 value,
                 tuple(Logprob(decode([i]), i, other) for i, other in best),
+                rank,
             )
-            for token_id, (value, best) in zip(ids, found, strict=True)
+            for token_id, (value, best), rank in zip(ids, found, places, strict=True)
         ]
 
 

@@ -63,13 +63,23 @@ def log_probabilities(logits: Array, targets: Sequence[int], count: int) -> list
 
 def _ranked(row: NDArray, target: int, count: int) -> Ranked:
     """`log_probabilities` of one row. (V,)"""
-    ids = _largest_ids(row, max(count, 1))
+    ids = largest_ids(row, max(count, 1))
     total = np.log(_total(weigh(row[None]))[0, 0] / WHOLE).astype(row.dtype)
     own, *values = (row[[target, *ids]] - row[ids[0]] - total).tolist()
     return own, list(zip(ids, values, strict=True))[:count]
 
 
-def _largest_ids(row: NDArray, count: int) -> list[int]:
+def ranks(logits: Array, targets: Sequence[int]) -> list[int]:
+    """The place of each row's target among all tokens, 1 for the best, on the host. (N, V), (N,)"""
+    xp, own = array_namespace(logits), to_device_of(logits, np.array(targets)[:, None])
+    values = xp.take_along_axis(logits, own, axis=-1)
+    ids = xp.arange(logits.shape[1], device=device(logits))[None]
+    before = (logits > values) | ((logits == values) & (ids < own))
+    found: list[int] = (xp.sum(before, axis=-1, dtype=xp.int64) + 1).tolist()
+    return found
+
+
+def largest_ids(row: NDArray, count: int) -> list[int]:
     """Where its largest numbers are, the largest first; among equals the lower ids. (V,)"""
     if count == 1:
         return [int(row.argmax())]

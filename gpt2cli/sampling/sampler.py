@@ -126,6 +126,11 @@ class Sampler:
         token_id = int(picked[0, 0])
         return Proposal(token_id, drawn_from) if token_id < logits.shape[1] else None
 
+    def skip(self, count: int) -> None:
+        """Leave out the random numbers of `count` tokens, which were chosen with them before."""
+        for _ in range(count):
+            next(self._uniforms)
+
     def explain(self, logits: Array, text: Text, top: int = 5) -> list[Stage]:
         """What each rule does to the candidates, the model's own first. (1, V)"""
         rows, stages = _Rows([self], [text]), list[Stage]()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,14 +93,14 @@ class Lines:
                 "finish_reason": sample.finish_reason,
                 "completion_tokens": len(sample.token_ids),
             }
-            | ({"logprobs": list(map(asdict, sample.logprobs))} if sample.logprobs else {})
+            | ({"logprobs": [one.as_dict() for one in sample.logprobs]} if sample.logprobs else {})
             for sample in choices.shown_of(found, row.answer)
         ]
         result: dict[str, Any] = values[0]
         if len(values) > 1:
             result = {name: [value.get(name) for value in values] for name in values[0]}
         if found.prompt_logprobs:
-            result["prompt_logprobs"] = [p and asdict(p) for p in found.prompt_logprobs]
+            result["prompt_logprobs"] = [p and p.as_dict() for p in found.prompt_logprobs]
         return own | result | {"prompt_tokens": found.prompt_tokens, "seed": found.seed}
 
 

@@ -69,6 +69,10 @@ def print_json(
         del record["count"]
         if config.logprobs is None:
             del record["logprobs"], record["end_logprob"]
+        else:
+            end = sample.end_logprob
+            record["logprobs"] = [one.as_dict() for one in sample.logprobs]
+            record["end_logprob"] = end and end.as_dict()
         if config.constraint is None:
             del record["matched"]
         elif config.constraint.kind == "choice":

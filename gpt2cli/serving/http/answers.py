@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ _SSE = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # nginx would hold tokens back
 }
+END = b"data: [DONE]\n\n"
 _CHOICES = b'"choices":[]'  # of which a chunk has one: no text in JSON has quotes as they are
 
 
@@ -39,23 +41,25 @@ class Whole:
 
     def __init__(self, service: Service, work: Work, job: Job) -> None:
         self._service, self._work, self._job = service, work, job
-        self._texts = _Texts(service, work, job)
+        self._texts = Texts(service, work, job)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write all texts, then answer."""
-        async with _watched(self._texts, scope, receive):
+        async with watched(self._texts, scope, receive):
             response: Response
             try:
                 async for news in self._texts.news():
                     deque(news, maxlen=0)
-                response = json_response(self._body())
+                if self._job.is_closed:
+                    return
+                response = json_response(await self._body())
             except GPT2CLIError as error:
                 response = response_to(error)
             if not self._job.is_closed:
                 self._job.close()
                 await response(scope, receive, send)
 
-    def _body(self) -> dict[str, Any]:
+    async def _body(self) -> Any:
         tokenizer = self._service.model.tokenizer
         choices: list[dict[str, Any]] = []
         for part, found in zip(self._work.parts, self._texts.found, strict=True):
@@ -63,28 +67,20 @@ class Whole:
         return self._texts.head(choices, self._texts.usage())
 
 
-class Stream:
-    """An answer that is sent as its texts are written, a chunk per token. An ASGI application."""
+class Events(ABC):
+    """An answer that is sent as its texts are written, as events. An ASGI application."""
 
     def __init__(self, service: Service, work: Work, job: Job) -> None:
         self._service, self._work, self._job = service, work, job
-        self._texts = _Texts(service, work, job)
-        tokenizer = service.model.tokenizer
-        self._listers = [[Lister(tokenizer) for _ in part.samples] for part in work.parts]
-        # Chunks differ in their choice alone, so the rest is written once.
-        chunk = self._texts.head([], None)
-        if not work.request.usage_at_the_end:
-            del chunk["usage"]
-        before, _, after = _event(chunk).partition(_CHOICES)
-        self._before, self._after = before + _CHOICES[:-1], b"]" + after
+        self._texts = Texts(service, work, job)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer step by step."""
-        async with _watched(self._texts, scope, receive):
+        async with watched(self._texts, scope, receive):
             has_begun = False
             try:
                 async for news in self._texts.news():
-                    data = b"".join(chunk for one in news for chunk in self._chunks(*one))
+                    data = self._told(news)
                     if not has_begun:
                         await send(_start())
                         has_begun = True
@@ -94,11 +90,37 @@ class Stream:
                 if not has_begun:
                     await response_to(error)(scope, receive, send)
                     return
-                await send(_end(_event(why_it_ended(error))))
+                await send(_end(event_of(why_it_ended(error))))
                 return
             if not self._job.is_closed:
                 self._job.close()
                 await send(_end(self._last()))
+
+    @abstractmethod
+    def _told(self, news: Iterator[tuple[int, Event]]) -> bytes:
+        """What a step has brought, each with its prompt's number."""
+
+    @abstractmethod
+    def _last(self) -> bytes:
+        """The end."""
+
+
+class Stream(Events):
+    """The same as OpenAI has it, a chunk per token."""
+
+    def __init__(self, service: Service, work: Work, job: Job) -> None:
+        super().__init__(service, work, job)
+        tokenizer = service.model.tokenizer
+        self._listers = [[Lister(tokenizer) for _ in part.samples] for part in work.parts]
+        # Chunks differ in their choice alone, so the rest is written once.
+        chunk = self._texts.head([], None)
+        if not work.request.usage_at_the_end:
+            del chunk["usage"]
+        before, _, after = event_of(chunk).partition(_CHOICES)
+        self._before, self._after = before + _CHOICES[:-1], b"]" + after
+
+    def _told(self, news: Iterator[tuple[int, Event]]) -> bytes:
+        return b"".join(chunk for one in news for chunk in self._chunks(*one))
 
     def _chunks(self, prompt: int, event: Event) -> Iterator[bytes]:
         """What one more token of a sample adds."""
@@ -140,17 +162,17 @@ class Stream:
             "seed": self._texts.found[prompt].seed,
         }
         if self._work.request.usage_in_each:
-            return _event(self._texts.head([choice], self._texts.usage()))
+            return event_of(self._texts.head([choice], self._texts.usage()))
         return self._before + to_json(choice) + self._after
 
     def _last(self) -> bytes:
         """Usage, if it was asked for, and the end."""
         wanted = self._work.request.usage_at_the_end
-        usage = _event(self._texts.head([], self._texts.usage())) if wanted else b""
-        return usage + b"data: [DONE]\n\n"
+        usage = event_of(self._texts.head([], self._texts.usage())) if wanted else b""
+        return usage + END
 
 
-class _Texts:
+class Texts:
     """The texts of a request as they become, and what is counted of them."""
 
     def __init__(self, service: Service, work: Work, job: Job) -> None:
@@ -212,7 +234,7 @@ class _Texts:
 
 
 @asynccontextmanager
-async def _watched(texts: _Texts, scope: Scope, receive: Receive) -> AsyncIterator[None]:
+async def watched(texts: Texts, scope: Scope, receive: Receive) -> AsyncIterator[None]:
     """Close the job as soon as the client goes, and in the end; then count what was done."""
     job = texts._job
     gone = asyncio.create_task(_until_gone(receive, job, scope))
@@ -241,5 +263,6 @@ def _end(data: bytes) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": False}
 
 
-def _event(chunk: dict[str, Any]) -> bytes:
-    return b"data: " + to_json(chunk) + b"\n\n"
+def event_of(data: dict[str, Any]) -> bytes:
+    """A server-sent event."""
+    return b"data: " + to_json(data) + b"\n\n"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,11 +16,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
-from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.errors import UsageError
 from gpt2cli.serving.completions import URL
-from gpt2cli.serving.http import guard, page
+from gpt2cli.serving.http import guard, insight, page, writing
 from gpt2cli.serving.http.answers import Stream, Whole
-from gpt2cli.serving.http.errors import failure, json_response, response_of, response_to
+from gpt2cli.serving.http.endpoint import not_ready, opened
+from gpt2cli.serving.http.errors import failure, json_response, response_of
 from gpt2cli.serving.http.guard import Guard, Log
 from gpt2cli.serving.http.openapi import document
 from gpt2cli.serving.http.service import Service, only, parse
@@ -28,7 +30,6 @@ from gpt2cli.serving.http.settings import Options, Policy
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
 
-Endpoint: TypeAlias = "Callable[[Request], Awaitable[Any]]"
 _LARGE = 1 << 14  # bytes of a body that are not worth a thread
 NO_CHAT = f"a GPT-2 knows no chat: it continues texts; send a prompt to POST {URL}"
 
@@ -102,18 +103,21 @@ class _Endpoints:
 
     def routes(self) -> list[Route]:
         """What is found where."""
+        service = self._service
         return [
-            Route(URL, self._open(self.completions), methods=["POST"]),
-            Route("/v1/chat/completions", self._open(self.chat), methods=["POST"]),
-            Route("/v1/models", self._open(self.models), methods=["GET"]),
-            Route("/v1/models/{name:path}", self._open(self.model), methods=["GET"]),
-            Route("/tokenize", self._open(self.tokenize), methods=["POST"]),
-            Route("/detokenize", self._open(self.detokenize), methods=["POST"]),
-            Route("/tokenizer_info", self._open(self.tokenizer_info), methods=["GET"]),
+            Route(URL, opened(service, self.completions), methods=["POST"]),
+            Route("/v1/chat/completions", opened(service, self.chat), methods=["POST"]),
+            Route("/v1/models", opened(service, self.models), methods=["GET"]),
+            Route("/v1/models/{name:path}", opened(service, self.model), methods=["GET"]),
+            Route("/tokenize", opened(service, self.tokenize), methods=["POST"]),
+            Route("/detokenize", opened(service, self.detokenize), methods=["POST"]),
+            Route("/tokenizer_info", opened(service, self.tokenizer_info), methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
-            Route("/openapi.json", self._open(self.openapi), methods=["GET"]),
-            *page.routes(),
+            Route("/openapi.json", opened(service, self.openapi), methods=["GET"]),
+            *writing.routes(service),
+            *insight.routes(service, partial(opened, service)),
+            *page.routes(),  # last, since any path under its own might be a file's
         ]
 
     async def completions(self, request: Request) -> Any:
@@ -190,7 +194,7 @@ class _Endpoints:
         """Whether requests are served."""
         engine = self._service.engine
         if engine is None:
-            return _not_ready()
+            return not_ready()
         if engine.error is not None:
             return failure(503, "the engine has failed")
         return json_response({"status": "ok"})
@@ -211,32 +215,6 @@ class _Endpoints:
             raise UsageError("model must be text", "model")
         if name is not None:
             self._service.check_name(name)
-
-    def _open(self, endpoint: Endpoint) -> Endpoint:
-        """The endpoint of an open model, with a response for each way to be wrong."""
-
-        async def respond(request: Request) -> Any:
-            if self._service.engine is None:
-                return _not_ready()
-            if request.method == "POST" and (refusal := guard.refuse_body(request.headers)):
-                return refusal
-            try:
-                return await endpoint(request)
-            except guard.TooLarge:
-                return guard.too_large()
-            except guard.TooSlow:
-                message = "the body has not come in time"
-                return failure(408, message, headers={"connection": "close"})
-            except guard.Gone:
-                return Response(status_code=499)
-            except GPT2CLIError as error:
-                return response_to(error)
-
-        return respond
-
-
-def _not_ready() -> Response:
-    return failure(503, "the model is being opened", headers={"retry-after": "1"})
 
 
 async def _no_endpoint(request: Request, error: Exception) -> Response:
