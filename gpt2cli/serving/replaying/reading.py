@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,12 @@ from gpt2cli.records import STDIN, Input, check_file
 from gpt2cli.serving import openai, results
 from gpt2cli.serving import rows as bulk_rows
 from gpt2cli.serving.replaying import answers, generated, rows, tree
-from gpt2cli.serving.replaying.record import NoRecord, NoText, Record
+from gpt2cli.serving.replaying.record import NoRecord, NoText, Record, Refused
 from gpt2cli.serving.replaying.rows import Run
 
 BESIDE = ".run.json"  # what `gpt2 bulk` adds to the name of its output
 ERROR = 300  # characters of one
 KNOWN = "gpt2 generate --json, gpt2 bulk, gpt2 serve (with its request) and the page write records"
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What is no record, and why; not even of a text (`is_text`) where it failed when written."""
-
-    name: str
-    reason: str
-    is_text: bool = True
 
 
 def read(name: str, run: Path | None = None) -> Iterator[Record | Refused]:
@@ -92,7 +82,7 @@ def _run(name: str, given: Path | None) -> Run | None:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _records(found: Any, name: str, run: Run | None) -> Sequence[Record]:
+def _records(found: Any, name: str, run: Run | None) -> Sequence[Record | Refused]:
     """The records of one value. Raises `UsageError` for what is none."""
     if not isinstance(found, Mapping):
         raise NoRecord(f"it is no record, but {shown(found)}; {KNOWN}")

@@ -86,6 +86,15 @@ class Record:
     candidates: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What is no record, and why; not even of a text (`is_text`) where it failed when written."""
+
+    name: str
+    reason: str
+    is_text: bool = True
+
+
 def place_of(facts: Mapping[str, Any]) -> Place:
     """The place that facts name. Raises `NoRecord` where they name no model."""
     adapters = facts.get("adapters") or []

@@ -18,8 +18,7 @@ from gpt2cli.generation.sequence import Sequence as Text
 from gpt2cli.serving import choices
 from gpt2cli.serving.replaying import comparing
 from gpt2cli.serving.replaying.comparing import Change, Difference
-from gpt2cli.serving.replaying.reading import Refused
-from gpt2cli.serving.replaying.record import Draft, Place, Record, Written
+from gpt2cli.serving.replaying.record import Draft, Place, Record, Refused, Written
 from gpt2cli.serving.replaying.weighing import Weighed, weigh
 from gpt2cli.system.memory import check_beams
 
