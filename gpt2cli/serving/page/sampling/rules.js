@@ -118,13 +118,18 @@ export function keepSurprise(row, limit) {
 /** Probabilities of the single tokens, and how many tokens have any. @param {Row} row */
 export function probabilities(row) {
   const best = bestOf(row);
-  const weights = Float64Array.from(row.logits, (logit, i) =>
-    best === -Infinity ? 0 : exp(logit - best + row.spread[i] / 2),
-  );
-  const sum = total(row, weights) || 1;
-  const found = weights.map((weight) => weight / sum);
-  const candidates = found.reduce((count, p, i) => count + (p > 0 ? row.counts[i] : 0), 0);
-  return { values: found.subarray(0, row.singles), candidates };
+  const values = new Float64Array(row.logits.length);
+  if (best === -Infinity) return { values: values.subarray(0, row.singles), candidates: 0 };
+  for (let i = 0; i < values.length; i += 1) {
+    values[i] = exp(row.logits[i] - best + row.spread[i] / 2);
+  }
+  const sum = total(row, values);
+  let candidates = 0;
+  for (let i = 0; i < values.length; i += 1) {
+    values[i] /= sum;
+    if (values[i] > 0) candidates += row.counts[i];
+  }
+  return { values: values.subarray(0, row.singles), candidates };
 }
 
 /**
@@ -133,18 +138,23 @@ export function probabilities(row) {
  * @param {Row} row
  */
 function weigh(row) {
-  const { singles, spread } = row;
+  const { logits, singles, spread } = row;
   const best = bestOf(row);
-  return Float64Array.from(row.logits, (logit, i) =>
-    i < singles
-      ? even(fround(exp(fround(logit - best))) * WHOLE)
-      : exp(logit - best + spread[i] / 2) * WHOLE,
-  );
+  const weights = new Float64Array(logits.length);
+  for (let i = 0; i < weights.length; i += 1) {
+    weights[i] =
+      i < singles
+        ? even(fround(exp(fround(logits[i] - best))) * WHOLE)
+        : exp(logits[i] - best + spread[i] / 2) * WHOLE;
+  }
+  return weights;
 }
 
 /** @param {Row} row @param {Float64Array} weights */
 function total({ counts }, weights) {
-  return weights.reduce((sum, weight, i) => sum + (counts[i] ? counts[i] * weight : 0), 0);
+  let sum = 0;
+  for (let i = 0; i < counts.length; i += 1) if (counts[i]) sum += counts[i] * weights[i];
+  return sum;
 }
 
 /** Rounded, halves to even numbers. @param {number} x */
@@ -155,7 +165,9 @@ function even(x) {
 
 /** @param {Row} row */
 function bestOf({ logits }) {
-  return logits.reduce((a, b) => max(a, b), -Infinity);
+  let best = -Infinity;
+  for (let i = 0; i < logits.length; i += 1) if (logits[i] > best) best = logits[i];
+  return best;
 }
 
 /**
@@ -211,8 +223,13 @@ function sharpened(row) {
 
 /** @param {Row} row @param {(i: number) => number} count @returns {Row} */
 function only(row, count) {
-  const counts = row.counts.map((_, i) => count(i));
-  return { ...row, counts, logits: row.logits.map((x, i) => (counts[i] > 0 ? x : -Infinity)) };
+  const logits = row.logits.slice();
+  const counts = row.counts.slice();
+  for (let i = 0; i < counts.length; i += 1) {
+    counts[i] = count(i);
+    if (!(counts[i] > 0)) logits[i] = -Infinity;
+  }
+  return { ...row, counts, logits };
 }
 
 /**
