@@ -13,7 +13,7 @@
 
 import { bars, lineUp } from "../charts.js";
 import { h } from "../dom.js";
-import { added, percent, short } from "../numbers.js";
+import { added, percent } from "../numbers.js";
 import { visible } from "../tokens.js";
 import { headParts } from "./head.js";
 import { lesson } from "./lessons.js";
@@ -29,7 +29,11 @@ export function embeddingSteps({ found, position, labels }) {
   ];
   const label = "Lengths of the embeddings";
   return [
-    step("Token and position become a vector", lesson("embedding"), bars(rows, { label, unit: "length" })),
+    step(
+      "Token and position become a vector",
+      lesson("embedding"),
+      bars(rows, { label, unit: "length" }),
+    ),
     step("If the model stopped here: the logit lens", lesson("lens"), lensBars(found, 0)),
   ];
 }
@@ -55,7 +59,12 @@ export function blockSteps(scene, layer, heads) {
       normTable(found.norms, 2 * layer, `Layer norm before attention ${layer}`),
       lesson("prenorm"),
     ),
-    step("2 · Attention", lesson("heads"), headList(scene, layer, heads), opened(scene, layer, heads)),
+    step(
+      "2 · Attention",
+      lesson("heads"),
+      headList(scene, layer, heads),
+      opened(scene, layer, heads),
+    ),
     step(
       "3 · Layer norm before the MLP",
       normTable(found.norms, 2 * layer + 1, `Layer norm before MLP ${layer}`),
@@ -82,7 +91,11 @@ export function outputSteps({ found }) {
   const label = "The most probable next tokens";
   return [
     step("Final layer norm", lesson("norm"), normTable(found.norms, last, "Final layer norm")),
-    step("Logits and probabilities", lesson("output"), lineUp(lines, { label, first: "token", columns })),
+    step(
+      "Logits and probabilities",
+      lesson("output"),
+      lineUp(lines, { label, first: "token", columns }),
+    ),
   ];
 }
 
@@ -143,7 +156,8 @@ function opened({ ask, labels, position }, layer, { head }) {
       body.removeAttribute("aria-busy");
     },
     (error) => {
-      if (error.name !== "AbortError") body.replaceChildren(h("p", { class: "bad" }, error.message));
+      if (error.name === "AbortError") return;
+      body.replaceChildren(h("p", { class: "bad" }, error.message));
     },
   );
   return h("div", { class: "opened", "data-head": `${layer}.${head}` }, title, body);
@@ -182,8 +196,7 @@ function lensBars({ lens, target }, index) {
     h(
       "p",
       { class: "soft" },
-      `${visible(target.text)}, whose logit is taken apart, has ${percent(own)} (rank ${rank}). `,
-      `The numbers are of the token at this position alone: ${short(last.length)} best.`,
+      `${visible(target.text)}, whose logit is taken apart, has ${percent(own)} (rank ${rank}).`,
     ),
   );
 }

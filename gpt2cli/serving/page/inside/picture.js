@@ -32,6 +32,8 @@ export class Picture {
     /** @type {Scene | null} */
     this._scene = null;
     this.element = h("ol", { class: "way", "aria-label": "From the token to the next one" });
+    this.element.style.setProperty("--heads", String(heads));
+    this.element.style.setProperty("--line", String(Math.ceil(heads / Math.ceil(heads / 8))));
     this._maps.walkIn(this.element);
   }
 
