@@ -18,6 +18,7 @@ import { visible } from "../tokens.js";
 import { headParts } from "./head.js";
 import { lesson } from "./lessons.js";
 import { normTable } from "./norm.js";
+import { taken } from "./parts.js";
 
 /** @param {Scene} scene */
 export function embeddingSteps({ found, position, labels }) {
@@ -121,11 +122,14 @@ function step(title, ...parts) {
  * @param {{head: number | undefined, onhead: (head: number) => void}} heads
  */
 function headList({ found, labels }, layer, { head: chosen, onhead }) {
+  const { contributions, versus } = found;
+  const adds = (/** @type {number} */ head) =>
+    contributions.heads[layer][head] - (versus ? versus.heads[layer][head] : 0);
   const lines = found.attention_row[layer].map((row, head) => {
     const from = mostFrom(row);
     return {
       name: `head ${layer}.${head}`,
-      values: [`${from} ${labels[from]}`, row[from], found.contributions.heads[layer][head]],
+      values: [`${from} ${labels[from]}`, row[from], adds(head)],
       current: head === chosen,
       onpick: () => onhead(head),
     };
@@ -136,7 +140,7 @@ function headList({ found, labels }, layer, { head: chosen, onhead }) {
     columns: [
       { name: "takes most from" },
       { name: "weight", format: percent, to: 1 },
-      { name: `adds to the logit of ${visible(found.target.text)}`, format: added },
+      { name: `adds to ${taken(found)}`, format: added },
     ],
   });
 }
@@ -164,14 +168,14 @@ function opened({ ask, labels, position }, layer, { head }) {
 }
 
 /** @param {Inspection} found @param {number} layer */
-function neurons({ neurons: all, target }, layer) {
-  const lines = all[layer].map(({ index, activation, logit }) => ({
+function neurons(found, layer) {
+  const lines = found.neurons[layer].map(({ index, activation, logit, versus = 0 }) => ({
     name: `neuron ${index}`,
-    values: [activation, logit],
+    values: [activation, logit - versus],
   }));
   const columns = [
     { name: "activation after GELU" },
-    { name: `adds to the logit of ${visible(target.text)}`, format: added },
+    { name: `adds to ${taken(found)}`, format: added },
   ];
   return lineUp(lines, { label: `Strongest neurons of MLP ${layer}`, first: "neuron", columns });
 }

@@ -105,7 +105,8 @@ function lensTable(lens, labels, onpick) {
     const share = probabilities[i][j][0];
     const text = visible(texts[i][j][0]);
     const place = { "data-place": `${i},${j}`, "data-value": share };
-    const attributes = { class: "plain token", tabindex: -1, "aria-label": `${text} ${percent(share)}`, ...place };
+    const said = `${text} ${percent(share)}`;
+    const attributes = { class: "plain token", tabindex: -1, "aria-label": said, ...place };
     const found = h("td", { "data-position": first + j }, h("button", attributes, text));
     found.style.setProperty("--share", String(share));
     return found;

@@ -94,7 +94,8 @@ export const LESSONS = {
   parts: {
     text:
       "With the final norm's σ as it is, a logit is a plain sum over all that was written to " +
-      "the stream. These are direct effects: what a part does by way of later parts counts as theirs.",
+      "the stream. These are direct effects: what a part does by way of later parts is " +
+      "counted as theirs.",
     papers: [ELHAGE],
   },
 };

@@ -34,7 +34,7 @@ export class HeadMaps {
 
   /** Let the arrow keys walk among all of them. @param {HTMLElement} container */
   walkIn(container) {
-    rove(container, ".head", this._heads);
+    rove(container, ".tile", this._heads);
   }
 
   /**
@@ -111,7 +111,7 @@ function strip(layer, heads, onpick) {
     h(
       "button",
       {
-        class: "head",
+        class: "tile",
         tabindex: -1,
         "aria-pressed": "false",
         "data-name": `${layer}.${head}`,
@@ -121,5 +121,5 @@ function strip(layer, heads, onpick) {
     ),
   );
   const name = `Heads of block ${layer}`;
-  return h("div", { class: "heads", role: "group", "aria-label": name }, ...buttons);
+  return h("div", { class: "tiles", role: "group", "aria-label": name }, ...buttons);
 }

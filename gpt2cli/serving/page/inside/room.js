@@ -55,7 +55,7 @@ class Room {
     const label = "The way through the model";
     const picture = h("section", { class: "picture panel", "aria-label": label }, lesson("way"));
     picture.append(this._picture.element, this._note);
-    return [picture, h("div", { class: "below" }, this._logit.element, this._lenses.element)];
+    return [picture, this._lenses.element, this._logit.element];
   }
 
   /** @param {number} index Of the tokens that are shown. */
