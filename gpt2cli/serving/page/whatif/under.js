@@ -69,6 +69,7 @@ export function under({ store }) {
 
   async function begin() {
     const { state } = store;
+    say("");
     running = new AbortController();
     const { signal } = running;
     write.textContent = "Stop";
