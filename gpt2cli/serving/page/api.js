@@ -55,10 +55,14 @@ export function score(prompt, signal) {
  * The logits of the best tokens after a text, before any rule.
  *
  * `log_total` is the logarithm of the sum of all exponentials, `entropy` is in nats, both of the
- * whole vocabulary.
+ * whole vocabulary. All tokens that are neither among the best nor in the text itself are summed
+ * up in groups of neighbours in rank, `rest`: of each how many they are, the mean of their logits,
+ * the logarithm of the sum of their exponentials, and the best of their logits.
  *
  * @typedef {object} Candidates
  * @property {(Named & {logit: number})[]} candidates Best first.
+ * @property {(Named & {logit: number})[]} text The tokens of the text that are not among them.
+ * @property {{counts: number[], means: number[], masses: number[], tops: number[]}} rest
  * @property {number} log_total
  * @property {number} entropy
  * @property {number} size

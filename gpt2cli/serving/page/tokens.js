@@ -113,3 +113,15 @@ export function visible(text) {
     return code === 127 ? "␡" : `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
   });
 }
+
+/**
+ * Each token by itself, as it can be seen; bytes that are no characters by themselves as \xe2.
+ *
+ * @param {readonly Named[]} tokens
+ */
+export function labels(tokens) {
+  return tokens.map((token) => {
+    if (token.bytes === undefined) return visible(token.text);
+    return [...bytesOf(token)].map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("");
+  });
+}
