@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.api import LoadedModel
 from gpt2cli.serving.asked import Asked
+from gpt2cli.serving.reference import Reference
 
 if TYPE_CHECKING:
     from gpt2cli.arrays import NDArray
@@ -29,17 +28,12 @@ DRAWN = 64  # tokens of which a map shows each
 class Insight:
     """A model that is looked into."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        self._model = model
+    def __init__(self, model: LoadedModel, reference: Reference) -> None:
+        self._model, self._reference = model, reference
 
-    @cached_property
+    @property
     def _network(self) -> GPT2:
-        from gpt2cli.decoders.opening import open_network
-
-        model = self._model
-        return open_network(
-            model.directory, replace(model.placement, precision="fp32"), model.adapters
-        )
+        return self._reference.network()
 
     def _edits(self, plan: Interventions) -> Edits | None:
         from gpt2cli.model.interventions import edits

@@ -28,7 +28,7 @@ Endpoint = Callable[[Request], Awaitable[Any]]
 
 def routes(service: Service, opened: Callable[[Endpoint], Endpoint]) -> list[Route]:
     """Where they are found; `opened` makes one that answers every way to be wrong."""
-    insight, turns = Insight(service.model), Turns()
+    insight, turns = Insight(service.model, service.reference), Turns()
 
     def answering(work: Callable[[dict[str, Any]], dict[str, Any]]) -> Endpoint:
         async def endpoint(request: Request) -> Response:
