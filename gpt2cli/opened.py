@@ -235,7 +235,7 @@ class OpenModel:
 
     def facts(self) -> dict[str, Any]:
         """What runs, where and how: the same keys wherever a result is written down."""
-        from gpt2cli.decoders.opening import engine_name
+        from gpt2cli.decoders.opening import engine_name, processor_name
 
         return {
             "model": self.name,
@@ -247,6 +247,7 @@ class OpenModel:
             "precision": self.precision,
             "engine": engine_name(self.placement),
             "version": __version__,
+            "processor": processor_name(self.placement),
         }
 
     def describe(self) -> str:

@@ -6,7 +6,7 @@ Plain arrays and strings, for whatever shows them: a terminal, a page, a picture
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,12 @@ from gpt2cli.errors import not_numbers
 from gpt2cli.model import trace as insight
 from gpt2cli.model.edits import Edits
 from gpt2cli.model.gpt2 import GPT2
-from gpt2cli.model.trace import Contributions, NormStatistics, Trace
+from gpt2cli.model.trace import Contributions, Neurons, NormStatistics, Trace
+from gpt2cli.progress import Advance
 from gpt2cli.text.tokenizer import Tokenizer
+
+NEURONS = 5  # that are listed of each layer
+_ROWS = 128  # of logits at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,27 @@ class Activations:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedding:
+    """Lengths of the two vectors whose sum goes into the first layer, of the last token."""
+
+    token: float
+    position: float
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """Another token: how it stands, and what makes its logit.
+
+    A part that adds more to the target than to this one speaks for the target. As JSON that is
+    one object, the parts beside `target`.
+    """
+
+    target: Choice
+    contributions: Contributions
+    neurons: NDArray  # (L, K): what those of `Inspection.neurons` add to its logit
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """All results, for the last N of T tokens; `first` is the position of the first of them.
 
@@ -78,6 +103,9 @@ class Inspection:
     norms: NormStatistics
     attention: NDArray
     attention_before: NDArray
+    embedding: Embedding
+    neurons: Neurons
+    versus: Versus | None = None
     effect: Effect | None = None
 
     def as_dict(self, sections: Collection[str]) -> dict[str, Any]:
@@ -87,9 +115,23 @@ class Inspection:
         data |= {name: getattr(self, name) for name in sections}
         if "attention" in data:
             data["attention_before"] = self.attention_before
+        if "neurons" in data:
+            data["neurons"] = self._neurons()
+        if self.versus is not None:
+            data["versus"] = {"target": self.versus.target} | plain(self.versus.contributions)
         if self.effect is not None:
             data["effect"] = self.effect
         return {name: plain(value) for name, value in data.items()}
+
+    def _neurons(self) -> list[list[dict[str, Any]]]:
+        columns = {field.name: getattr(self.neurons, field.name) for field in fields(self.neurons)}
+        if self.versus is not None:
+            columns["versus"] = self.versus.neurons
+        layers = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [
+            [dict(zip(columns, neuron, strict=True)) for neuron in zip(*layer, strict=True)]
+            for layer in layers
+        ]
 
 
 def inspect(
@@ -98,25 +140,48 @@ def inspect(
     ids: Sequence[int],
     *,
     token: int | None = None,
+    versus: int | None = None,
     window: int = 64,
     top: int = 10,
     edits: Edits | None = None,
 ) -> Inspection:
     """Read `ids`, under `edits` if there are any, and measure what happens to the last `window`.
 
-    The logit of `token` is taken apart, by default of the most probable one; `top` tokens
-    are listed.
+    The logit of `token` is taken apart, by default of the most probable one, and that of `versus`;
+    `top` tokens are listed.
     """
     trace = insight.trace(model, ids, window, edits)
-    logits = insight.lens(model, trace.stream[-1, -1])[: tokenizer.size]
+    found = measure(model, tokenizer, trace, token=token, versus=versus, top=top)
+    if not edits:
+        return found
+    return replace(found, effect=effect(model, tokenizer, ids, edits, token=token, top=top))
+
+
+def measure(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    trace: Trace,
+    *,
+    token: int | None = None,
+    versus: int | None = None,
+    top: int = 10,
+    neurons: int = NEURONS,
+) -> Inspection:
+    """The same of what was traced already; so many of the strongest neurons of a layer are listed.
+
+    Raises `WeightsError` if a logit is not finite.
+    """
+    logits = final_logits(model, tokenizer, trace)
     norms = insight.norm_statistics(model, trace)
-    if not (are_numbers(logits) and are_numbers(norms.variance_in)):
-        raise not_numbers("the model", len(ids))
+    if not are_numbers(norms.variance_in):
+        raise not_numbers("the model", len(trace.ids))
     best = logits.topk(min(top, len(logits))).indices.tolist()
     target = _choice(tokenizer, logits, best[0] if token is None else token)
-    shown = list(ids[-window:])
-    first = len(ids) - len(shown)
+    shown = list(trace.ids[-trace.stream.shape[1] :])
+    first = len(trace.ids) - len(shown)
     attention = trace.attention.cpu().numpy()
+    wrote = insight.writers(model, trace)
+    strongest = insight.neurons(model, trace, target.id, neurons)
     return Inspection(
         first=first,
         ids=shown,
@@ -124,13 +189,31 @@ def inspect(
         target=target,
         next=[_choice(tokenizer, logits, i) for i in best],
         lens=_lens(model, tokenizer, trace, target.id),
-        contributions=insight.contributions(model, trace, target.id),
+        contributions=insight.contributions(model, trace, target.id, wrote),
         activations=_activations(trace),
         norms=norms,
         attention=attention[..., first:],
         attention_before=attention[..., :first].sum(-1),
-        effect=effect(model, tokenizer, ids, edits, token=token, top=top) if edits else None,
+        embedding=Embedding(
+            float(wrote.token_embedding.norm()), float(wrote.position_embedding.norm())
+        ),
+        neurons=strongest,
+        versus=None
+        if versus is None
+        else Versus(
+            _choice(tokenizer, logits, versus),
+            insight.contributions(model, trace, versus, wrote),
+            insight.neurons(model, trace, versus, neurons).logit,
+        ),
     )
+
+
+def final_logits(model: GPT2, tokenizer: Tokenizer, trace: Trace) -> Tensor:
+    """Logits (V,) of the token after the last. Raises `WeightsError` if one is not finite."""
+    logits = insight.lens(model, trace.stream[-1, -1])[: tokenizer.size]
+    if not are_numbers(logits):
+        raise not_numbers("the model", len(trace.ids))
+    return logits
 
 
 def _choice(tokenizer: Tokenizer, logits: Tensor, token_id: int) -> Choice:
@@ -148,25 +231,52 @@ def _rank(logits: Tensor, token_id: int) -> int:
     return 1 + int((logits > logits[token_id]).sum())
 
 
-@torch.inference_mode()
-def _lens(model: GPT2, tokenizer: Tokenizer, trace: Trace, target: int, listed: int = 3) -> Lens:
-    """Layer by layer, because the logits of all N tokens and layers may be gigabytes."""
-    tops, target_probability, target_rank = [], [], []
-    for stream in trace.stream[::2]:
-        logits = insight.lens(model, stream)[:, : tokenizer.size]  # (N, V)
-        probabilities = logits.softmax(-1)
-        tops.append(probabilities.topk(min(listed, tokenizer.size)))
-        target_probability.append(float(probabilities[-1, target]))
-        target_rank.append(_rank(logits[-1], target))
-    ids = torch.stack([top.indices for top in tops]).cpu().numpy()
-    names = {int(i): tokenizer.show(int(i)) for i in np.unique(ids)}
+def _lens(model: GPT2, tokenizer: Tokenizer, trace: Trace, target: int) -> Lens:
+    seen = lens(model, tokenizer, trace.stream[::2], target)
     return Lens(
-        ids,
-        [[[names[i] for i in place] for place in layer] for layer in ids.tolist()],
-        torch.stack([top.values for top in tops]).cpu().numpy(),
-        np.array(target_probability),
-        np.array(target_rank),
+        seen.ids, seen.texts, seen.probabilities, *(column[:, -1] for column in seen.standing)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What M layers would say after N tokens, and there the probability and rank of a target."""
+
+    ids: NDArray  # (M, N, K): the best
+    texts: list[list[list[str]]]
+    probabilities: NDArray  # (M, N, K)
+    standing: tuple[NDArray, NDArray]  # (M, N) each
+
+
+@torch.inference_mode()
+def lens(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    stream: Tensor,
+    target: int = 0,
+    listed: int = 3,
+    advance: Advance = lambda _: None,
+) -> Seen:
+    """The logit lens of streams (M, N, C), in pieces: all their logits may be gigabytes.
+
+    `advance` is called after each piece.
+    """
+    pieces: list[tuple[Tensor, ...]] = []
+    for rows in torch.split(stream.flatten(0, 1), _ROWS):
+        logits = insight.lens(model, rows)[:, : tokenizer.size].float()  # (rows, V)
+        total = logits.logsumexp(-1)
+        top = logits.topk(min(listed, tokenizer.size))
+        own = logits[:, target]
+        rank = 1 + (logits > own[:, None]).sum(-1)
+        pieces.append((top.indices, (top.values - total[:, None]).exp(), (own - total).exp(), rank))
+        advance(1)
+    ids, best, standing, ranks = (
+        torch.cat(column).view(*stream.shape[:2], *column[0].shape[1:]).cpu().numpy()
+        for column in zip(*pieces, strict=True)
+    )
+    names = {i: tokenizer.show(i) for i in np.unique(ids).tolist()}
+    texts = [[[names[i] for i in place] for place in layer] for layer in ids.tolist()]
+    return Seen(ids, texts, best, (standing, ranks))
 
 
 def _activations(trace: Trace) -> Activations:

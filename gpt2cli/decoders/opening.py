@@ -17,6 +17,7 @@ from gpt2cli.decoders.protocol import Decoder
 from gpt2cli.errors import UsageError
 from gpt2cli.progress import Progress
 from gpt2cli.system.device import Placement, probe
+from gpt2cli.system.machine import cpu_name
 from gpt2cli.system.precision import HALVES, QUANTIZED, torch_name
 from gpt2cli.weights import checkpoint
 
@@ -37,6 +38,21 @@ def engine_name(placement: Placement) -> str:
     if not is_native(placement):
         return "PyTorch"
     return "native" if native.available() else "NumPy"
+
+
+def processor_name(placement: Placement) -> str:
+    """What computes there: its maker's name, and for the native engine the instructions it uses.
+
+    Where it is another one, sums may be rounded otherwise.
+    """
+    if placement.device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(placement.device)
+    name = cpu_name()
+    if not (is_native(placement) and native.available()):
+        return name
+    return f"{name} ({native.LEVELS[native.library().engine_best_level()]})"
 
 
 def check_engine(placement: Placement) -> None:

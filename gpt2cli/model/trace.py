@@ -1,8 +1,7 @@
 """The activations of one forward pass: the numbers behind `gpt2 inspect`.
 
-`trace` is the forward pass of `model`, written out to keep all activations; the functions
-after it measure them. The letters for shapes are those of `model`, and N
-counts the newest tokens, of T, for which details are kept.
+`trace` keeps what `layers` computes; the functions after it measure that. The letters for shapes
+are those of `model`, and N counts the newest tokens, of T, for which details are kept.
 
 All parts of the network add to one vector per token, the residual stream: first the embeddings,
 then attention and feed-forward of each layer, 2L additions in all. The 2L + 1 layer norms
@@ -13,7 +12,6 @@ Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -24,80 +22,80 @@ from torch import Tensor
 
 from gpt2cli.arrays import NDArray
 from gpt2cli.model.edits import Edits
-from gpt2cli.model.gpt2 import GPT2, CausalSelfAttention, LayerNorm, TransformerBlock
+from gpt2cli.model.gpt2 import GPT2, LayerNorm
+from gpt2cli.model.layers import blocks, layers
+from gpt2cli.progress import Advance
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What one pass over T tokens computed, of its last N; `heads` and embeddings of the last."""
+    """What one pass over T tokens computed, of its last N.
 
+    Where an edit has put something in the place of all that attention or feed-forward add in a
+    layer, that is `replaced`.
+    """
+
+    ids: tuple[int, ...]  # all T
     stream: Tensor  # (2L + 1, N, C): before each addition, and at the end
     added: Tensor  # (2L, N, C): by attention and feed-forward of each layer in turn
     attention: Tensor  # (L, H, N, T): how much of each token goes into which; rows sum to 1
-    heads: Tensor  # (L, H, C): what each head adds, the bias after all heads left out
-    attention_bias: Tensor  # (L, C): that bias, or what an edit has put in attention's place
-    steered: Tensor  # (C,): what edits of the stream added to it
-    token_embedding: Tensor  # (C,)
-    position_embedding: Tensor  # (C,)
+    mixed: Tensor  # (L, N, C): what the heads mix, side by side, before the output matrix
+    steered: Tensor  # (N, C): what edits of the stream have added to it
+    replaced: tuple[bool, ...]  # 2L: of each addition
+
+    def at(self, position: int) -> Trace:
+        """The same of one token alone, as if the text ended with it; it is one of the N."""
+        place = position - len(self.ids) + self.stream.shape[1]
+        if not 0 <= place < self.stream.shape[1]:
+            raise ValueError(f"position {position} is not one of those that were kept")
+        one = slice(place, place + 1)
+        return Trace(
+            self.ids[: position + 1],
+            self.stream[:, one],
+            self.added[:, one],
+            self.attention[:, :, one, : position + 1],
+            self.mixed[:, one],
+            self.steered[one],
+            self.replaced,
+        )
 
 
 @torch.inference_mode()
-def trace(model: GPT2, ids: Sequence[int], window: int, edits: Edits | None = None) -> Trace:
+def trace(
+    model: GPT2,
+    ids: Sequence[int],
+    window: int,
+    edits: Edits | None = None,
+    advance: Advance = lambda _: None,
+) -> Trace:
     """Read T tokens as `GPT2.hidden` does and keep what happens to the last `window`.
 
-    With `edits` that is what happens under them. Raises `ValueError` for no tokens and for more
-    than the context holds.
+    With `edits` that is what happens under them. `advance` is called after each layer. Raises
+    `ValueError` for no tokens and for more than the context holds.
     """
-    T = len(ids)
-    if not 1 <= T <= model.config.context_length:
-        raise ValueError(f"{T} tokens in a context of {model.config.context_length}")
-    weight = model.token_embedding.weight
-    tokens = weight[torch.tensor(ids, device=weight.device)]  # (T, C)
-    embedded = model.position_embedding.weight[:T]
-    positions = torch.arange(T, device=weight.device)
-    edits = edits or Edits()
-    edit, seen = edits.at(positions), edits.mask(_causal(positions), positions)
-    assert seen is not None
-    x = tokens + embedded
-    stream, added, attention, shares, steered = [], [], [], [], torch.zeros_like(x[-1])
-
-    for layer, block in enumerate(_blocks(model)):
-        before, x = x, edit("stream", layer, x)
-        steered = steered + x[-1] - before[-1]
-        stream.append(_newest(x, window))
-        weights, mixed = _attend(block.attention, block.norm1(x), seen)
-        attention.append(_newest(weights, window))
-        mixed = edit("heads", layer, mixed.transpose(0, 1).reshape(T, -1))  # (T, C)
-        by_heads = block.attention.out(mixed)
-        by_attention = edit("attention", layer, by_heads)
-        replaced = None if by_attention is by_heads else by_attention[-1]
-        shares.append(_shares(block.attention, mixed[-1], replaced))
-        x = x + by_attention
-        stream.append(_newest(x, window))
-        by_feed_forward = edit("feed_forward", layer, block.feed_forward(block.norm2(x)))
-        x = x + by_feed_forward
-        added += [_newest(by_attention, window), _newest(by_feed_forward, window)]
-    stream.append(_newest(x, window))
-
+    stream: list[Tensor] = []
+    added, attention, mixed, replaced = [], [], [], []
+    steered = torch.zeros((), device=model.token_embedding.weight.device)
+    after = None
+    for layer in layers(model, ids, edits):
+        stream += [_newest(layer.before, window), _newest(layer.between, window)]
+        added += [_newest(layer.attention, window), _newest(layer.feed_forward, window)]
+        attention.append(_newest(layer.weights, window))
+        mixed.append(_newest(layer.heads, window))
+        steered = steered + _newest(layer.steered, window)
+        replaced += [layer.attention_is_replaced, layer.feed_forward_is_replaced]
+        after = layer.after
+        advance(1)
+    assert after is not None  # a model has layers
     return Trace(
-        torch.stack(stream),
+        tuple(ids),
+        torch.stack([*stream, _newest(after, window)]),
         torch.stack(added),
         torch.stack(attention),
-        torch.stack([heads for heads, _ in shares]),
-        torch.stack([bias for _, bias in shares]),
+        torch.stack(mixed),
         steered,
-        tokens[-1],
-        embedded[-1],
+        tuple(replaced),
     )
-
-
-def _causal(positions: Tensor) -> Tensor:
-    """Which tokens each attends to: itself and those before it. (T,) → (1, T, T)"""
-    return (positions <= positions[:, None])[None]
-
-
-def _blocks(model: GPT2) -> Sequence[TransformerBlock]:
-    return cast("Sequence[TransformerBlock]", model.blocks)
 
 
 def _newest(rows: Tensor, window: int) -> Tensor:
@@ -105,34 +103,36 @@ def _newest(rows: Tensor, window: int) -> Tensor:
     return rows[..., -window:, :].clone()
 
 
-def _attend(attention: CausalSelfAttention, x: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights softmax(q kᵀ / √D) and the values they mix. (T, C) → (H, T, T), (H, T, D)
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """What has written to the stream of the last token, besides feed-forward."""
 
-    `seen` (1, T, T) says which tokens each attends to.
-    """
-    T, C = x.shape
-    q, k, v = (
-        part.view(T, -1, attention.head_dim).transpose(0, 1)  # (H, T, D)
-        for part in attention.qkv(x).split(C, dim=-1)
+    token_embedding: Tensor  # (C,)
+    position_embedding: Tensor  # (C,)
+    heads: Tensor  # (L, H, C): what each adds, the bias after all heads left out
+    attention_bias: Tensor  # (L, C): that bias, or what an edit has put in attention's place
+
+
+@torch.inference_mode()
+def writers(model: GPT2, trace: Trace) -> Writers:
+    """Attention taken apart: D rows of the output matrix times what a head mixes are its share."""
+    heads, biases = [], []
+    for number, block in enumerate(blocks(model)):
+        attention = block.attention
+        values = trace.mixed[number, -1].view(-1, attention.head_dim)  # (H, D)
+        rows = attention.out.weight.view(*values.shape, -1)  # (H, D, C)
+        shares = torch.einsum("hd,hdc->hc", values, rows)
+        bias = cast("Tensor", attention.out.bias)
+        if trace.replaced[2 * number]:
+            shares, bias = torch.zeros_like(shares), trace.added[2 * number, -1]
+        heads.append(shares)
+        biases.append(bias)
+    return Writers(
+        model.token_embedding.weight[trace.ids[-1]],
+        model.position_embedding.weight[len(trace.ids) - 1],
+        torch.stack(heads),
+        torch.stack(biases),
     )
-    scores = q @ k.transpose(-1, -2) / math.sqrt(attention.head_dim)  # (H, T, T)
-    weights = scores.masked_fill(~seen, -math.inf).softmax(dim=-1)
-    return weights, weights @ v
-
-
-def _shares(
-    attention: CausalSelfAttention, mixed: Tensor, replaced: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """What each head adds, D rows of the output matrix times its values, and what all share.
-
-    That is the bias; where an edit has `replaced` all of it, no head has a part in it.
-    (C,) → (H, C), (C,)
-    """
-    values = mixed.view(-1, attention.head_dim)  # (H, D)
-    if replaced is not None:
-        return mixed.new_zeros(len(values), len(mixed)), replaced
-    rows = attention.out.weight.view(*values.shape, -1)  # (H, D, C)
-    return torch.einsum("hd,hdc->hc", values, rows), cast("Tensor", attention.out.bias)
 
 
 @torch.inference_mode()
@@ -173,7 +173,7 @@ def norm_statistics(model: GPT2, trace: Trace) -> NormStatistics:
 
 def _norms(model: GPT2) -> list[LayerNorm]:
     """All 2L + 1, in the order in which they read the stream."""
-    return [norm for block in _blocks(model) for norm in (block.norm1, block.norm2)] + [
+    return [norm for block in blocks(model) for norm in (block.norm1, block.norm2)] + [
         model.final_norm
     ]
 
@@ -213,28 +213,69 @@ class Contributions:
 
 
 @torch.inference_mode()
-def contributions(model: GPT2, trace: Trace, token: int) -> Contributions:
+def contributions(
+    model: GPT2, trace: Trace, token: int, wrote: Writers | None = None
+) -> Contributions:
     """Direct logit attribution: split the logit of `token` by who wrote to the stream.
 
     With the final norm's σ held at its actual value, the logit is linear in the stream, and
     the stream is a sum. Effects of a part by way of later parts count as theirs. In Elhage et
-    al. 2021 it is the "direct path".
+    al. 2021 it is the "direct path". `wrote` is what `writers` has found, for several tokens.
     """
+    wrote = wrote or writers(model, trace)
+    towards = direction(model, trace, token)
+    return Contributions(
+        token_embedding=float(wrote.token_embedding @ towards),
+        position_embedding=float(wrote.position_embedding @ towards),
+        heads=_array(wrote.heads @ towards),
+        attention_bias=_array(wrote.attention_bias @ towards),
+        feed_forward=_array(trace.added[1::2, -1] @ towards),
+        steering=float(trace.steered[-1] @ towards),
+        final_shift=float(model.final_norm.shift @ model.token_embedding.weight[token]),
+    )
+
+
+def direction(model: GPT2, trace: Trace, token: int) -> Tensor:
+    """What a vector in the last token's stream adds to the logit of `token`, as a product. (C,)"""
     norm, x = model.final_norm, trace.stream[-1, -1]
-    towards = model.token_embedding.weight[token]  # (C,)
     sigma = torch.sqrt(x.var(correction=0) + norm.eps)
     # (y − mean(y)) · d equals y · (d − mean(d)): taking the mean moves to the constant side.
-    direction = towards * norm.scale
-    direction = (direction - direction.mean()) / sigma
-    return Contributions(
-        token_embedding=float(trace.token_embedding @ direction),
-        position_embedding=float(trace.position_embedding @ direction),
-        heads=_array(trace.heads @ direction),
-        attention_bias=_array(trace.attention_bias @ direction),
-        feed_forward=_array(trace.added[1::2, -1] @ direction),
-        steering=float(trace.steered @ direction),
-        final_shift=float(norm.shift @ towards),
-    )
+    found = model.token_embedding.weight[token] * norm.scale
+    return (found - found.mean()) / sigma
+
+
+@dataclass(frozen=True, slots=True)
+class Neurons:
+    """The K strongest neurons of each layer, those of the largest activation first, by its size.
+
+    `logit` is what each adds to a token's logit, through its row of the down matrix.
+    """
+
+    index: NDArray  # (L, K)
+    activation: NDArray  # (L, K): after the GELU
+    logit: NDArray  # (L, K)
+
+
+@torch.inference_mode()
+def neurons(model: GPT2, trace: Trace, token: int, count: int) -> Neurons:
+    """What the last token activates in feed-forward, and what that adds to the logit of `token`.
+
+    All neurons of a layer and the bias after them add up to its contribution; where an edit has
+    replaced what the layer adds, neurons add nothing. Geva et al. 2022 (arXiv:2203.14680).
+    """
+    towards, found = direction(model, trace, token), []
+    for number, block in enumerate(blocks(model)):
+        inside = block.feed_forward
+        x = trace.stream[2 * number + 1, -1:]  # (1, C)
+        activation = inside.gelu(inside.up(block.norm2(x)))[0]  # (4C,)
+        index = activation.abs().topk(min(count, len(activation))).indices
+        strongest = activation[index]
+        logit = strongest * (inside.down.weight[index] @ towards)
+        if trace.replaced[2 * number + 1]:
+            logit = torch.zeros_like(logit)
+        found.append((index, strongest, logit))
+    indices, activations, logits = (torch.stack(column) for column in zip(*found, strict=True))
+    return Neurons(indices.cpu().numpy(), _array(activations), _array(logits))
 
 
 def _array(tensor: Tensor) -> NDArray:

@@ -53,7 +53,9 @@ def describe(model: LoadedModel, facts: Mapping[str, Any]) -> dict[str, Any]:
     from gpt2cli.decoders.native.quantize import identity
 
     weights = identity(model.directory, model.adapters)["identity"][:16]
-    found: dict[str, Any] = json.loads(json.dumps({**model.facts(), "weights": weights, **facts}))
+    own = model.facts()
+    del own["processor"]  # another one may continue the run
+    found: dict[str, Any] = json.loads(json.dumps({**own, "weights": weights, **facts}))
     return found
 
 

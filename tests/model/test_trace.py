@@ -90,21 +90,23 @@ def test_attention_is_that_of_transformers_and_rows_sum_to_one(traced: Trace, se
 
 
 def test_heads_add_up_to_the_attention_of_their_layer(model: GPT2, traced: Trace) -> None:
+    heads = trace.writers(model, traced).heads
     for layer, block in enumerate(model.blocks):
-        total = traced.heads[layer].sum(0) + block.attention.out.bias
+        total = heads[layer].sum(0) + block.attention.out.bias
         assert close(total, traced.added[2 * layer, -1])
 
 
 @torch.inference_mode()
 def test_a_head_adds_what_is_lost_without_it(
-    theirs: GPT2LMHeadModel, traced: Trace, seen: Any
+    theirs: GPT2LMHeadModel, model: GPT2, traced: Trace, seen: Any
 ) -> None:
+    heads = trace.writers(model, traced).heads
     before_output = seen[1]["h.1.attn.c_proj in"][-1]  # heads side by side
     c_proj = theirs.transformer.h[1].attn.c_proj
     for head in range(3):
         without = before_output.clone()
         without[8 * head : 8 * head + 8] = 0
-        assert close(traced.heads[1, head], c_proj(before_output) - c_proj(without))
+        assert close(heads[1, head], c_proj(before_output) - c_proj(without))
 
 
 @torch.inference_mode()

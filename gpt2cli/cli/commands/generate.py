@@ -324,6 +324,8 @@ class _Run:
         config = self.config
         return {
             **self.model.facts(),
+            "prompt_token_ids": self.window,
+            "compiled": self.given.where.compile_,
             "seed": config.seed,
             "sampling": asdict(config.sampling),
             "max_tokens": config.max_tokens,

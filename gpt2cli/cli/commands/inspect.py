@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from gpt2cli.analysis.inspection import Inspection
     from gpt2cli.api import LoadedModel
 
-SECTIONS = ("next", "lens", "contributions", "activations", "norms", "attention")
+SECTIONS = (
+    *("next", "lens", "contributions", "activations"),
+    *("norms", "embedding", "neurons", "attention"),
+)
 OVERVIEW = SECTIONS[:4]
 
 
@@ -53,6 +56,12 @@ class Details(Group):
         typer.Option(
             metavar="TEXT",
             help="The next token to explain, such as ' the'. [default: the most probable]",
+        ),
+    ] = None
+    versus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="What speaks for it rather than for this token (not in --html)."
         ),
     ] = None
     layer: Annotated[
@@ -139,13 +148,14 @@ def inspect(
     text = source.read(prompt)
     opening.fetch(opened, vocabulary_only=True)
     layers = _layers(opened.config, details)
-    token = None if details.token is None else opened.tokenizer.one(read_argument(details.token))
+    named = (details.token, details.versus)
+    tokens = [None if text is None else opened.tokenizer.one(read_argument(text)) for text in named]
     ids = opened.encode(text, special=source.special)
     opened = changes.applied(opened, text, ids)
     window = opened.fit(ids)
     complain_of_dropped(len(ids) - len(window))
     opening.fetch(opened)
-    data = _inspected(opened, window, token, details)
+    data = _inspected(opened, window, tokens, details)
     _show(opened, text, data, sections, layers, details, shown)
     if data.first and (shown.as_json or shown.html or shown.png or "attention" in sections):
         last = details.last
@@ -153,7 +163,7 @@ def inspect(
 
 
 def _inspected(
-    model: LoadedModel, window: list[int], token: int | None, details: Details
+    model: LoadedModel, window: list[int], tokens: list[int | None], details: Details
 ) -> Inspection:
     """What the reference model does when it reads the tokens."""
     from gpt2cli.analysis import inspection
@@ -163,7 +173,8 @@ def _inspected(
         network,
         model.tokenizer,
         window,
-        token=token,
+        token=tokens[0],
+        versus=tokens[1],
         window=details.last,
         top=details.top,
         edits=model.edits(network) if model.interventions else None,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.bar import Bar
 from rich.cells import cell_len, set_cell_size
 from rich.columns import Columns
@@ -54,6 +55,10 @@ def charts(
             yield _activations(data)
         elif section == "norms":
             yield _norms(data)
+        elif section == "embedding":
+            yield _embedding(data)
+        elif section == "neurons":
+            yield _neurons(data)
         else:
             yield Text("░ from 3 %, ▒ from 12 %, ▓ from 25 %, █ from 50 %", style="dim")
             for layer in layers:
@@ -64,13 +69,19 @@ def charts(
 def title(data: Inspection, section: str) -> str:
     """What a section shows, in a line."""
     last, target = label(data.texts[-1]), label(data.target.text)
+    logit = f"logit of {target}, {data.target.logit:.3f}"
+    if data.versus is not None:
+        other = data.versus.target
+        difference = data.target.logit - other.logit
+        logit = f"logit of {target} less that of {label(other.text)}, {difference:.3f}"
     changed = f" before and after, {data.effect.kl:.3f} bits apart" if data.effect else ""
     return {
         "next": f"After {last}: the most probable tokens{changed}",
         "lens": f"Logit lens after {last}: what each layer would say, were it the last",
-        "contributions": f"What makes the logit of {target}, {data.target.logit:.3f} "
-        "(head 3.0 is head 0 of layer 3)",
+        "contributions": f"What makes the {logit} (head 3.0 is head 0 of layer 3)",
         "activations": f"Lengths of the vectors at {last}: the stream, and what is added to it",
+        "embedding": f"Lengths of the embeddings of {last}, whose sum goes into layer 0",
+        "neurons": f"The strongest neurons at {last}, and what each adds to the {logit}",
         "norms": f"Layer norms at {last}: mean and variance",
         "attention": "Attention: how much each token (row) takes from those before it (columns)",
     }[section]
@@ -122,7 +133,7 @@ def after(layer: int) -> str:
 
 def _contributions(data: Inspection) -> Table:
     table = new_table("part", "", "adds", text=2)
-    parts = list(data.contributions.parts().items())
+    parts = list(shares(data).items())
     most = max(abs(value) for _, value in parts)
     for name, value in parts[:LISTED]:
         low, high = sorted((most, most + value))
@@ -130,7 +141,48 @@ def _contributions(data: Inspection) -> Table:
         table.add_row(name, bar, f"{value:+.3f}")
     if rest := parts[LISTED:]:
         table.add_row(f"{len(rest)} smaller parts", "", f"{sum(v for _, v in rest):+.3f}")
-    table.add_row("together, the logit", "", f"{data.contributions.total:+.3f}")
+    together = "the logit" if data.versus is None else "the difference"
+    table.add_row(f"together, {together}", "", f"{sum(value for _, value in parts):+.3f}")
+    return table
+
+
+def shares(data: Inspection) -> dict[str, float]:
+    """What each part adds to the logit, or to the difference of both; the largest first."""
+    parts = data.contributions.parts()
+    if data.versus is None:
+        return parts
+    others = data.versus.contributions.parts()
+    less = {name: parts.get(name, 0.0) - others.get(name, 0.0) for name in parts | others}
+    return dict(sorted(less.items(), key=lambda part: -abs(part[1])))
+
+
+def neuron_shares(data: Inspection) -> NDArray:
+    """The same of the strongest neurons. (L, K)"""
+    adds = data.neurons.logit
+    return adds if data.versus is None else adds - data.versus.neurons
+
+
+def _embedding(data: Inspection) -> Table:
+    table = new_table("embedding", "length", text=1)
+    table.add_row("token", f"{data.embedding.token:,.3f}")
+    table.add_row(f"position {data.first + len(data.ids) - 1}", f"{data.embedding.position:,.3f}")
+    return table
+
+
+def _neurons(data: Inspection) -> Table:
+    """Each as its number, its activation after the GELU, and what it adds."""
+    adds = neuron_shares(data)
+    table = new_table("layer", "neuron", "activation", "", "adds", text=2)
+    most = float(np.abs(adds).max()) or 1.0
+    for layer, (indices, activations) in enumerate(
+        zip(data.neurons.index.tolist(), data.neurons.activation.tolist(), strict=True)
+    ):
+        for index, activation, value in zip(
+            indices, activations, adds[layer].tolist(), strict=True
+        ):
+            low, high = sorted((most, most + value))
+            bar = Bar(2 * most, low, high, color="green" if value > 0 else "red")
+            table.add_row(str(layer), f"{index:,}", f"{activation:.3f}", bar, f"{value:+.3f}")
     return table
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 
 from gpt2cli.cli.io.terminal import visible, visible_token
-from gpt2cli.cli.render.charts import LISTED, after, label, title
+from gpt2cli.cli.render.charts import LISTED, after, label, neuron_shares, shares, title
 from gpt2cli.cli.render.drawing import (
     CARD,
     COLD,
@@ -77,8 +77,9 @@ def _height(data: Inspection, section: str, layers: Sequence[int], every: bool) 
     if section == "attention":
         height = WIDTH * len(layers) / H + 1 if every else WIDTH * min(0.8, N / 40) + 1
         return float(max(3.5, height))
-    if section in ("next", "contributions"):
-        return 1.2 + 0.24 * (LISTED if section == "contributions" else len(data.next))
+    bars = {"next": len(data.next), "contributions": LISTED, "neurons": LISTED, "embedding": 2}
+    if section in bars:
+        return 1.2 + 0.24 * bars[section]
     return float(1.6 + 0.3 * L) if section == "lens" else 3.4
 
 
@@ -118,8 +119,21 @@ def _lens(axes: Axes, data: Inspection) -> None:
 
 
 def _contributions(axes: Axes, data: Inspection) -> None:
-    parts = list(data.contributions.parts().items())[:LISTED]
+    parts = list(shares(data).items())[:LISTED]
     _bars(axes, [name for name, _ in parts], [value for _, value in parts], "+.3f")
+
+
+def _embedding(axes: Axes, data: Inspection) -> None:
+    _bars(axes, ["token", "position"], [data.embedding.token, data.embedding.position], ".3f")
+
+
+def _neurons(axes: Axes, data: Inspection) -> None:
+    """Of the strongest neurons those that add most."""
+    adds = neuron_shares(data)
+    most = np.argsort(-np.abs(adds), axis=None)[:LISTED]
+    places = [tuple(map(int, np.unravel_index(i, adds.shape))) for i in most]
+    names = [f"layer {place[0]}, {int(data.neurons.index[place]):,}" for place in places]
+    _bars(axes, names, [float(adds[place]) for place in places], "+.3f")
 
 
 def _activations(axes: Axes, data: Inspection) -> None:
@@ -178,4 +192,6 @@ _PANELS = {
     "contributions": _contributions,
     "activations": _activations,
     "norms": _norms,
+    "embedding": _embedding,
+    "neurons": _neurons,
 }

@@ -7,6 +7,8 @@
  * @typedef {import("./types.js").Plan} Plan
  */
 
+import { read, write } from "./storage.js";
+
 const ROOT = "page/v1/";
 const KEY = "gpt2-key"; // of the session's storage
 
@@ -25,24 +27,12 @@ export class Refusal extends Error {
 }
 
 /** @type {string | null} The key of the server. */
-let key = keptKey();
+let key = read("sessionStorage", KEY);
 
 /** Send a key from now on, and keep it for this tab where the browser lets us. @param {string} given */
 export function useKey(given) {
   key = given;
-  try {
-    sessionStorage.setItem(KEY, given);
-  } catch {
-    // a browser without storage asks again after a reload
-  }
-}
-
-function keptKey() {
-  try {
-    return sessionStorage.getItem(KEY);
-  } catch {
-    return null;
-  }
+  write("sessionStorage", KEY, given);
 }
 
 /** @returns {Promise<Model>} */
@@ -65,13 +55,18 @@ export function score(prompt, signal) {
  * The logits of the best tokens after a text, before any rule.
  *
  * `log_total` is the logarithm of the sum of all exponentials, `entropy` is in nats, both of the
- * whole vocabulary.
+ * whole vocabulary. All tokens that are neither among the best nor in the text itself are summed
+ * up in groups of neighbours in rank, `rest`: of each how many they are, the mean of their logits,
+ * the logarithm of the sum of their exponentials, and the best of their logits.
  *
  * @typedef {object} Candidates
  * @property {(Named & {logit: number})[]} candidates Best first.
+ * @property {(Named & {logit: number})[]} text The tokens of the text that are not among them.
+ * @property {{counts: number[], means: number[], masses: number[], tops: number[]}} rest
  * @property {number} log_total
  * @property {number} entropy
  * @property {number} size
+ * @property {number} read How many tokens were read: the end of a text that is too long.
  *
  * @param {number[]} prompt
  * @param {AbortSignal} [signal]

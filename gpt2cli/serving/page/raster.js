@@ -23,18 +23,18 @@ const HATCH = [
  */
 export function points(canvas, values, columns, options = {}) {
   const { from = 0, root = false, most = 1, palette = "sequential" } = options;
-  const all = colours(palette);
+  const all = colours(palette).map(([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
   const rows = canvas.height;
   const context = /** @type {CanvasRenderingContext2D} */ (
     canvas.getContext("2d", { willReadFrequently: true })
   );
   const image = context.createImageData(columns, rows);
+  const pixels = new Int32Array(image.data.buffer); // little-endian: alpha, blue, green, red
   for (let i = 0; i < columns * rows; i += 1) {
     const value = values[from + i];
     if (Number.isNaN(value)) continue;
     const share = shareOf(value, most, root, palette);
-    image.data.set(all[step(share)], 4 * i);
-    image.data[4 * i + 3] = 255;
+    pixels[i] = all[step(share)];
   }
   context.putImageData(image, 0, 0);
 }

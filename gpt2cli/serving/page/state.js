@@ -43,15 +43,16 @@ export class Store {
    * Change the state.
    *
    * Steps that follow each other with the same `join`, such as letters of a word or tokens of a
-   * stream, are undone as one.
+   * stream, are undone as one. What is no step, such as what the server says of a text, is not
+   * undone by itself and leaves what can be redone.
    *
    * @param {(state: State) => Partial<State>} next The parts that change.
-   * @param {{join?: string | null}} [options]
+   * @param {{join?: string | null, isStep?: boolean}} [options]
    */
-  update(next, { join = null } = {}) {
+  update(next, { join = null, isStep = true } = {}) {
     const before = this._state;
     const after = { ...before, ...next(before) };
-    if (UNDONE.some((part) => before[part] !== after[part])) {
+    if (isStep && UNDONE.some((part) => before[part] !== after[part])) {
       if (join === null || join !== this._kind) {
         this._past.push(before);
         this._past.splice(0, this._past.length - MOST_STEPS);

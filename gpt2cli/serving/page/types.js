@@ -2,7 +2,7 @@
  * The shapes that modules share. Nothing is computed here.
  *
  * @typedef {object} Named A token: its id and what it says.
- * @property {number} id
+ * @property {number} id Negative for text that was typed and is no token yet, for a moment.
  * @property {string} text Its characters; a part of a character is shown as U+FFFD.
  * @property {string} [bytes] Its bytes in base64, where `text` does not say them.
  *
@@ -26,6 +26,7 @@
  * @property {Record<string, unknown>} settings Fields of the request besides its prompt.
  * @property {Record<string, unknown>} facts The model, precision, version that wrote it.
  * @property {string | null} finish Why it has ended; null if it was stopped.
+ * @property {number} [offset] Tokens of the same continuation before these, in its ancestors.
  *
  * @typedef {object} Tree All texts of a page: branches by id, and the leaf whose path is shown.
  * @property {Readonly<Record<string, Branch>>} branches
