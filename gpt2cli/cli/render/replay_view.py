@@ -12,7 +12,9 @@ from gpt2cli.errors import shown
 
 if TYPE_CHECKING:
     from gpt2cli.serving.replaying.repeating import Outcome, Seen
+    from gpt2cli.serving.replaying.weighing import Weighed
 
+_SAID = {"same": "the same", "error": "not repeated", "skipped": "none"}
 AFTER, BEFORE = 30, 40  # characters around a difference
 LONGEST = 100  # characters of a fact
 
@@ -42,9 +44,12 @@ def print_one(outcome: Outcome) -> None:
         follows = "" if end else visible_token(_utf8(after[:AFTER]))
         lines.append(f"{name:8}  {before}[{_token(token, end)}]{follows}")
     lines.append("")
-    for name, token, logprob, end in zip(names, seen.tokens, seen.logprobs, ended, strict=True):
+    for name, token, logprob, end in zip(
+        names, seen.tokens, seen.weighed.logprobs, ended, strict=True
+    ):
         lines.append(f"{name:8}  {_token(token, end)}  {_chance(logprob)}".rstrip())
     lines += ["", *_reasons([outcome])]
+    lines += [_near(seen.weighed)] if seen.weighed.is_near else []
     print_rich(*lines, wrap=False)
 
 
@@ -55,8 +60,7 @@ def print_all(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         seen = outcome.different
         if seen is None:
-            said = "the same" if outcome.error is None else outcome.error
-            table.add_row(visible(outcome.name), visible(said))
+            table.add_row(visible(outcome.name), _SAID[outcome.status])
             continue
         tokens = zip(seen.tokens, (seen.at.recorded_ended, seen.at.now_ended), strict=True)
         table.add_row(
@@ -64,18 +68,27 @@ def print_all(outcomes: Sequence[Outcome]) -> None:
             "different",
             *(_token(*each) for each in tokens),
             str(seen.at.position),
-            *map(_percent, seen.logprobs),
+            *map(_percent, seen.weighed.logprobs),
             style="yellow",
         )
+    failed = [f"{o.name}: {o.error}" for o in outcomes if o.error is not None]
+    print_rich(table, "", *map(visible, failed), *_reasons(outcomes), _summary(outcomes))
+
+
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    """How many texts are the same, and what the others are."""
     counts = _counts(outcomes)
     parts = [f"{counts['same']:,} of {_count(counts['texts'], 'text')} the same"]
-    parts += [f"{counts[name]:,} {name}" for name in ("different",) if counts[name]]
-    parts += [f"{counts['errors']:,} that cannot be repeated"] if counts["errors"] else []
-    print_rich(table, "", *_reasons(outcomes), ", ".join(parts))
+    if counts["different"]:
+        near = sum(o.different is not None and o.different.weighed.is_near for o in outcomes)
+        said = f" (rounding may have decided {near:,} of them)" if near else ""
+        parts.append(f"{counts['different']:,} different{said}")
+    parts += [f"{counts['errors']:,} not repeated"] if counts["errors"] else []
+    return ", ".join(parts)
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Why texts may differ, each reason once."""
+    """What is not as it was for texts that differ, each once."""
     different = [outcome for outcome in outcomes if outcome.different]
     yield from dict.fromkeys(line for each in different for line in _reasons_of(each))
 
@@ -87,8 +100,19 @@ def _reasons_of(outcome: Outcome) -> Iterator[str]:
     if not outcome.changes:
         said = f"; it does not say: {', '.join(outcome.unsaid)}" if outcome.unsaid else ""
         yield f"nothing that the record names has changed{said}"
-    if outcome.different and outcome.different.is_near:
-        yield "both tokens are about as probable: rounding may decide between them"
+
+
+def _near(weighed: Weighed) -> str:
+    if weighed.is_drawn:
+        return (
+            f"the draw missed the recorded token by {100 * (weighed.miss or 0):.2g} % of all "
+            "probability: rounding may decide"
+        )
+    return f"both tokens are {weighed.miss or 0:.2g} nats apart: rounding may decide"
+
+
+def _nearness(weighed: Weighed) -> dict[str, Any]:
+    return {"miss": weighed.miss, "drawn": weighed.is_drawn, "near": weighed.is_near}
 
 
 def _fact(value: Any) -> str:
@@ -126,8 +150,10 @@ def _utf8(text: str) -> bytes:
 
 def _counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
     status = [outcome.status for outcome in outcomes]
-    names = {"same": "same", "different": "different", "errors": "error"}
-    return {"texts": len(status)} | {name: status.count(own) for name, own in names.items()}
+    names = {"same": "same", "different": "different", "errors": "error", "skipped": "skipped"}
+    return {"texts": len(status) - status.count("skipped")} | {
+        name: status.count(own) for name, own in names.items()
+    }
 
 
 def _record(outcome: Outcome) -> dict[str, Any]:
@@ -150,9 +176,9 @@ def _difference(seen: Seen) -> dict[str, Any]:
             (at.recorded, at.now),
             texts,
             ended,
-            seen.logprobs,
+            seen.weighed.logprobs,
             seen.after,
             strict=True,
         )
     }
-    return {"position": at.position, "before": seen.before, **both, "near": seen.is_near}
+    return {"position": at.position, "before": seen.before, **both, **_nearness(seen.weighed)}

@@ -19,7 +19,6 @@ FACTS = (
     *("model", "repo_id", "revision", "weights", "adapters", "interventions", "precision"),
     *("device", "engine", "version", "processor", "compiled", "draft"),
 )
-NEAR = 0.01  # nats: by as little two tokens change places where sums are rounded otherwise
 SEEN = 200  # characters of what follows, for its first token
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,12 @@ from gpt2cli.records import STDIN, Input, check_file
 from gpt2cli.serving import openai, results
 from gpt2cli.serving import rows as bulk_rows
 from gpt2cli.serving.replaying import answers, generated, rows, tree
-from gpt2cli.serving.replaying.record import NoRecord, Record
+from gpt2cli.serving.replaying.record import NoRecord, NoText, Record, Refused
 from gpt2cli.serving.replaying.rows import Run
 
 BESIDE = ".run.json"  # what `gpt2 bulk` adds to the name of its output
+ERROR = 300  # characters of one
 KNOWN = "gpt2 generate --json, gpt2 bulk, gpt2 serve (with its request) and the page write records"
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What is no record, and why."""
-
-    name: str
-    reason: str
 
 
 def read(name: str, run: Path | None = None) -> Iterator[Record | Refused]:
@@ -44,7 +36,7 @@ def read(name: str, run: Path | None = None) -> Iterator[Record | Refused]:
             value = _parsed(line) if isinstance(line, bytes) else line
             yield from _records(value, place, found)
         except UsageError as error:
-            yield Refused(place, str(error))
+            yield Refused(place, str(error), not isinstance(error, NoText))
 
 
 def _of_one(data: bytes, run: Run | None) -> Iterator[Record | Refused]:
@@ -90,7 +82,7 @@ def _run(name: str, given: Path | None) -> Run | None:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _records(found: Any, name: str, run: Run | None) -> Sequence[Record]:
+def _records(found: Any, name: str, run: Run | None) -> Sequence[Record | Refused]:
     """The records of one value. Raises `UsageError` for what is none."""
     if not isinstance(found, Mapping):
         raise NoRecord(f"it is no record, but {shown(found)}; {KNOWN}")
@@ -109,7 +101,7 @@ def _records(found: Any, name: str, run: Run | None) -> Sequence[Record]:
     if rows.is_one(found) and not generated.is_one(found):
         return [rows.read(found, name, run)]
     if run is not None and results.has_failed(found):
-        raise NoRecord(f"it failed when it was written: {shown(found['error'])}")
+        raise NoText(f"it failed when it was written: {found['error']}"[:ERROR])
     if generated.is_one(found):
         return [generated.read(found, name)]
     raise NoRecord(f"it is no record; {KNOWN}")

@@ -24,12 +24,17 @@ class NoRecord(UsageError):
     """What is no record of a text, or lacks what is needed to write it again."""
 
 
+class NoText(NoRecord):
+    """What was to become a text, and failed when it was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """One text as it was written.
 
-    Its tokens are known as `ids`, or only its `text` is; `is_part` if what followed is not. Why it
-    has ended (`finish_reason`) is stop, length or eos, and None where that is not known.
+    Its tokens are known as `ids`, or only its `text` is; `is_part` if what followed is not. The
+    first `offset` tokens belong to another text, which it goes on from. Why it has ended
+    (`finish_reason`) is stop, length or eos, and None where that is not known.
     """
 
     name: str
@@ -38,6 +43,7 @@ class Written:
     ids: tuple[int, ...] | None = None
     finish_reason: str | None = None
     is_part: bool = False
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,15 @@ class Record:
     draft: Draft | None = None
     answer: Answer | None = None
     candidates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What is no record, and why; not even of a text (`is_text`) where it failed when written."""
+
+    name: str
+    reason: str
+    is_text: bool = True
 
 
 def place_of(facts: Mapping[str, Any]) -> Place:

@@ -7,24 +7,20 @@ itself, whatever was written beside it before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from gpt2cli.decoders.prefix_cache import PrefixCache
 from gpt2cli.errors import GPT2CLIError, WeightsError
 from gpt2cli.generation import beam, speculative
 from gpt2cli.generation.record import Completion, Sample
 from gpt2cli.generation.request import GenerationConfig
 from gpt2cli.generation.sequence import Sequence as Text
-from gpt2cli.sampling.rules import log_probabilities
 from gpt2cli.serving import choices
 from gpt2cli.serving.replaying import comparing
-from gpt2cli.serving.replaying.comparing import NEAR, Change, Difference
-from gpt2cli.serving.replaying.reading import Refused
-from gpt2cli.serving.replaying.record import Draft, Place, Record, Written
+from gpt2cli.serving.replaying.comparing import Change, Difference
+from gpt2cli.serving.replaying.record import Draft, Place, Record, Refused, Written
+from gpt2cli.serving.replaying.weighing import Weighed, weigh
 from gpt2cli.system.memory import check_beams
-from gpt2cli.text.window import slide
 
 if TYPE_CHECKING:
     from gpt2cli.api import LoadedModel
@@ -38,18 +34,16 @@ BLOCK = 1024  # records that are in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A difference as it can be shown: the tokens, the text around them, and their chances.
+    """A difference as it can be shown: both tokens, the text around them, and their chances.
 
-    `logprobs` are those of both tokens by the model, in nats, of the recorded one first; None for
-    a token that is not known. `is_near` says that rounding may have decided.
+    The recorded one comes first; it is None where it is not known.
     """
 
     at: Difference
     tokens: tuple[str | None, str | None]
     before: str
     after: tuple[str, str]
-    logprobs: tuple[float | None, float | None]
-    is_near: bool
+    weighed: Weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +57,13 @@ class Outcome:
     error: str | None = None
     changes: tuple[Change, ...] = ()
     unsaid: tuple[str, ...] = ()
+    is_text: bool = True  # else there is nothing to write again
 
     @property
     def status(self) -> str:
-        """same, different or error."""
+        """same, different, error or skipped."""
+        if not self.is_text:
+            return "skipped"
         return "error" if self.error is not None else "different" if self.different else "same"
 
 
@@ -82,7 +79,7 @@ def repeat(given: Iterable[Record | Refused], open: Open) -> Iterator[Outcome]:
         places: dict[Place, list[int]] = {}
         for i, each in enumerate(block):
             if isinstance(each, Refused):
-                outcomes[i] = [Outcome(each.name, error=each.reason)]
+                outcomes[i] = [Outcome(each.name, error=each.reason, is_text=each.is_text)]
             else:
                 places.setdefault(each.place, []).append(i)
         for place, numbers in places.items():
@@ -231,6 +228,7 @@ class _Writing:
             if difference is not None:
                 seen = self._seen(work, text, sample, difference)
             count = len(sample.token_ids) if text.ids is None else len(text.ids)
+            count -= text.offset
             outcomes.append(Outcome(text.name, name, count, seen, None, changed, unsaid))
         return outcomes
 
@@ -246,35 +244,17 @@ class _Writing:
         else:
             skipped = len(tokenizer.decode(same)) + len(self._shown(at.recorded) or "")
             after = (text.text or "")[skipped : skipped + 4 * AROUND]
-        logprobs = self._logprobs(work, same, (at.recorded, at.now))
-        apart = None if None in logprobs else abs((logprobs[0] or 0) - (logprobs[1] or 0))
-        names = self._shown(at.recorded), self._shown(at.now)
-        return Seen(
-            at, names, before, (after, after_now), logprobs, apart is not None and apart < NEAR
+        number = next(n for n, each in work.samples.items() if each is sample)
+        weighed = weigh(
+            self._decoder, tokenizer, work.ids, work.config, number, same, (at.recorded, at.now)
         )
+        names = self._shown(at.recorded), self._shown(at.now)
+        return Seen(at, names, before, (after, after_now), weighed)
 
     def _shown(self, token: int | None) -> str | None:
         if token is None:
             return None
         return self._tokenizer.show(token) if token < self._tokenizer.size else f"#{token}"
-
-    def _logprobs(
-        self, work: _Work, same: Sequence[int], tokens: tuple[int | None, int | None]
-    ) -> tuple[float | None, float | None]:
-        """What the model thinks of both tokens after the text before them, in nats."""
-        size = self._tokenizer.size
-        window = list(work.ids)
-        for token in same:
-            window.append(token)
-            if len(window) > self._decoder.context_length:
-                window = slide(window, self._decoder.context_length)
-        with closing(PrefixCache(self._decoder)) as cache:
-            logits = cache.read(window)
-        one, other = (
-            None if token is None or token >= size else log_probabilities(logits, [token], 0)[0][0]
-            for token in tokens
-        )
-        return one, other
 
 
 def _needs_draft(work: _Work) -> bool:

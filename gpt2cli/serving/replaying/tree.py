@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from gpt2cli.errors import shown
+from gpt2cli.config.sampling import SamplingConfig
+from gpt2cli.errors import UsageError, shown
 from gpt2cli.serving import completions
 from gpt2cli.serving.replaying import record
-from gpt2cli.serving.replaying.record import NoRecord, Place, Record, Written
+from gpt2cli.serving.replaying.record import NoRecord, Place, Record, Refused, Written
 from gpt2cli.text.window import OVERFLOW
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from gpt2cli.generation.request import GenerationConfig
 
 FORMAT, VERSION = "gpt2-page", 1
+_UNKNOWN = -1  # the id of a text that was not cut into tokens yet
 _OF_THE_REQUEST = (
     "model",
     "n",
@@ -35,8 +38,11 @@ def is_one(found: Mapping[str, Any]) -> bool:
     return found.get("format") == FORMAT
 
 
-def read(found: Mapping[str, Any]) -> Iterator[Record]:
-    """A record for each branch that was written, in the tree's order. Raises `NoRecord`."""
+def read(found: Mapping[str, Any]) -> Iterator[Record | Refused]:
+    """A record for each branch that was written, in the tree's order. Raises `NoRecord`.
+
+    A branch of which something is wrong is refused alone.
+    """
     if found.get("version") != VERSION:
         raise NoRecord(
             f"it is of version {shown(found.get('version'))} of {FORMAT}, this program reads "
@@ -50,9 +56,11 @@ def read(found: Mapping[str, Any]) -> Iterator[Record]:
     usual = record.mapping(usual.get("facts", usual), "facts")
     for name, branch in branches.items():
         if branch.get("origin") is not None:
-            origin = record.mapping(branch["origin"], "origin")
-            before = _before(name, branches, tokens)
-            yield _record(name, branch, origin, usual, before, tokens[name])
+            try:
+                before = _before(name, branches, tokens)
+                yield _record(name, branch, usual, before, tokens[name])
+            except UsageError as error:
+                yield Refused(f"branch {name}", str(error))
 
 
 def _tokens(name: str, branch: Any) -> tuple[int, ...]:
@@ -60,7 +68,9 @@ def _tokens(name: str, branch: Any) -> tuple[int, ...]:
     found = record.mapping(branch, f"branch {shown(name)}").get("tokens")
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise NoRecord(f"tokens must be a list of objects, not {shown(found)}")
-    return record.ids([each.get("id") for each in found], "tokens")
+    ids = [each.get("id") for each in found]
+    record.ids([i for i in ids if i != _UNKNOWN or type(i) is not int], "tokens")
+    return tuple(ids)
 
 
 def _before(
@@ -81,19 +91,21 @@ def _before(
 def _record(
     name: str,
     branch: Mapping[str, Any],
-    origin: Mapping[str, Any],
     usual: Mapping[str, Any],
     before: tuple[int, ...],
     own: tuple[int, ...],
 ) -> Record:
+    if _UNKNOWN in before + own:
+        raise NoRecord("it follows text of another vocabulary, whose tokens it does not hold")
+    origin = record.mapping(branch["origin"], "origin")
     offset = record.whole(origin, "offset", 0)
     if offset > len(before):
         raise NoRecord(f"offset is {offset}, of {len(before)} tokens before the branch")
     begin = len(before) - offset
     given = record.mapping(origin.get("settings", {}), "settings")
-    facts = dict(usual) | record.mapping(origin.get("facts") or {}, "facts")
-    if given.get("plan") is not None:
-        facts["interventions"] = given["plan"]
+    own_facts = record.mapping(origin.get("facts") or {}, "facts")
+    # What was asked for, where a text was stopped before it was told what it was written under.
+    facts = {**usual, "interventions": given.get("plan"), **own_facts}
     called = branch.get("name")
     called = f" ({called})" if isinstance(called, str) and called else ""
     written = Written(
@@ -103,8 +115,10 @@ def _record(
         before[begin:] + own,
         None,
         True,
+        offset,
     )
-    prepare = _Preparing(before[:begin], _settings(given), record.whole(origin, "seed"), written)
+    settings = _settings(given) | {"seed": record.whole(origin, "seed")}
+    prepare = _Preparing(before[:begin], settings, _rules_off(given), len(written.ids or ()))
     place: Place = record.place_of(facts)
     return Record(place, facts, prepare, (written,))
 
@@ -119,18 +133,29 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _rules_off(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules that null switches off, where the model has one by default."""
+    usual = asdict(SamplingConfig())
+    return {name: usual[name] for name in usual if given.get(name, 0) is None}
+
+
 class _Preparing:
     """Makes ready a branch: the tokens that it continues, and as many as it has."""
 
     def __init__(
-        self, prompt: tuple[int, ...], settings: dict[str, Any], seed: int, written: Written
+        self,
+        prompt: tuple[int, ...],
+        settings: dict[str, Any],
+        off: dict[str, Any],
+        count: int,
     ) -> None:
-        self._prompt, self._settings = prompt, settings | {"seed": seed}
-        self._count = max(1, len(written.ids or ()))
+        self._prompt, self._settings, self._off = prompt, settings, off
+        self._count = max(1, count)
 
     def __call__(self, model: LoadedModel) -> tuple[list[int], GenerationConfig]:
         """What the model reads, and the settings."""
         settings = self._settings | {"max_tokens": self._count, "overflow": OVERFLOW[0]}
         if "min_tokens" in settings:
             settings["min_tokens"] = min(settings["min_tokens"], self._count)
-        return model.prepare(self._prompt, settings)
+        window, config = model.prepare(self._prompt, settings)
+        return window, replace(config, sampling=replace(config.sampling, **self._off))

@@ -4,8 +4,8 @@ import { Refusal, next, post } from "../api.js";
 import { debounced, h } from "../dom.js";
 import { percent } from "../numbers.js";
 import { visible } from "../tokens.js";
-import { tokensOf } from "../tree.js";
 import { inWords, isEmpty, requested } from "./plan.js";
+import { readOf } from "./text.js";
 
 /**
  * @typedef {import("../app.js").Page} Page
@@ -20,7 +20,7 @@ const TOP = 10;
 const LISTED = 12;
 
 /** @param {Page} page @returns {HTMLElement} */
-export function predictions({ store }) {
+export function predictions({ store, model }) {
   const sentence = h("p", { class: "sentence", role: "status" });
   const problem = h("p", { class: "problem", role: "alert" });
   const body = h("tbody", {});
@@ -42,12 +42,14 @@ export function predictions({ store }) {
     body,
   );
   let request = new AbortController();
+  /** @type {unknown[]} The parts of the state that were asked about last. */
+  let asked = [];
   const ask = debounced(async (/** @type {State} */ state) => {
     request.abort();
     request = new AbortController();
     const { signal } = request;
     try {
-      const effect = await effectOf(state, signal);
+      const effect = await effectOf(state, model, signal);
       if (signal.aborted) return;
       problem.textContent = "";
       sentence.textContent = inSentence(effect, inWords(state.plan));
@@ -56,6 +58,7 @@ export function predictions({ store }) {
       if (signal.aborted) return;
       if (!(error instanceof Refusal)) throw error;
       problem.textContent = error.message;
+      asked = []; // so that whatever comes next asks again
       sentence.textContent = "";
     } finally {
       if (!signal.aborted) panel.setAttribute("aria-busy", "false");
@@ -69,11 +72,9 @@ export function predictions({ store }) {
     problem,
     table,
   );
-  /** @type {unknown[]} */
-  let asked = [];
   const perhaps = (/** @type {State} */ state) => {
     const wanted = [state.tree, state.plan];
-    const isEmptyText = tokensOf(state.tree).length === 0;
+    const isEmptyText = readOf(state.tree, model).length === 0;
     panel.hidden = isEmptyText;
     if (state.view.room !== "whatif" || isEmptyText) return;
     if (wanted.every((part, i) => part === asked[i])) return;
@@ -89,11 +90,12 @@ export function predictions({ store }) {
  * What the plan changes; without one, both sides are the model as it is.
  *
  * @param {State} state
+ * @param {Page["model"]} model
  * @param {AbortSignal} signal
  * @returns {Promise<Effect>}
  */
-async function effectOf({ tree, plan }, signal) {
-  const prompt = tokensOf(tree).map((token) => token.id);
+async function effectOf({ tree, plan }, model, signal) {
+  const prompt = readOf(tree, model).map((token) => token.id);
   if (!isEmpty(plan)) {
     return post("effect", { prompt, plan: requested(plan), top: TOP }, signal);
   }
