@@ -216,9 +216,9 @@ function named(map, field) {
   return h(
     "div",
     { class: "named" },
-    h("div", { class: "rows", "aria-hidden": "true" }, ...list(rows)),
+    h("div", { class: "beside", "aria-hidden": "true" }, ...list(rows)),
     field,
-    h("div", { class: "columns", "aria-hidden": "true" }, ...list(columns)),
+    h("div", { class: "under", "aria-hidden": "true" }, ...list(columns)),
   );
 }
 

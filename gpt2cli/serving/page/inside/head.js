@@ -23,9 +23,23 @@ export function headParts(head, place, labels) {
   return [
     lesson("head"),
     rows(head, place, labels, name),
-    h("details", {}, h("summary", {}, `The whole map of ${name}`), whole(head, labels, name, place)),
-    h("details", {}, h("summary", {}, "q, k and v of this token"), vectors(head, name)),
+    unfolded("The whole map, token by token", () => whole(head, labels, name, place), true),
+    unfolded("q, k and v of this token", () => vectors(head, name), false),
   ];
+}
+
+/**
+ * What is made when it is unfolded.
+ *
+ * @param {string} title
+ * @param {() => Node} make
+ * @param {boolean} isOpen From the beginning.
+ */
+function unfolded(title, make, isOpen) {
+  const details = h("details", { open: isOpen }, h("summary", {}, title));
+  if (isOpen) details.append(make());
+  else details.addEventListener("toggle", () => details.append(make()), { once: true });
+  return details;
 }
 
 /**

@@ -42,7 +42,8 @@ class Room {
       onask: () => this._inspect(),
       onpick: (layer, head) => this._picture.open(layer, head),
     });
-    this._body = h("div", { class: "inside" }, this._strip.element, this._headline, ...this._sections());
+    const top = [this._strip.element, this._headline];
+    this._body = h("div", { class: "inside" }, ...top, ...this._sections());
     room.append(this._notice, this._body);
     store.subscribe(
       (state) => (state.view.room === "inside" ? state : null),
@@ -51,9 +52,10 @@ class Room {
   }
 
   _sections() {
-    const picture = h("section", { class: "picture panel", "aria-label": "The way through the model" });
-    picture.append(lesson("way"), this._picture.element, this._note);
-    return [picture, h("div", { class: "below" }, this._logit.element, this._lenses.element)];
+    const label = "The way through the model";
+    const picture = h("section", { class: "picture panel", "aria-label": label }, lesson("way"));
+    picture.append(this._picture.element, this._note);
+    return [picture, this._lenses.element, this._logit.element];
   }
 
   /** @param {number} index Of the tokens that are shown. */
@@ -173,9 +175,10 @@ class Room {
     const { plan } = state;
     const changes = plan.ablate.length + plan.steer.length;
     const many = `${changes} ${changes === 1 ? "intervention" : "interventions"}`;
+    const none = "There is no text to look into yet. ";
     return [
       count === 0 &&
-        h("p", { class: "panel" }, "There is no text to look into yet. ", button("Write one", go("write"))),
+        h("p", { class: "panel" }, none, button("Write one", go("write"))),
       changes > 0 &&
         h(
           "p",
