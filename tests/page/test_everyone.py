@@ -93,7 +93,9 @@ def test_the_rooms_are_walked_by_keyboard(page: Page) -> None:
         page.keyboard.press("ArrowRight")
         tab = page.get_by_role("tab", name=room)
         assert tab.evaluate("(t) => t === document.activeElement")
-        assert page.locator("#rooms").get_by_role("tab", selected=True).all_text_contents() == [room]
+        assert page.locator("#rooms").get_by_role("tab", selected=True).all_text_contents() == [
+            room
+        ]
         assert page.locator("main > [role=tabpanel]:visible").count() == 1
         assert page.get_by_role("tabpanel", name=room).is_visible()
 
