@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gpt2cli.generation.record import Completion
     from gpt2cli.generation.request import Event, GenerationConfig
     from gpt2cli.generation.scheduler import Scheduler
+    from gpt2cli.model.gpt2 import GPT2
     from gpt2cli.weights.merging import Chosen
 
 Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
@@ -186,12 +187,13 @@ class LoadedModel(OpenModel):
         *,
         prompt_tokens: int | None = None,
         processes: int = 1,
+        network: GPT2 | None = None,
     ) -> Scheduler:
         """A batch of its own, on a decoder of its own; the limits are those of `batcher`.
 
         A step in which no text is being written reads up to `prompt_tokens` tokens of prompts, if
-        that is more than `batch_tokens`; `processes` alike share the free memory. Raises
-        `UsageError` for a limit below 1.
+        that is more than `batch_tokens`; `processes` alike share the free memory. `network` is
+        that of `decoder`. Raises `UsageError` for a limit below 1.
         """
         from gpt2cli.generation.scheduler import Scheduler
         from gpt2cli.system.memory import batch_room
@@ -208,7 +210,7 @@ class LoadedModel(OpenModel):
         self.fetch()
         sequences, tokens = batch_room(self.config, self.placement, max_sequences, processes)
         given["max_sequences"] = sequences
-        return Scheduler(self.decoder(tokens), self.tokenizer, **given)
+        return Scheduler(self.decoder(tokens, network=network), self.tokenizer, **given)
 
     def stream(self, prompt: str | Sequence[int], **settings: Any) -> Iterator[Event]:
         """Continue a text: an event per token, as it is generated. `settings` as in `configure`.

@@ -118,11 +118,13 @@ class OpenModel:
         *,
         compiled: bool = False,
         progress: Progress | None = None,
+        network: GPT2 | None = None,
     ) -> Decoder:
         """The weights on their device, with a KV cache for `tokens` tokens of all sequences.
 
         Without `tokens` it has room for one full context. The logits cover the vocabulary; if they
-        are not finite the decoder raises `WeightsError`. Raises `UsageError` if memory is too
+        are not finite the decoder raises `WeightsError`. Under interventions it computes with the
+        `network` that is open already, if there is one. Raises `UsageError` if memory is too
         small.
         """
         from gpt2cli.decoders.opening import open_decoder
@@ -134,7 +136,7 @@ class OpenModel:
         if self.interventions:
             from gpt2cli.decoders.torch_decoder import TorchDecoder
 
-            network, size = self.network(), self.tokenizer.size
+            network, size = network or self.network(), self.tokenizer.size
             edits = self.edits(network)
             return TorchDecoder(network, tokens, compiled, edits=edits, size=size, name=self.name)
         return open_decoder(

@@ -10,9 +10,7 @@ from __future__ import annotations
 import base64
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from importlib.util import find_spec
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpt2cli.api import LoadedModel
@@ -20,6 +18,7 @@ from gpt2cli.config.interventions import Interventions
 from gpt2cli.errors import UsageError
 from gpt2cli.progress import Advance
 from gpt2cli.serving.asked import MOST_PATCHES, Asked
+from gpt2cli.serving.reference import Reference
 
 if TYPE_CHECKING:
     from gpt2cli.arrays import NDArray
@@ -49,22 +48,15 @@ class Patches:
 class Insight:
     """A model that is looked into."""
 
-    def __init__(self, model: LoadedModel) -> None:
-        self._model = model
+    def __init__(self, model: LoadedModel, reference: Reference) -> None:
+        self._model, self._reference = model, reference
         self._traces: OrderedDict[_Key, Trace] = OrderedDict()
         self._last_edits: tuple[Interventions, Edits | None] = Interventions(), None
 
-    @cached_property
+    @property
     def network(self) -> GPT2:
         """The reference model. Raises `UsageError` without PyTorch."""
-        if find_spec("torch") is None:
-            raise UsageError("looking inside a model needs PyTorch: pip install torch")
-        from gpt2cli.decoders.opening import open_network
-
-        model = self._model
-        return open_network(
-            model.directory, replace(model.placement, precision="fp32"), model.adapters
-        )
+        return self._reference.network()
 
     def inspect(self, body: Body, advance: Advance) -> dict[str, Any]:
         """What happens to the token at `position`, and what is predicted there."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,8 @@ import typer
 from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.terminal import complain, log
-from gpt2cli.errors import GPT2CLIError, UsageError
+from gpt2cli.cli.listening import check_library, hosts, say_where, server
+from gpt2cli.errors import UsageError
 from gpt2cli.files import read_file
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def serve(
     """Serve completions over HTTP, as OpenAI's clients ask for them.
 
     POST /v1/completions continues texts, many side by side; a text is what gpt2 generate writes
-    with the same seed. There are also /v1/models, /tokenize, /health, /metrics and /openapi.json.
+    with the same seed. There are also /v1/models, /tokenize, /health, /metrics and /openapi.json,
+    and the page of gpt2 play at /.
     Ctrl-C lets the requests that are being answered end.
 
     \b
@@ -133,7 +134,7 @@ def serve(
     """
     address = _address(listening, access)
     chosen = _options(access, load, messages, address)
-    _check_library()
+    check_library()
     model = opening.load(where)
     with address.bind() as listener:
         try:
@@ -167,7 +168,7 @@ def _options(access: Access, load: Load, messages: Messages, address: Address) -
                 f"cors_origin must be like https://example.com, not {origin!r}", "cors_origin"
             )
     return Options(
-        policy=Policy(access.key(), _hosts(address)),
+        policy=Policy(access.key(), hosts(address)),
         origins=tuple(o.rstrip("/") for o in access.cors_origin or ()),
         max_sequences=load.max_sequences,
         queue=load.queue,
@@ -177,35 +178,18 @@ def _options(access: Access, load: Load, messages: Messages, address: Address) -
     )
 
 
-def _hosts(address: Address) -> tuple[str, ...]:
-    """The names that requests must use; none where it can be reached by any."""
-    from gpt2cli.serving.http.settings import LOCAL
-
-    is_local = address.is_local and address.uds is None
-    return (*LOCAL, address.host.lower()) if is_local else ()
-
-
-def _check_library() -> None:
-    from importlib.util import find_spec
-
-    for name in ("starlette", "uvicorn", "httptools", "prometheus_client"):
-        if find_spec(name) is None:
-            raise GPT2CLIError(f"serving needs {name}: pip install 'gpt2cli[serve]'")
-
-
 def _serve(model: LoadedModel, address: Address, listener: socket, chosen: Options) -> None:
     url = address.url(listener)
 
     def ready() -> None:
         if not chosen.quiet:
-            complain(f"{model.describe()}, at {url}; Ctrl-C ends it")
+            say_where(model, url)
+            if address.uds is None:
+                complain(f"a page to write with and look inside is at {url}/")
             complain(f"try: {_example(model, address, url, bool(chosen.policy.key))}")
 
     if chosen.workers == 1:
-        from gpt2cli.serving.http.server import Server
-
-        fetch = partial(opening.fetch, model)
-        Server(model, chosen, fetch=fetch, ready=ready, tell=log).run([listener])
+        server(model, chosen, ready).run([listener])
         return
     from gpt2cli.serving.http import workers as several
 

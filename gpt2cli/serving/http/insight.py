@@ -52,7 +52,7 @@ def routes(service: Service, opened: Callable[[Endpoint], Endpoint]) -> list[Rou
 
 class _Endpoints:
     def __init__(self, service: Service) -> None:
-        self.insight, self._turns = Insight(service.model), Turns()
+        self.insight, self._turns = Insight(service.model, service.reference), Turns()
         self._model = service.model
 
     def answering(self, work: Callable[[Body, Advance], dict[str, Any]]) -> Endpoint:

@@ -19,6 +19,7 @@ from gpt2cli.serving.choices import Answer
 from gpt2cli.serving.completions import MOST_TOKENS, Request
 from gpt2cli.serving.http.engine import PROMPT_TOKENS, Engine
 from gpt2cli.serving.http.metrics import Metrics
+from gpt2cli.serving.reference import Reference
 
 MOST_TEXTS = 128  # of one request
 BATCH_TOKENS = 128  # a step of them takes a few times as long as one of a few decodes
@@ -59,6 +60,7 @@ class Service:
         broken: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.metrics = model, Metrics()
+        self.reference = Reference(model)
         self.created = int(time.time())
         self.engine: Engine | None = None
         self._max_sequences, self._queue, self._broken = max_sequences, queue, broken

@@ -70,7 +70,7 @@ class Writing:
 
     def __init__(self, service: Service) -> None:
         self._service, self._model = service, service.model
-        self._altered = Altered(service.model)
+        self._altered = Altered(service.model, service.reference)
 
     async def model(self, request: Request) -> Any:
         """The model, and what the page needs to know of it."""
@@ -90,7 +90,9 @@ class Writing:
         reader = _reader(await asyncio.to_thread(asked.text), self._model)
         tokenizer = self._model.tokenizer
         return self._whole(
-            engine, [_read_by(reader)], lambda _: candidates(reader.logits, top, tokenizer)
+            engine,
+            [_read_by(reader)],
+            lambda _: candidates(reader.logits, top, reader.ids, tokenizer),
         )
 
     async def stages(self, request: Request) -> Any:

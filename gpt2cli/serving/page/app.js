@@ -25,7 +25,7 @@ async function main() {
   find("#title").textContent = model.name;
   find("#model").textContent = model.description;
   document.title = `${model.name} · GPT-2`;
-  keep(store, model);
+  keep(store, model, (problem) => say(problem, "error"));
   openWrite(find("#room-write"), page);
   openInside(find("#room-inside"), page);
   openWhatIf(find("#room-whatif"), page);

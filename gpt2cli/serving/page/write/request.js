@@ -26,14 +26,13 @@ export function requestOf({ settings, plan }, seed) {
 }
 
 /**
- * The rules of sampling and the constraint; what is off is left out.
+ * The rules of sampling and the constraint; null switches a rule off.
  *
  * @param {Settings} settings
  * @returns {Record<string, unknown>}
  */
 export function samplingOf({ sampling, constraint }) {
-  const rules = Object.entries(sampling).filter(([, value]) => value !== null);
-  return { ...Object.fromEntries(rules), ...(constraint ? constrained(constraint) : {}) };
+  return { ...sampling, ...(constraint ? constrained(constraint) : {}) };
 }
 
 /** @param {NonNullable<Settings["constraint"]>} constraint */
