@@ -22,6 +22,7 @@ from gpt2cli.model import interventions, trace
 from gpt2cli.model.edits import Edits
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.serving import insight
+from gpt2cli.serving.reference import Reference
 
 TEXT = "O Romeo, Romeo! wherefore art thou"
 PLAN = {"ablate": ["2.3", "mlp.1"], "ablate_with": "zero", "reference": None, "steer": []}
@@ -260,7 +261,7 @@ def test_what_is_too_large_to_keep_is_the_same(
 def test_no_more_traces_are_kept_than_there_is_room_for(
     bard: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = insight.Insight(bard)
+    found = insight.Insight(bard, Reference(bard))
     monkeypatch.setattr(insight, "MOST_KEPT", 3 * found._bytes(8))
     for begin in range(10):
         found.attention({"prompt": list(range(begin, begin + 8))}, lambda _: None)
