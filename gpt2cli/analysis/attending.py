@@ -76,9 +76,7 @@ def head(
     )
 
 
-def _output_norm(
-    model: GPT2, place: tuple[int, int, int], mixed: Tensor, edits: Edits
-) -> float:
+def _output_norm(model: GPT2, place: tuple[int, int, int], mixed: Tensor, edits: Edits) -> float:
     """The length of what a head adds at a position, of what it mixes there. (T, D)"""
     layer, number, position = place
     T, D = mixed.shape

@@ -31,6 +31,7 @@ COMMANDS = {
     "repl": "Write a text together with GPT-2, line by line.",
     "score": "Show how probable a text is, and each token of it.",
     "bulk": "Complete a file of prompts of any size.",
+    "replay": "Write recorded texts again, and show where one differs.",
     "serve": "Serve completions over HTTP, as OpenAI's clients ask for them.",
     "play": "Write with a model and look inside it, in the browser.",
     "inspect": "Show what the model is doing when it has read a text.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from gpt2cli.config.interventions import Interventions
 from gpt2cli.errors import GPT2CLIError
 from gpt2cli.sampling.rules import largest_ids
+from gpt2cli.sampling.tail import tail
 from gpt2cli.serving.asked import MOST_PATCHES
 from gpt2cli.serving.http.service import MOST_TEXTS
 
@@ -45,14 +47,28 @@ def judged(token_id: int, found: ChosenLogprob | None, tokenizer: Tokenizer) -> 
     }
 
 
-def candidates(logits: NDArray, top: int, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The `top` best tokens by their logits, and what is known of all together. (V,)"""
+def candidates(
+    logits: NDArray, top: int, ids: Sequence[int], tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """The `top` best tokens by their logits, and what is known of all together. (V,)
+
+    `text` are those of `ids`, the text so far, that are not among them: rules on the past change
+    what they weigh. `rest` are all others in groups; see `sampling.tail`.
+    """
     best, exact = largest_ids(logits, top), logits.astype(np.float64)
     weights = np.exp(exact - exact.max())
     total = weights.sum()
     log_total = float(np.log(total) + exact.max())
+    past = sorted({i for i in ids if i < len(logits)}.difference(best))
+
+    def listed(chosen: Sequence[int]) -> list[dict[str, Any]]:
+        return [named(i, tokenizer) | {"logit": float(exact[i])} for i in chosen]
+
     return {
-        "candidates": [named(i, tokenizer) | {"logit": float(exact[i])} for i in best],
+        "candidates": listed(best),
+        "text": listed(past),
+        "rest": tail(logits, [*best, *past]),
+        "read": len(ids),
         "log_total": log_total,
         "entropy": max(0.0, log_total - float((weights / total) @ exact)),
         "size": len(logits),

@@ -90,7 +90,9 @@ class Writing:
         reader = _reader(await asyncio.to_thread(asked.text), self._model)
         tokenizer = self._model.tokenizer
         return self._whole(
-            engine, [_read_by(reader)], lambda _: candidates(reader.logits, top, tokenizer)
+            engine,
+            [_read_by(reader)],
+            lambda _: candidates(reader.logits, top, reader.ids, tokenizer),
         )
 
     async def stages(self, request: Request) -> Any:

@@ -66,6 +66,7 @@ export function score(prompt, signal) {
  * @property {number} log_total
  * @property {number} entropy
  * @property {number} size
+ * @property {number} read How many tokens were read: the end of a text that is too long.
  *
  * @param {number[]} prompt
  * @param {AbortSignal} [signal]

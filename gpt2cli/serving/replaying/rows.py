@@ -1,0 +1,118 @@
+"""Lines of `gpt2 bulk`, with what OUTPUT.run.json beside them says of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from gpt2cli.errors import UsageError, shown
+from gpt2cli.files import load_json
+from gpt2cli.records import Given
+from gpt2cli.serving import results
+from gpt2cli.serving.replaying import record
+from gpt2cli.serving.replaying.record import MOST_SAMPLES, NoRecord, Place, Record, Written
+from gpt2cli.serving.rows import KINDS, PROMPT, Reader, Template
+
+if TYPE_CHECKING:
+    from gpt2cli.api import LoadedModel
+    from gpt2cli.generation.request import GenerationConfig
+
+_NEVER = ("seed", "bias", "logprobs", "prompt_logprobs")  # of the settings of all rows
+
+
+class Run:
+    """What OUTPUT.run.json says. Raises `NoRecord` for what is no such file."""
+
+    def __init__(self, found: Any) -> None:
+        facts = found.get("run") if isinstance(found, dict) else None
+        if not isinstance(facts, dict) or not isinstance(facts.get("model"), str):
+            raise NoRecord("it is not what gpt2 bulk writes beside its output")
+        self.facts = facts
+
+    @cached_property
+    def place(self) -> Place:
+        """The model and where it ran."""
+        return record.place_of(self.facts)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Those of all rows."""
+        plain = {
+            name: self.facts[name]
+            for name in KINDS
+            if name not in _NEVER and self.facts.get(name) is not None
+        }
+        found = dict(record.settings(plain))
+        found["constraint"] = record.constraint(self.facts.get("constraint"))
+        if (bias := self.facts.get("bias")) is not None:
+            found["bias"] = record.biases(bias)
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def field(self) -> str:
+        """The name of the field that holds the prompt."""
+        return PROMPT if self.facts.get("field") is None else record.text(self.facts, "field")
+
+    @property
+    def template(self) -> str | None:
+        """What the prompt is made by, if by anything."""
+        if self.facts.get("prompt_template") is None:
+            return None
+        return record.text(self.facts, "prompt_template")
+
+
+def is_one(found: Mapping[str, Any]) -> bool:
+    """Whether an object is such a line, in bulk's own format."""
+    return {"completion", "finish_reason", "seed"} <= found.keys()
+
+
+def read(found: Mapping[str, Any], name: str, run: Run | None) -> Record:
+    """The record of a line. Raises `UsageError` for what is none."""
+    if run is None:
+        raise NoRecord(
+            "it is a line of gpt2 bulk, whose model and settings are in the file OUTPUT.run.json: "
+            "name that as run",
+            "run",
+        )
+    seed = record.whole(found, "seed")
+    needed = Template(run.template).names if run.template is not None else [run.field]
+    if lost := [each for each in needed if each in results.OWN or each not in found]:
+        raise NoRecord(f"its prompt is lost: it has no field {shown(lost[0])} as it was")
+    own = {each: _typed(each, found[each]) for each in found if each not in results.OWN}
+    record.settings({each: value for each, value in own.items() if each in KINDS})
+    source = Given(kind="lines" if run.facts.get("lines") else "jsonl")
+
+    def prepare(model: LoadedModel) -> tuple[list[int], GenerationConfig]:
+        names = {"field": None if run.template else run.field, "template": run.template}
+        row = Reader(source, model, **names, given=run.settings)(0, own)
+        if row.prompt is None:
+            raise UsageError(row.error or "it has no prompt")
+        settings = {**run.settings, **row.settings, "seed": seed, "logprobs": None}
+        return model.prepare(row.prompt, {**settings, "prompt_logprobs": None})
+
+    return Record(run.place, run.facts, prepare, _texts(found, name))
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A setting's value, which in a table was a text."""
+    is_text = name not in KINDS or KINDS[name] in ("overflow", "tuple[str, ...]")
+    if is_text or not isinstance(value, str):
+        return value
+    try:
+        return load_json(value) if value else None
+    except ValueError:
+        return value
+
+
+def _texts(found: Mapping[str, Any], name: str) -> tuple[Written, ...]:
+    """The samples of a line: each a text, or all a list."""
+    completion = found["completion"]
+    if not isinstance(completion, list):
+        return (Written(name, 0, record.checked_text(completion, "completion")),)
+    if not 0 < len(completion) <= MOST_SAMPLES:
+        raise NoRecord(f"completion must hold 1 to {MOST_SAMPLES:,} texts")
+    return tuple(
+        Written(f"{name}, sample {i}", i, record.checked_text(each, "completion"))
+        for i, each in enumerate(completion)
+    )
