@@ -52,10 +52,13 @@ def shown(page: Any) -> list[tuple[str, float, float, str]]:
     """Token, probability before and after, and ranks of each row."""
     settled(page)
     found = []
-    for row in page.locator(".effect tbody tr").all():
+    for row in page.locator(".predictions tbody tr").all():
         before, after = row.locator("[data-value]").all()
         values = (float(one.get_attribute("data-value")) for one in (before, after))
-        cells = row.locator("th").text_content(), row.locator("td").last.text_content()
+        cells = (
+            row.locator("th").text_content(),
+            row.locator("td").last.text_content().rstrip(" ↑↓="),
+        )
         found.append((cells[0], *values, cells[1]))
     return found
 
@@ -150,7 +153,7 @@ def test_a_text_that_is_taken_is_a_branch_that_undo_takes_back(room: Any) -> Non
     part(room, "2.3").click()
     room.get_by_role("button", name="Write under it").click()
     room.get_by_text("Same settings, same seed").wait_for()
-    tokens = room.locator(".strip button")
+    tokens = room.locator(".positions button")
     before = tokens.count()
     room.get_by_role("button", name="Take it into the text").last.click()
     assert tokens.count() > before
@@ -240,7 +243,7 @@ def test_heads_by_kind_are_scored_and_switched_off(room: Any, bard: gpt2cli.Load
     assert [float(v.get_attribute("data-value")) for v in values] == pytest.approx(
         expected, abs=1e-5
     )
-    first = room.locator(".strongest tbody tr").first
+    first = room.locator(".heads .bars tbody tr").first
     assert first.locator("th").text_content() == next(iter(found.of_kind("previous", 0)))
     first.get_by_role("button").click()
     assert_is_effect(room, bard, ablate=[first.locator("th").text_content()])

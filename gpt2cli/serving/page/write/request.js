@@ -1,5 +1,7 @@
 /** The fields of a request that settings mean. */
 
+import { choosing } from "../settings.js";
+
 /**
  * @typedef {import("../types.js").Plan} Plan
  * @typedef {import("../types.js").Settings} Settings
@@ -20,25 +22,9 @@ export function requestOf({ settings, plan }, seed) {
     max_tokens,
     seed,
     ...(stop.length ? { stop } : {}),
-    ...samplingOf(settings),
+    ...choosing(settings),
     ...(isEmpty(plan) ? {} : { plan }),
   };
-}
-
-/**
- * The rules of sampling and the constraint; null switches a rule off.
- *
- * @param {Settings} settings
- * @returns {Record<string, unknown>}
- */
-export function samplingOf({ sampling, constraint }) {
-  return { ...sampling, ...(constraint ? constrained(constraint) : {}) };
-}
-
-/** @param {NonNullable<Settings["constraint"]>} constraint */
-function constrained({ kind, value }) {
-  if (kind !== "choice") return { [kind]: value };
-  return { choice: value.split("\n").filter((line) => line) };
 }
 
 /** Whether a plan changes nothing. @param {Plan} plan */

@@ -93,7 +93,7 @@ function bar(page, judge, writer) {
 
 /** What the colours mean, with the lines that say it without colour. @param {Page} page */
 function legend({ store }) {
-  const element = h("p", { class: "legend soft", "aria-label": "What the colours mean" });
+  const element = h("p", { class: "legend soft" });
   store.subscribe(
     ({ view }) => view.colour,
     ({ view: { colour } }) => {
