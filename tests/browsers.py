@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
@@ -23,7 +25,8 @@ QUIET = (
     "--no-first-run",
 )
 READY = 'body[data-ready="true"]'  # a selector: the policy lets no expression wait in the page
-SECONDS = 15  # of patience; two cores may be busy with other tests
+PAUSE = 80  # milliseconds; four are longer than the page waits with a question while one types
+SECONDS = 30  # of patience; two cores may be busy with other tests
 
 
 def missing() -> str | None:
@@ -54,6 +57,19 @@ def launched() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+_WAITING: WeakKeyDictionary[Page, set[Request]] = WeakKeyDictionary()
+
+
+def settled(page: Page) -> None:
+    """Wait until a page has all its answers and has shown them."""
+    quiet, end = 0, time.monotonic() + SECONDS
+    while quiet < 4:
+        page.wait_for_timeout(PAUSE)
+        is_busy = _WAITING[page] or page.locator("main [aria-busy=true]:visible").count()
+        quiet = 0 if is_busy else quiet + 1
+        assert time.monotonic() < end, [request.url for request in _WAITING[page]]
 
 
 @dataclass
@@ -91,6 +107,10 @@ class Watched:
         page.on("console", said)
         page.on("pageerror", lambda error: self.faults.append(f"exception: {error}"))
         page.on("request", asked)
+        waiting = _WAITING[page] = set()
+        page.on("request", lambda request: waiting.add(request))
+        page.on("requestfinished", lambda request: waiting.discard(request))
+        page.on("requestfailed", lambda request: waiting.discard(request))
 
 
 def opened(

@@ -75,6 +75,14 @@ def effect(
     )
     if not (are_numbers(before) and are_numbers(after)):
         raise not_numbers("the model", len(ids))
+    return compare(tokenizer, before, after, token=token, top=top)
+
+
+@torch.inference_mode()
+def compare(
+    tokenizer: Tokenizer, before: Tensor, after: Tensor, *, token: int | None = None, top: int = 10
+) -> Effect:
+    """The same of logits (V,) that are known already."""
     best = (logits.topk(min(top, len(logits))).indices.tolist() for logits in (before, after))
     listed = set().union(*best, () if token is None else (token,))
     moved = [Moved(i, tokenizer.show(i), _standing(before, i), _standing(after, i)) for i in listed]

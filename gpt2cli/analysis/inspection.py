@@ -262,7 +262,7 @@ def lens(
     `advance` is called after each piece.
     """
     pieces: list[tuple[Tensor, ...]] = []
-    for rows in stream.reshape(-1, stream.shape[-1]).split(_ROWS):
+    for rows in torch.split(stream.flatten(0, 1), _ROWS):
         logits = insight.lens(model, rows)[:, : tokenizer.size].float()  # (rows, V)
         total = logits.logsumexp(-1)
         top = logits.topk(min(listed, tokenizer.size))
@@ -270,13 +270,13 @@ def lens(
         rank = 1 + (logits > own[:, None]).sum(-1)
         pieces.append((top.indices, (top.values - total[:, None]).exp(), (own - total).exp(), rank))
         advance(1)
-    ids, best, own, rank = (
-        torch.cat(column).unflatten(0, stream.shape[:2]).cpu().numpy()
+    ids, best, standing, ranks = (
+        torch.cat(column).view(*stream.shape[:2], *column[0].shape[1:]).cpu().numpy()
         for column in zip(*pieces, strict=True)
     )
     names = {i: tokenizer.show(i) for i in np.unique(ids).tolist()}
     texts = [[[names[i] for i in place] for place in layer] for layer in ids.tolist()]
-    return Seen(ids, texts, best, (own, rank))
+    return Seen(ids, texts, best, (standing, ranks))
 
 
 def _activations(trace: Trace) -> Activations:

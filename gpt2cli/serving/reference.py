@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from gpt2cli.errors import UsageError
 from gpt2cli.system import estimate, memory
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ class Reference:
         self._network: GPT2 | None = None
 
     def network(self) -> GPT2:
-        """The network on its device. Raises as `OpenModel.network`."""
+        """The network on its device. Raises as `OpenModel.network`, and without PyTorch."""
+        if find_spec("torch") is None:
+            raise UsageError("looking inside a model needs PyTorch: pip install torch")
         from gpt2cli.decoders.opening import open_network
 
         model = self._model

@@ -82,7 +82,7 @@ class Events(ABC):
                 async for news in self._texts.news():
                     data = self._told(news)
                     if not has_begun:
-                        await send(_start())
+                        await send(stream_start())
                         has_begun = True
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             except GPT2CLIError as error:
@@ -90,11 +90,11 @@ class Events(ABC):
                 if not has_begun:
                     await response_to(error)(scope, receive, send)
                     return
-                await send(_end(event_of(why_it_ended(error))))
+                await send(stream_end(event_of(why_it_ended(error))))
                 return
             if not self._job.is_closed:
                 self._job.close()
-                await send(_end(self._last()))
+                await send(stream_end(self._last()))
 
     @abstractmethod
     def _told(self, news: Iterator[tuple[int, Event]]) -> bytes:
@@ -254,12 +254,14 @@ async def _until_gone(receive: Receive, job: Job, scope: Scope) -> None:
         job.close()
 
 
-def _start() -> Message:
+def stream_start() -> Message:
+    """The beginning of a stream of events."""
     headers = [(name.encode(), value.encode()) for name, value in _SSE.items()]
     return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
-def _end(data: bytes) -> Message:
+def stream_end(data: bytes) -> Message:
+    """Its last part."""
     return {"type": "http.response.body", "body": data, "more_body": False}
 
 

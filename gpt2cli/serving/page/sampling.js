@@ -63,18 +63,20 @@ export function begin(next) {
   const tokens = [...next.candidates, ...next.text].sort((a, b) => a.id - b.id);
   const { counts, means, masses, tops } = next.rest;
   const none = tokens.map(() => 0);
+  const logits = Float32Array.from([...tokens.map(({ logit }) => logit), ...means]);
   return {
     tokens,
     places: new Map(tokens.map(({ id }, i) => [id, i])),
     row: {
       singles: tokens.length,
-      logits: Float32Array.from([...tokens.map(({ logit }) => logit), ...means]),
+      logits,
       counts: Float64Array.from([...tokens.map(() => 1), ...counts]),
       spread: Float64Array.from([
         ...none,
         ...masses.map((mass, i) => 2 * (mass - Math.log(counts[i]) - Math.fround(means[i]))),
       ]),
       tops: Float64Array.from([...none, ...tops]),
+      order: [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b),
       rough: false,
     },
   };

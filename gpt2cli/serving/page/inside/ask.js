@@ -28,7 +28,7 @@
  * @property {number[][]} mean_out
  * @property {number[][]} variance_out
  *
- * @typedef {{index: number, activation: number, logit: number}} Neuron
+ * @typedef {{index: number, activation: number, logit: number, versus?: number}} Neuron
  *
  * @typedef {object} Moved How a token stands without and with the interventions.
  * @property {number} id
@@ -42,7 +42,7 @@
  * @property {Choice} target The token whose logit is taken apart.
  * @property {Choice[]} next Best first.
  * @property {Contributions} contributions
- * @property {Contributions} [versus] Of the other token.
+ * @property {Contributions & {target: Choice}} [versus] Of the other token.
  * @property {Lens & {target_probability: number[], target_rank: number[]}} lens
  * @property {{stream: number[][], attention: number[][], feed_forward: number[][]}} activations
  *   Lengths of vectors. (L + 1, 1), (L, 1), (L, 1)

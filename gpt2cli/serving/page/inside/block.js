@@ -13,11 +13,12 @@
 
 import { bars, lineUp } from "../charts.js";
 import { h } from "../dom.js";
-import { added, percent, short } from "../numbers.js";
+import { added, percent } from "../numbers.js";
 import { visible } from "../tokens.js";
 import { headParts } from "./head.js";
 import { lesson } from "./lessons.js";
 import { normTable } from "./norm.js";
+import { taken } from "./parts.js";
 
 /** @param {Scene} scene */
 export function embeddingSteps({ found, position, labels }) {
@@ -29,7 +30,11 @@ export function embeddingSteps({ found, position, labels }) {
   ];
   const label = "Lengths of the embeddings";
   return [
-    step("Token and position become a vector", lesson("embedding"), bars(rows, { label, unit: "length" })),
+    step(
+      "Token and position become a vector",
+      lesson("embedding"),
+      bars(rows, { label, unit: "length" }),
+    ),
     step("If the model stopped here: the logit lens", lesson("lens"), lensBars(found, 0)),
   ];
 }
@@ -55,7 +60,12 @@ export function blockSteps(scene, layer, heads) {
       normTable(found.norms, 2 * layer, `Layer norm before attention ${layer}`),
       lesson("prenorm"),
     ),
-    step("2 · Attention", lesson("heads"), headList(scene, layer, heads), opened(scene, layer, heads)),
+    step(
+      "2 · Attention",
+      lesson("heads"),
+      headList(scene, layer, heads),
+      opened(scene, layer, heads),
+    ),
     step(
       "3 · Layer norm before the MLP",
       normTable(found.norms, 2 * layer + 1, `Layer norm before MLP ${layer}`),
@@ -82,7 +92,11 @@ export function outputSteps({ found }) {
   const label = "The most probable next tokens";
   return [
     step("Final layer norm", lesson("norm"), normTable(found.norms, last, "Final layer norm")),
-    step("Logits and probabilities", lesson("output"), lineUp(lines, { label, first: "token", columns })),
+    step(
+      "Logits and probabilities",
+      lesson("output"),
+      lineUp(lines, { label, first: "token", columns }),
+    ),
   ];
 }
 
@@ -108,11 +122,14 @@ function step(title, ...parts) {
  * @param {{head: number | undefined, onhead: (head: number) => void}} heads
  */
 function headList({ found, labels }, layer, { head: chosen, onhead }) {
+  const { contributions, versus } = found;
+  const adds = (/** @type {number} */ head) =>
+    contributions.heads[layer][head] - (versus ? versus.heads[layer][head] : 0);
   const lines = found.attention_row[layer].map((row, head) => {
     const from = mostFrom(row);
     return {
       name: `head ${layer}.${head}`,
-      values: [`${from} ${labels[from]}`, row[from], found.contributions.heads[layer][head]],
+      values: [`${from} ${labels[from]}`, row[from], adds(head)],
       current: head === chosen,
       onpick: () => onhead(head),
     };
@@ -123,7 +140,7 @@ function headList({ found, labels }, layer, { head: chosen, onhead }) {
     columns: [
       { name: "takes most from" },
       { name: "weight", format: percent, to: 1 },
-      { name: `adds to the logit of ${visible(found.target.text)}`, format: added },
+      { name: `adds to ${taken(found)}`, format: added },
     ],
   });
 }
@@ -143,21 +160,22 @@ function opened({ ask, labels, position }, layer, { head }) {
       body.removeAttribute("aria-busy");
     },
     (error) => {
-      if (error.name !== "AbortError") body.replaceChildren(h("p", { class: "bad" }, error.message));
+      if (error.name === "AbortError") return;
+      body.replaceChildren(h("p", { class: "bad" }, error.message));
     },
   );
   return h("div", { class: "opened", "data-head": `${layer}.${head}` }, title, body);
 }
 
 /** @param {Inspection} found @param {number} layer */
-function neurons({ neurons: all, target }, layer) {
-  const lines = all[layer].map(({ index, activation, logit }) => ({
+function neurons(found, layer) {
+  const lines = found.neurons[layer].map(({ index, activation, logit, versus = 0 }) => ({
     name: `neuron ${index}`,
-    values: [activation, logit],
+    values: [activation, logit - versus],
   }));
   const columns = [
     { name: "activation after GELU" },
-    { name: `adds to the logit of ${visible(target.text)}`, format: added },
+    { name: `adds to ${taken(found)}`, format: added },
   ];
   return lineUp(lines, { label: `Strongest neurons of MLP ${layer}`, first: "neuron", columns });
 }
@@ -182,8 +200,7 @@ function lensBars({ lens, target }, index) {
     h(
       "p",
       { class: "soft" },
-      `${visible(target.text)}, whose logit is taken apart, has ${percent(own)} (rank ${rank}). `,
-      `The numbers are of the token at this position alone: ${short(last.length)} best.`,
+      `${visible(target.text)}, whose logit is taken apart, has ${percent(own)} (rank ${rank}).`,
     ),
   );
 }

@@ -2,6 +2,7 @@
  * Which tokens' logits are taken apart: A, and perhaps B to subtract.
  *
  * @typedef {import("./ask.js").Choice} Choice
+ * @typedef {{id: number, text: string, note?: string}} Candidate
  * @typedef {string | number | null} Picked An id, a typed text, or null for the usual one.
  */
 
@@ -37,14 +38,14 @@ export function choice({ label, none, onpick }) {
   const element = h("span", { class: "choice" }, h("b", {}, label, " "), select, " ", field);
   return { element, show };
 
-  /** @param {readonly {id: number, text: string, note?: string}[]} candidates @param {Picked} picked */
-  function show(candidates, picked) {
-    const options = candidates.map(({ id, text, note }) =>
+  /** @param {readonly Candidate[]} offered @param {Picked} picked */
+  function show(offered, picked) {
+    const options = offered.map(({ id, text, note }) =>
       h("option", { value: id }, [visible(text), note].filter(Boolean).join(" · ")),
     );
     select.replaceChildren(h("option", { value: "" }, none), ...options);
     if (typeof picked === "number") {
-      if (!candidates.some(({ id }) => id === picked)) {
+      if (!offered.some(({ id }) => id === picked)) {
         select.append(h("option", { value: picked }, `token ${picked}`));
       }
       select.value = String(picked);
@@ -59,7 +60,7 @@ export function choice({ label, none, onpick }) {
  * @param {import("../types.js").Named | undefined} following
  */
 export function candidates(next, following) {
-  /** @type {{id: number, text: string, note?: string}[]} */
+  /** @type {Candidate[]} */
   const found = next.map(({ id, text, probability }) => ({ id, text, note: percent(probability) }));
   if (following && !next.some(({ id }) => id === following.id)) {
     found.push({ id: following.id, text: following.text, note: "next in the text" });

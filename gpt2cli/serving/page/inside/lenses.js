@@ -74,7 +74,7 @@ function lensTable(lens, labels, onpick) {
     { class: "lens" },
     h("caption", { class: "unseen" }, label),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "after"), ...shown.map(heading))),
-    h("tbody", {}, ...texts.map((row, i) => h("tr", {}, rowName(i), ...row.map((_, j) => cell(i, j))))),
+    h("tbody", {}, ...texts.map(row)),
   );
   rove(table, "td button", shown.length);
   table.addEventListener("focusin", tell);
@@ -95,13 +95,18 @@ function lensTable(lens, labels, onpick) {
     return h("th", { scope: "col", class: "token", "data-position": first + j }, text);
   }
 
+  /** @param {string[][]} places @param {number} i */
+  function row(places, i) {
+    return h("tr", {}, h("th", { scope: "row" }, name(i)), ...places.map((_, j) => cell(i, j)));
+  }
+
   /** @param {number} i @param {number} j */
   function cell(i, j) {
     const share = probabilities[i][j][0];
     const text = visible(texts[i][j][0]);
-    const name = `${text} ${percent(share)}`;
     const place = { "data-place": `${i},${j}`, "data-value": share };
-    const attributes = { class: "plain token", tabindex: -1, "aria-label": name, ...place };
+    const said = `${text} ${percent(share)}`;
+    const attributes = { class: "plain token", tabindex: -1, "aria-label": said, ...place };
     const found = h("td", { "data-position": first + j }, h("button", attributes, text));
     found.style.setProperty("--share", String(share));
     return found;
@@ -137,9 +142,4 @@ function markColumn(box, position) {
 /** @param {number} i */
 function name(i) {
   return i === 0 ? "embeddings" : `block ${i - 1}`;
-}
-
-/** @param {number} i */
-function rowName(i) {
-  return h("th", { scope: "row" }, name(i));
 }

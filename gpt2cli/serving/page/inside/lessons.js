@@ -19,7 +19,8 @@ const ELHAGE = /** @type {const} */ ([
 ]);
 const RADFORD = /** @type {const} */ ([
   "Radford et al. 2019",
-  "https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf",
+  "https://cdn.openai.com/better-language-models/" +
+    "language_models_are_unsupervised_multitask_learners.pdf",
 ]);
 const LENS = /** @type {const} */ ([
   "nostalgebraist 2020",
@@ -45,8 +46,8 @@ export const LESSONS = {
   norm: {
     text:
       "Layer norm takes away the mean μ of the vector's numbers and divides by their standard " +
-      "deviation σ, so that what comes next reads numbers of one size; then it scales and shifts " +
-      "each of them by a learned γ and β.",
+      "deviation σ, so that what comes next reads numbers of one size; then it scales and " +
+      "shifts each of them by a learned γ and β.",
     formula: "y = γ · (x − μ) / √(σ² + ε) + β,   ε = 10⁻⁵",
     papers: [BA],
   },
@@ -85,15 +86,16 @@ export const LESSONS = {
   },
   output: {
     text:
-      "The normalised vector is multiplied with the embedding of every token, which gives a logit " +
-      "each; softmax turns logits into probabilities.",
+      "The normalised vector is multiplied with the embedding of every token, which gives a " +
+      "logit each; softmax turns logits into probabilities.",
     formula: "p = softmax(E · y)",
     papers: [RADFORD],
   },
   parts: {
     text:
-      "With the final norm's σ as it is, a logit is a plain sum over all that was written to the " +
-      "stream. These are direct effects: what a part does by way of later parts counts as theirs.",
+      "With the final norm's σ as it is, a logit is a plain sum over all that was written to " +
+      "the stream. These are direct effects: what a part does by way of later parts is " +
+      "counted as theirs.",
     papers: [ELHAGE],
   },
 };

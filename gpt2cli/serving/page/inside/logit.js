@@ -6,10 +6,9 @@
  */
 
 import { h } from "../dom.js";
-import { visible } from "../tokens.js";
 import { candidates, choice } from "./choice.js";
 import { lesson } from "./lessons.js";
-import { partsChart } from "./parts.js";
+import { partsCharts, taken } from "./parts.js";
 
 export class Logit {
   /**
@@ -23,19 +22,13 @@ export class Logit {
     this._a = choice({ label: "A", none: "the most probable", onpick: pick("token", this) });
     this._b = choice({ label: "minus B", none: "nothing", onpick: pick("versus", this) });
     this._error = h("p", { class: "bad", role: "alert" });
-    this._order = h(
-      "select",
-      { onchange: () => this._draw() },
-      h("option", { value: "size" }, "by size"),
-      h("option", { value: "layer" }, "by layer"),
-    );
     this._chart = h("div", { class: "chart" });
     this._title = h("h2", {}, "What makes the logit");
     const controls = h("div", { class: "controls" }, this._a.element, this._b.element);
-    controls.append(h("label", {}, "Order ", this._order));
     const hint = "Most tokens begin with a space: type it too.";
+    controls.append(h("span", { class: "soft" }, hint));
     this.element = h("section", { class: "parts panel" }, this._title, lesson("parts"), controls);
-    this.element.append(h("p", { class: "soft" }, hint), this._error, this._chart);
+    this.element.append(this._error, this._chart);
 
     /** @param {"token" | "versus"} which @param {Logit} self */
     function pick(which, self) {
@@ -48,38 +41,24 @@ export class Logit {
 
   /** @param {Inspection} found @param {import("../types.js").Named | undefined} following */
   show(found, following) {
-    this._found = found;
     this._error.textContent = "";
     const offered = candidates(found.next, following);
     this._a.show(offered, this.asked.token);
     this._b.show(offered, this.asked.versus);
-    this._offered = offered;
-    this._draw();
+    this._title.textContent = `What makes ${taken(found)}`;
+    this._chart.replaceChildren(...partsCharts(found, this._onpick));
   }
 
-  /** Say that a token is none. @param {Error & {param?: string | null}} error */
+  /**
+   * Say that what was typed is no token, and go on without it; false if that is not what is wrong.
+   *
+   * @param {Error & {param?: string | null}} error
+   */
   refuse(error) {
-    const mine = error.param === "token" || error.param === "versus" || error.param === null;
-    if (mine && error.name !== "AbortError" && (this.asked.token ?? this.asked.versus) !== null) {
-      this._error.textContent = error.message;
-    }
-  }
-
-  _draw() {
-    if (!this._found) return;
-    const label = `Added to the logit of ${this._name()}`;
-    this._title.textContent = `What makes the logit of ${this._name()}`;
-    const order = this._order.value === "layer" ? "layer" : "size";
-    const chart = partsChart(this._found, { order, label, onpick: this._onpick });
-    this._chart.replaceChildren(chart);
-  }
-
-  /** What is taken apart, in words. */
-  _name() {
-    const { target } = /** @type {Inspection} */ (this._found);
-    const { versus } = this.asked;
-    if (versus === null) return visible(target.text);
-    const known = this._offered?.find(({ id }) => id === versus);
-    return `${visible(target.text)} minus ${visible(known?.text ?? String(versus))}`;
+    const { param } = error;
+    if (param !== "token" && param !== "versus") return false;
+    this.asked = { ...this.asked, [param]: null };
+    this._error.textContent = error.message;
+    return true;
   }
 }

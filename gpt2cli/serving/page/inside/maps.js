@@ -34,7 +34,7 @@ export class HeadMaps {
 
   /** Let the arrow keys walk among all of them. @param {HTMLElement} container */
   walkIn(container) {
-    rove(container, ".head", this._heads);
+    rove(container, ".tile", this._heads);
   }
 
   /**
@@ -111,7 +111,7 @@ function strip(layer, heads, onpick) {
     h(
       "button",
       {
-        class: "head",
+        class: "tile",
         tabindex: -1,
         "aria-pressed": "false",
         "data-name": `${layer}.${head}`,
@@ -120,9 +120,6 @@ function strip(layer, heads, onpick) {
       h("canvas", { class: "waiting", width: 1, height: 1 }),
     ),
   );
-  const element = h("div", { class: "heads", role: "group", "aria-label": `Heads of block ${layer}` });
-  element.append(...buttons);
-  element.style.setProperty("--heads", String(heads));
-  element.style.setProperty("--line", String(Math.ceil(heads / Math.ceil(heads / 8))));
-  return element;
+  const name = `Heads of block ${layer}`;
+  return h("div", { class: "tiles", role: "group", "aria-label": name }, ...buttons);
 }

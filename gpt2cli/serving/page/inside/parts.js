@@ -4,13 +4,21 @@
  * @typedef {import("./ask.js").Contributions} Contributions
  * @typedef {import("./ask.js").Inspection} Inspection
  * @typedef {{name: string, value: number, layer: number | null}} Part
+ * @typedef {(layer: number, head: number | null) => void} Onpick
  */
 
 import { bars, heatmap } from "../charts.js";
 import { h } from "../dom.js";
-import { added, exact } from "../numbers.js";
+import { added, brief, exact } from "../numbers.js";
+import { visible } from "../tokens.js";
 
 const SHOWN = 20;
+
+/** What is taken apart: A, or A minus B. @param {Inspection} found */
+export function taken({ target, versus }) {
+  const less = versus ? ` minus ${visible(versus.target.text)}` : "";
+  return `the logit of ${visible(target.text)}${less}`;
+}
 
 /**
  * All parts in the order in which they write to the stream.
@@ -42,18 +50,26 @@ export function parts(of, less) {
 }
 
 /**
+ * The parts, the largest first, and beside them by layer.
+ *
  * @param {Inspection} found
- * @param {{order: "size" | "layer", onpick: (layer: number, head: number | null) => void,
- *          label: string}} options
+ * @param {Onpick} onpick
  */
-export function partsChart({ contributions, versus }, { order, onpick, label }) {
-  const all = parts(contributions, versus);
+export function partsCharts(found, onpick) {
+  const all = parts(found.contributions, found.versus);
   const total = all.reduce((sum, { value }) => sum + value, 0);
-  const sum = h("p", { "data-value": total, title: exact(total) }, `Together ${added(total)}.`);
-  if (order === "layer") return h("div", {}, byLayer(contributions, versus, label, onpick), sum);
-  const sorted = all.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value));
-  const box = h("div", {}, chart(sorted.slice(0, SHOWN)));
-  return h("div", {}, box, sorted.length > SHOWN && rest(), sum);
+  const label = `Added to ${taken(found)}`;
+  const sum = h("p", { class: "sum", "data-value": total, title: exact(total) });
+  sum.append(`All ${all.length} parts together: ${added(total)}, ${taken(found)}.`);
+  const charts = [sorted(all, label, onpick), byLayer(all, label, onpick)];
+  return [sum, h("div", { class: "beside-each-other" }, ...charts)];
+}
+
+/** @param {Part[]} all @param {string} label @param {Onpick} onpick */
+function sorted(all, label, onpick) {
+  const ordered = all.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value));
+  const box = h("div", {}, chart(ordered.slice(0, SHOWN)));
+  return h("div", {}, h("h3", {}, "The largest first"), box, ordered.length > SHOWN && rest());
 
   /** @param {Part[]} shown */
   function chart(shown) {
@@ -65,43 +81,37 @@ export function partsChart({ contributions, versus }, { order, onpick, label }) 
   }
 
   function rest() {
-    const left = sorted.slice(SHOWN);
+    const left = ordered.slice(SHOWN);
     const value = left.reduce((a, part) => a + part.value, 0);
     const note = h("p", { class: "soft" }, `${left.length} smaller parts add ${added(value)}. `);
     const showAll = () => {
-      box.replaceChildren(chart(sorted));
-      note.replaceChildren(`All ${sorted.length} parts are shown.`);
+      box.replaceChildren(chart(ordered));
+      note.replaceChildren(`All ${ordered.length} parts are shown.`);
     };
     note.append(h("button", { onclick: showAll }, "Show them all"));
     return note;
   }
 }
 
-/**
- * @param {Contributions} of
- * @param {Contributions | undefined} less
- * @param {string} label
- * @param {(layer: number, head: number | null) => void} onpick
- */
-function byLayer(of, less, label, onpick) {
-  const all = parts(of, less);
-  const layers = of.heads.map((_, layer) => all.filter((part) => part.layer === layer));
-  const heads = of.heads[0].length;
-  const columns = [...of.heads[0].map((_, head) => String(head)), "bias", "MLP"];
+/** @param {Part[]} all @param {string} label @param {Onpick} onpick */
+function byLayer(all, label, onpick) {
+  const inside = all.filter((part) => part.layer !== null);
+  const layers = 1 + Math.max(...inside.map(({ layer }) => /** @type {number} */ (layer)));
+  const columns = inside.length / layers;
+  const heads = columns - 2;
+  const names = Array.from({ length: heads }, (_, head) => String(head));
+  const map = heatmap({
+    rows: Array.from({ length: layers }, (_, layer) => `block ${layer}`),
+    columns: [...names, "bias", "MLP"],
+    values: inside.map(({ value }) => value),
+    label: "Heads by their numbers, the bias that they share, and the MLP",
+    corner: "block, head",
+    palette: "diverging",
+    format: brief,
+    onpick: (layer, column) => onpick(layer, column < heads ? column : null),
+  });
   const others = all.filter((part) => part.layer === null);
-  return h(
-    "div",
-    {},
-    heatmap({
-      rows: layers.map((_, layer) => `block ${layer}`),
-      columns,
-      values: layers.flatMap((row) => row.map(({ value }) => value)),
-      label: `${label}: heads, the bias they share, MLP`,
-      corner: "block, head",
-      palette: "diverging",
-      format: added,
-      onpick: (layer, column) => onpick(layer, column < heads ? column : null),
-    }),
-    bars(others, { label: `${label}: parts outside of blocks`, unit: "logit", format: added }),
-  );
+  const outside = `${label}: parts outside of blocks`;
+  const title = h("h3", {}, "By layer");
+  return h("div", {}, title, map, bars(others, { label: outside, unit: "logit", format: added }));
 }

@@ -32,6 +32,8 @@ export class Picture {
     /** @type {Scene | null} */
     this._scene = null;
     this.element = h("ol", { class: "way", "aria-label": "From the token to the next one" });
+    this.element.style.setProperty("--heads", String(heads));
+    this.element.style.setProperty("--narrow", String(Math.ceil(heads / Math.ceil(heads / 8))));
     this._maps.walkIn(this.element);
   }
 
@@ -94,7 +96,7 @@ export class Picture {
   _refresh(key) {
     const scene = /** @type {Scene} */ (this._scene);
     const row = /** @type {HTMLElement} */ (this._row(key));
-    const button = /** @type {HTMLElement} */ (row.querySelector(".name"));
+    const button = /** @type {HTMLElement} */ (row.querySelector(".opens"));
     const body = /** @type {HTMLElement} */ (row.querySelector(".steps"));
     const isOpen = this._open.has(key);
     row.classList.toggle("open", isOpen);
@@ -121,12 +123,12 @@ export class Picture {
       if (!this._open.delete(key)) this._open.add(key);
       this._refresh(key);
     };
-    const attributes = { class: "name", "aria-expanded": String(isOpen), "aria-controls": id };
+    const attributes = { class: "opens", "aria-expanded": String(isOpen), "aria-controls": id };
     const steps = isOpen ? this._steps(key, scene) : [];
     const row = h(
       "li",
       { class: isOpen ? "stage open" : "stage", "data-key": key },
-      h("div", { class: "row" }, h("button", { ...attributes, onclick: toggle }, name), ...cells),
+      h("div", { class: "line" }, h("button", { ...attributes, onclick: toggle }, name), ...cells),
       h("div", { id, class: "steps", hidden: !isOpen }, ...steps),
     );
     row.style.setProperty("--flow", String(flow));
@@ -177,7 +179,7 @@ export class Picture {
 /** @param {Element | null} element */
 function keyOf(element) {
   const row = element?.closest(".stage");
-  return row instanceof HTMLElement && !element?.closest(".head") ? row.dataset.key : undefined;
+  return row instanceof HTMLElement && !element?.closest(".tile") ? row.dataset.key : undefined;
 }
 
 function heading() {

@@ -26,8 +26,9 @@ export class Strip {
 
   /** @param {readonly Named[]} tokens */
   show(tokens) {
+    const usual = { class: "token", tabindex: -1, "aria-pressed": "false" };
     this._buttons = labels(tokens).map((label, i) =>
-      h("button", { class: "token", tabindex: -1, "data-index": i, "aria-pressed": "false" }, label),
+      h("button", { ...usual, "data-index": i }, label),
     );
     this.element.replaceChildren(...this._buttons);
   }

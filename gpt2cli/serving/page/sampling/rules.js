@@ -11,6 +11,7 @@
  * @property {Float64Array} counts How many tokens an entry has; 1 or 0 for a single one.
  * @property {Float64Array} spread Variance of the logits within a group.
  * @property {Float64Array} tops The best logit of a group.
+ * @property {number[]} order All places, the best of the model first, to sort from.
  * @property {boolean} rough Whether a part of the groups is out: which tokens is not known.
  */
 
@@ -65,7 +66,7 @@ export function keepTypical(row, p) {
   });
   const mean = fround(excess / all);
   const distance = logits.map((logit) => abs(fround(fround(best - logit) - mean)));
-  const order = sorted(distance, (a, b) => distance[a] - distance[b]);
+  const order = sorted(row, (a, b) => distance[a] - distance[b]);
   let mass = 0;
   let last = 0;
   for (const i of order) {
@@ -117,13 +118,18 @@ export function keepSurprise(row, limit) {
 /** Probabilities of the single tokens, and how many tokens have any. @param {Row} row */
 export function probabilities(row) {
   const best = bestOf(row);
-  const weights = Float64Array.from(row.logits, (logit, i) =>
-    best === -Infinity ? 0 : exp(logit - best + row.spread[i] / 2),
-  );
-  const sum = total(row, weights) || 1;
-  const found = weights.map((weight) => weight / sum);
-  const candidates = found.reduce((count, p, i) => count + (p > 0 ? row.counts[i] : 0), 0);
-  return { values: found.subarray(0, row.singles), candidates };
+  const values = new Float64Array(row.logits.length);
+  if (best === -Infinity) return { values: values.subarray(0, row.singles), candidates: 0 };
+  for (let i = 0; i < values.length; i += 1) {
+    values[i] = exp(row.logits[i] - best + row.spread[i] / 2);
+  }
+  const sum = total(row, values);
+  let candidates = 0;
+  for (let i = 0; i < values.length; i += 1) {
+    values[i] /= sum;
+    if (values[i] > 0) candidates += row.counts[i];
+  }
+  return { values: values.subarray(0, row.singles), candidates };
 }
 
 /**
@@ -132,18 +138,23 @@ export function probabilities(row) {
  * @param {Row} row
  */
 function weigh(row) {
-  const { singles, spread } = row;
+  const { logits, singles, spread } = row;
   const best = bestOf(row);
-  return Float64Array.from(row.logits, (logit, i) =>
-    i < singles
-      ? even(fround(exp(fround(logit - best))) * WHOLE)
-      : exp(logit - best + spread[i] / 2) * WHOLE,
-  );
+  const weights = new Float64Array(logits.length);
+  for (let i = 0; i < weights.length; i += 1) {
+    weights[i] =
+      i < singles
+        ? even(fround(exp(fround(logits[i] - best))) * WHOLE)
+        : exp(logits[i] - best + spread[i] / 2) * WHOLE;
+  }
+  return weights;
 }
 
 /** @param {Row} row @param {Float64Array} weights */
 function total({ counts }, weights) {
-  return weights.reduce((sum, weight, i) => sum + (counts[i] ? counts[i] * weight : 0), 0);
+  let sum = 0;
+  for (let i = 0; i < counts.length; i += 1) if (counts[i]) sum += counts[i] * weights[i];
+  return sum;
 }
 
 /** Rounded, halves to even numbers. @param {number} x */
@@ -154,7 +165,9 @@ function even(x) {
 
 /** @param {Row} row */
 function bestOf({ logits }) {
-  return logits.reduce((a, b) => max(a, b), -Infinity);
+  let best = -Infinity;
+  for (let i = 0; i < logits.length; i += 1) if (logits[i] > best) best = logits[i];
+  return best;
 }
 
 /**
@@ -169,7 +182,7 @@ function keepBest(row, values, room) {
   let tokens = 0;
   let mass = 0;
   let edge = Infinity;
-  for (const i of sorted(values, (a, b) => values[b] - values[a] || a - b)) {
+  for (const i of sorted(row, (a, b) => values[b] - values[a] || a - b)) {
     const here = min(row.counts[i], room(tokens, mass, values[i]));
     if (!(here > 0)) break;
     kept[i] = here;
@@ -210,8 +223,13 @@ function sharpened(row) {
 
 /** @param {Row} row @param {(i: number) => number} count @returns {Row} */
 function only(row, count) {
-  const counts = row.counts.map((_, i) => count(i));
-  return { ...row, counts, logits: row.logits.map((x, i) => (counts[i] > 0 ? x : -Infinity)) };
+  const logits = row.logits.slice();
+  const counts = row.counts.slice();
+  for (let i = 0; i < counts.length; i += 1) {
+    counts[i] = count(i);
+    if (!(counts[i] > 0)) logits[i] = -Infinity;
+  }
+  return { ...row, counts, logits };
 }
 
 /**
@@ -234,7 +252,8 @@ function isWhole({ counts, singles }, kept) {
   return counts.every((count, i) => i < singles || count === kept.counts[i]);
 }
 
-/** @param {Float32Array | Float64Array} values @param {(a: number, b: number) => number} compare */
-function sorted(values, compare) {
-  return Uint32Array.from(values.keys()).sort(compare);
+/** @param {Row} row @param {(a: number, b: number) => number} compare */
+function sorted({ order }, compare) {
+  // An array's sort is fast where most is in order; that of a typed array is not.
+  return order.slice().sort(compare);
 }

@@ -2,9 +2,9 @@
 
 import { h } from "../dom.js";
 import { textOf } from "../tokens.js";
-import { tokensOf } from "../tree.js";
 import { board } from "./board.js";
 import { positions } from "./positions.js";
+import { readOf } from "./text.js";
 
 /**
  * @typedef {import("../app.js").Page} Page
@@ -38,7 +38,7 @@ export function ablate(page) {
 /** Zero or the mean over a text. @param {Page} page */
 function instead({ store, model }) {
   const disabled = model.unchangeable !== null;
-  const text = () => textOf(tokensOf(store.state.tree));
+  const text = () => textOf(readOf(store.state.tree, model));
   /** @param {Partial<Plan>} change @param {string | null} [join] */
   const become = (change, join = null) =>
     store.update(({ plan }) => ({ plan: { ...plan, ...change } }), { join });

@@ -2,15 +2,15 @@
 
 import { h } from "../dom.js";
 import { visible } from "../tokens.js";
-import { tokensOf } from "../tree.js";
 import { beyond, cleared, inWords, isEmpty, partInWords, resteered, without } from "./plan.js";
+import { readOf } from "./text.js";
 
 /** @typedef {import("../app.js").Page} Page */
 
 const MOST = 24; // chips that are shown by themselves
 
 /** @param {Page} page @returns {HTMLElement} */
-export function chips({ store }) {
+export function chips({ store, model }) {
   const title = h("h2", { id: "plan-title" });
   const list = h("ul", { class: "chips" });
   const back = h(
@@ -25,7 +25,7 @@ export function chips({ store }) {
       ? "Nothing is switched off: this is the model as it is"
       : `${words[0].toUpperCase()}${words.slice(1)}`;
     back.disabled = isEmpty(plan);
-    const missing = new Set(beyond(plan, tokensOf(tree).length));
+    const missing = new Set(beyond(plan, readOf(tree, model).length));
     const found = [
       ...plan.ablate.map((name) =>
         chip(

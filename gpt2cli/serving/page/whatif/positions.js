@@ -5,6 +5,7 @@ import { rove } from "../roving.js";
 import { pieces, visible } from "../tokens.js";
 import { tokensOf } from "../tree.js";
 import { toggled } from "./plan.js";
+import { readOf } from "./text.js";
 
 /** @typedef {import("../app.js").Page} Page */
 
@@ -13,7 +14,8 @@ import { toggled } from "./plan.js";
  * @returns {HTMLElement}
  */
 export function positions({ store, model }) {
-  const strip = h("div", { role: "toolbar", "aria-label": "Hide positions", class: "strip" });
+  const note = h("p", { class: "soft note" });
+  const strip = h("div", { role: "toolbar", "aria-label": "Hide positions", class: "positions" });
   /** @type {HTMLButtonElement[]} */
   let buttons = [];
   strip.addEventListener("click", (event) => {
@@ -30,9 +32,13 @@ export function positions({ store, model }) {
     });
   };
   store.subscribe(
-    (state) => state.tree,
-    ({ tree }) => {
-      const texts = pieces(tokensOf(tree)).map(visible);
+    ({ tree, view }) => (view.room === "whatif" ? tree : null),
+    ({ tree, view }) => {
+      if (view.room !== "whatif") return;
+      const read = readOf(tree, model);
+      const texts = pieces(read).map(visible);
+      const more = tokensOf(tree).length - read.length;
+      note.textContent = more ? `The context is full: ${more} tokens before these are not read.` : "";
       buttons = texts.map((text, i) =>
         h(
           "button",
@@ -52,5 +58,5 @@ export function positions({ store, model }) {
     },
   );
   store.subscribe((state) => state.plan, show);
-  return strip;
+  return h("div", {}, note, strip);
 }

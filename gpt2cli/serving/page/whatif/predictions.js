@@ -1,11 +1,12 @@
 /** The most probable next tokens before and after, side by side. */
 
 import { Refusal, next, post } from "../api.js";
+import { lineUp } from "../charts.js";
 import { debounced, h } from "../dom.js";
 import { percent } from "../numbers.js";
 import { visible } from "../tokens.js";
-import { tokensOf } from "../tree.js";
 import { inWords, isEmpty, requested } from "./plan.js";
+import { readOf } from "./text.js";
 
 /**
  * @typedef {import("../app.js").Page} Page
@@ -20,42 +21,28 @@ const TOP = 10;
 const LISTED = 12;
 
 /** @param {Page} page @returns {HTMLElement} */
-export function predictions({ store }) {
+export function predictions({ store, model }) {
   const sentence = h("p", { class: "sentence", role: "status" });
   const problem = h("p", { class: "problem", role: "alert" });
-  const body = h("tbody", {});
-  const table = h(
-    "table",
-    { class: "effect" },
-    h("caption", { class: "unseen" }, "The most probable next tokens before and after"),
-    h(
-      "thead",
-      {},
-      h(
-        "tr",
-        {},
-        ...["Next token", "As it is", "", "Changed", "Rank"].map((text) =>
-          text ? h("th", { scope: "col" }, text) : h("td", {}),
-        ),
-      ),
-    ),
-    body,
-  );
+  const drawn = h("div", {});
   let request = new AbortController();
+  /** @type {unknown[]} The parts of the state that were asked about last. */
+  let asked = [];
   const ask = debounced(async (/** @type {State} */ state) => {
     request.abort();
     request = new AbortController();
     const { signal } = request;
     try {
-      const effect = await effectOf(state, signal);
+      const effect = await effectOf(state, model, signal);
       if (signal.aborted) return;
       problem.textContent = "";
       sentence.textContent = inSentence(effect, inWords(state.plan));
-      body.replaceChildren(...rows(effect.tokens.slice(0, LISTED), isEmpty(state.plan)));
+      drawn.replaceChildren(table(effect.tokens.slice(0, LISTED), isEmpty(state.plan)));
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Refusal)) throw error;
       problem.textContent = error.message;
+      asked = []; // so that whatever comes next asks again
       sentence.textContent = "";
     } finally {
       if (!signal.aborted) panel.setAttribute("aria-busy", "false");
@@ -67,18 +54,17 @@ export function predictions({ store }) {
     h("h2", {}, "What comes next"),
     sentence,
     problem,
-    table,
+    drawn,
   );
-  /** @type {unknown[]} */
-  let asked = [];
   const perhaps = (/** @type {State} */ state) => {
     const wanted = [state.tree, state.plan];
-    const isEmptyText = tokensOf(state.tree).length === 0;
+    const isEmptyText = readOf(state.tree, model).length === 0;
     panel.hidden = isEmptyText;
     if (state.view.room !== "whatif" || isEmptyText) return;
     if (wanted.every((part, i) => part === asked[i])) return;
     asked = wanted;
     panel.setAttribute("aria-busy", "true");
+    if (!drawn.hasChildNodes()) sentence.textContent = "The model reads the text …";
     ask(state);
   };
   store.subscribe((state) => state, perhaps);
@@ -89,11 +75,12 @@ export function predictions({ store }) {
  * What the plan changes; without one, both sides are the model as it is.
  *
  * @param {State} state
+ * @param {Page["model"]} model
  * @param {AbortSignal} signal
  * @returns {Promise<Effect>}
  */
-async function effectOf({ tree, plan }, signal) {
-  const prompt = tokensOf(tree).map((token) => token.id);
+async function effectOf({ tree, plan }, model, signal) {
+  const prompt = readOf(tree, model).map((token) => token.id);
   if (!isEmpty(plan)) {
     return post("effect", { prompt, plan: requested(plan), top: TOP }, signal);
   }
@@ -132,37 +119,20 @@ export function inSentence({ kl, tokens }, words) {
 }
 
 /** @param {Moved[]} tokens @param {boolean} isSame Whether nothing is changed. */
-function rows(tokens, isSame) {
-  const most = Math.max(...tokens.flatMap(({ before, after }) => [before, after].map(chance)));
-  return tokens.map(({ text, before, after }) => {
-    const step = before.rank - after.rank;
-    const [sign, word] = step > 0 ? ["↑", "up"] : step < 0 ? ["↓", "down"] : ["=", "same rank"];
-    return h(
-      "tr",
-      {},
-      h("th", { scope: "row", class: "token" }, visible(text)),
-      h("td", {}, gauge(before, most, "before")),
-      h(
-        "td",
-        { class: "arrow", "data-step": word },
-        h("span", { "aria-hidden": true }, sign),
-        h("span", { class: "unseen" }, word),
-      ),
-      h("td", {}, gauge(after, most, "after")),
-      h("td", { class: "number" }, isSame ? before.rank : `${before.rank} → ${after.rank}`),
-    );
-  });
-}
-
-/** @param {Standing} standing @param {number} most @param {string} when */
-function gauge({ probability }, most, when) {
-  const fill = h("span", { class: `fill ${when}`, "aria-hidden": true });
-  fill.style.setProperty("--share", String(probability / most));
-  const number = { class: "number", "data-value": probability };
-  return h("span", { class: "gauge" }, fill, h("span", number, percent(probability)));
-}
-
-/** @param {Standing} standing */
-function chance({ probability }) {
-  return probability;
+function table(tokens, isSame) {
+  const most = Math.max(...tokens.flatMap((one) => [one.before.probability, one.after.probability]));
+  const scale = { format: percent, to: most };
+  return lineUp(
+    tokens.map(({ text, before, after }) => {
+      const sign = after.rank < before.rank ? "↑" : after.rank > before.rank ? "↓" : "=";
+      const ranks = isSame ? String(before.rank) : `${before.rank} → ${after.rank} ${sign}`;
+      const name = h("span", { class: "token" }, visible(text));
+      return { name, values: [before.probability, after.probability, ranks] };
+    }),
+    {
+      label: "The most probable next tokens, before and after",
+      first: "token",
+      columns: [{ name: "as it is", ...scale }, { name: "changed", ...scale }, { name: "rank" }],
+    },
+  );
 }

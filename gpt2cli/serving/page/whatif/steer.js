@@ -2,8 +2,8 @@
 
 import { h } from "../dom.js";
 import { visible } from "../tokens.js";
-import { tokensOf } from "../tree.js";
 import { resteered, steered } from "./plan.js";
+import { readOf } from "./text.js";
 
 /**
  * @typedef {import("../app.js").Page} Page
@@ -20,7 +20,7 @@ export function steer({ store, model }) {
   const away = h("input", { name: "away", value: " you", autocomplete: "off" });
   const layer = layers(model.config.n_layers, Math.floor(model.config.n_layers / 2));
   const add = () => {
-    const last = Math.max(0, tokensOf(store.state.tree).length - 1);
+    const last = Math.max(0, readOf(store.state.tree, model).length - 1);
     const steering = {
       towards: towards.value,
       away: away.value,
@@ -40,7 +40,7 @@ export function steer({ store, model }) {
       },
     },
     h("label", {}, "Towards ", towards),
-    h("label", {}, "Away from ", away),
+    h("label", {}, "Away from: ", away),
     h("label", {}, "Into layer ", layer),
     h("button", { class: "main", disabled: model.unchangeable !== null }, "Steer"),
   );

@@ -3,13 +3,13 @@
 import { Refusal, continued } from "../api.js";
 import { h, perFrame, say } from "../dom.js";
 import { pieces } from "../tokens.js";
-import { path, tokensOf } from "../tree.js";
+import { added, path, tokensOf, walked } from "../tree.js";
+import { requestOf } from "../write/request.js";
 import { emptyPlan, isEmpty, requested, same } from "./plan.js";
 
 /**
  * @typedef {import("../app.js").Page} Page
  * @typedef {import("../types.js").Plan} Plan
- * @typedef {import("../types.js").Settings} Settings
  * @typedef {import("../types.js").Token} Token
  * @typedef {import("../types.js").Tree} Tree
  * @typedef {object} Written One of both texts while it grows.
@@ -21,7 +21,7 @@ import { emptyPlan, isEmpty, requested, same } from "./plan.js";
  */
 
 const FIRST = "Switch something off, or steer: both texts are then written from one seed.";
-const OLD = "Since then other things are switched off.";
+const OLD = "Since then something else has been changed.";
 
 /**
  * Where two texts part: the first place at which their tokens differ, or null while none does.
@@ -69,13 +69,15 @@ export function under({ store }) {
 
   async function begin() {
     const { state } = store;
+    say("");
     running = new AbortController();
     const { signal } = running;
     write.textContent = "Stop";
     [base, plan] = [state.tree, state.plan];
     const prompt = tokensOf(state.tree).map((token) => token.id);
     const seed = state.settings.seed ?? Math.floor(Math.random() * 2 ** 31);
-    const plain = { ...requestOf(state.settings), n: 1, seed };
+    const settings = { ...state.settings, n: 1 };
+    const plain = requestOf({ settings, plan: emptyPlan() }, seed);
     const both = [plain, { ...plain, plan: requested(state.plan) }].map(started);
     verdict.textContent = "";
     show(both);
@@ -131,19 +133,8 @@ function holds(tree, base) {
  */
 function grownBy(tree, parent, { tokens, seed, settings, facts, finish }) {
   const origin = { seed, sample: 0, settings, facts, finish };
-  const id = crypto.randomUUID();
-  const branch = { id, parent, tokens, name: "", origin };
-  return { branches: { ...tree.branches, [id]: branch }, leaf: id };
-}
-
-/** Fields of a request. @param {Settings} settings */
-function requestOf({ max_tokens, stop, sampling, constraint }) {
-  return {
-    max_tokens,
-    stop,
-    ...sampling,
-    ...(constraint && { [constraint.kind]: constraint.value }),
-  };
+  const grown = added(tree, parent, tokens, origin);
+  return walked(grown.tree, grown.id);
 }
 
 /** @param {Record<string, unknown>} settings @returns {Written} */

@@ -61,6 +61,7 @@ export function candidatesPanel({ store, model }, refused) {
   );
   /** @type {{ids: string, start: Start, read: number} | null} */
   let held = null; // the logits, and the text that they follow
+  let isOpen = false; // whether only the server knows what the settings do
   let asking = new AbortController();
   let counting = new AbortController();
 
@@ -76,25 +77,27 @@ export function candidatesPanel({ store, model }, refused) {
     section.removeAttribute("aria-busy");
   }
 
-  /** What the settings do now; false where the server must be asked. */
+  /** Show what the settings do now, and ask the server for what is not known here. */
   function compute() {
     const { settings } = store.state;
     const place = placeOf(store.state);
     counting.abort();
+    isOpen = false;
     if (held === null || held.ids !== keyOf(place)) return;
     const stages = explain(held.start, settings.sampling, readOf(place, held.read, model));
     const rough = stages.some((stage) => stage.rough);
+    isOpen = rough || Boolean(settings.constraint?.value);
+    if (isOpen) count();
     if (settings.constraint?.value) {
       section.setAttribute("aria-busy", "true");
-      count();
     } else {
       refused(null);
       show(fromHere(held.start, stages, SHOWN), rough ? "counting" : "");
-      if (rough) count();
     }
   }
 
   const count = debounced(async () => {
+    if (!isOpen) return;
     counting = new AbortController();
     const { signal } = counting;
     const place = placeOf(store.state);
@@ -116,6 +119,7 @@ export function candidatesPanel({ store, model }, refused) {
     asking = new AbortController();
     const { signal } = asking;
     const place = placeOf(store.state);
+    if (place.tokens.some(({ id }) => id < 0)) return; // typed, and read in a moment
     try {
       const found = await askNext(idsOf(place), signal);
       if (signal.aborted) return;
