@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +35,7 @@ SIZE = 300  # of the vocabulary of `says`
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Command]:
-    """A server of a model that says all of `HOSTILE`, and a part of a character, again and again."""
+    """A model that says all of `HOSTILE`, and parts of a character, again and again."""
     directory = tmp_path_factory.mktemp("<b>hostile&amp;")
     letters = {byte: letter for letter, byte in byte_alphabet().items()}
     spelled = ["".join(letters[b] for b in text.encode()) for text in HOSTILE]
