@@ -125,3 +125,27 @@ export function perFrame(act) {
     waiting = values;
   };
 }
+
+/**
+ * The same function, called at most once in some milliseconds, the last time after the last call.
+ *
+ * @param {() => void} act
+ * @param {number} milliseconds
+ * @returns {() => void}
+ */
+export function paced(act, milliseconds) {
+  let isDue = false;
+  let last = -Infinity;
+  return () => {
+    if (isDue) return;
+    isDue = true;
+    setTimeout(
+      () => {
+        isDue = false;
+        last = performance.now();
+        act();
+      },
+      Math.max(0, last + milliseconds - performance.now()),
+    );
+  };
+}

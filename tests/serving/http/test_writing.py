@@ -22,6 +22,7 @@ from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.decoders.pages import Chunk
 from gpt2cli.generation import loop
 from gpt2cli.sampling import constraint
+from gpt2cli.serving.http import insight, writing
 from gpt2cli.serving.http.server import Server
 from gpt2cli.serving.http.settings import Policy
 
@@ -388,3 +389,14 @@ def test_another_sites_page_cannot_ask(ask: Ask) -> None:
         assert "access-control-allow-origin" not in ask(path, body, headers=origin).headers
     plain = {"Content-Type": "text/plain"}  # which needs no leave of the browser
     assert ask("/page/v1/score", {"prompt": "O"}, headers=plain).status == 415
+
+
+def test_every_path_of_the_page_is_described(ask: Ask, served: tuple[int, Server]) -> None:
+    paths = ask("/openapi.json").json["paths"]
+    service = served[1].service
+    named = [*writing.routes(service), *insight.routes(service, lambda endpoint: endpoint)]
+    assert {route.path for route in named} == {path for path in paths if "/page/" in path}
+    for route in named:
+        assert {method.lower() for method in (route.methods or ()) if method != "HEAD"} == set(
+            paths[route.path]
+        )
