@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
+    "vary": "accept-encoding",
 }
 
 
@@ -48,4 +50,12 @@ def routes() -> list[Route]:
 
 async def _file(request: Request) -> Response:
     path = files()[request.url.path]
-    return Response(path.read_bytes(), headers=_HEADERS, media_type=_KINDS[path.suffix])
+    data, headers = path.read_bytes(), dict(_HEADERS)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        data, headers["content-encoding"] = _packed(data), "gzip"
+    return Response(data, headers=headers, media_type=_KINDS[path.suffix])
+
+
+@cache
+def _packed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
