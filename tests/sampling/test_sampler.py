@@ -194,6 +194,12 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
     ]
 
 
+def test_explaining_shows_no_candidate_where_none_is_left() -> None:
+    one = Sampler(SamplingConfig(), generator(0, 0), bias={0: -INF, 1: -INF})
+    *_, last = one.explain(log(0.6, 0.4), [], top=1)
+    assert (last.candidates, last.top) == (0, [(0, 0.0, 0.0)])
+
+
 def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | strategy
 
