@@ -192,7 +192,7 @@ def test_nobody_writes_under_a_plan_unawares(room: Any) -> None:
     part(room, "2.3").click()
     part(room, "1.0").click()
     room.get_by_role("tab", name="Write").click()
-    notice = room.get_by_role("note", name="The model is changed")
+    notice = room.get_by_role("complementary", name="The model is changed")
     assert "2 heads are off" in notice.text_content()
     notice.get_by_role("button", name="All back on").click()
     assert notice.is_hidden()
