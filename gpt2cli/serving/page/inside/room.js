@@ -82,7 +82,8 @@ class Room {
     const tokens = tokensOf(state.tree).slice(left);
     this._body.hidden = tokens.length === 0;
     this._notice.replaceChildren(...this._notices(state, left, tokens.length));
-    if (tokens.length === 0) return;
+    const isRead = tokens.every(({ id }) => id >= 0); // what was just typed is no token yet
+    if (tokens.length === 0 || !isRead) return;
     const { plan, view } = state;
     const position = Math.min(Math.max((view.token ?? Infinity) - left, 0), tokens.length - 1);
     const isChanged = plan.ablate.length > 0 || plan.steer.length > 0;
