@@ -131,11 +131,11 @@ class Room {
       performance.measure("inside: server", "inside: sent");
       this._show(found, looked, signal);
     } catch (error) {
-      this._fail(/** @type {Error & {param?: string | null}} */ (error));
+      this._fail(/** @type {Error} */ (error));
     }
   }
 
-  /** @param {Error & {param?: string | null}} error */
+  /** @param {Error} error */
   _fail(error) {
     if (error.name === "AbortError") return;
     this._body.removeAttribute("aria-busy");
