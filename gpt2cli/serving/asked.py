@@ -45,6 +45,8 @@ class Asked:
         """A whole number; without a `usual` one it must be given."""
         value = self._body.get(name)
         value = usual if value is None else value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows but one kind of number
         if type(value) is not int or not least <= value <= most:
             raise UsageError(
                 f"{name} must be a whole number from {least} to {most}, not {shown(value)}", name

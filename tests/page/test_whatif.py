@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import browsers
 import pytest
 from browsers import Watched
 
@@ -33,7 +34,7 @@ def room(page: Any) -> Any:
 def begun(page: Any) -> Any:
     """The page in the room, with a text."""
     page.get_by_role("tab", name="What if").click()
-    page.get_by_label("Text", exact=True).fill(TEXT)
+    page.locator("#room-whatif").get_by_label("Text", exact=True).fill(TEXT)
     page.get_by_role("button", name="Begin", exact=True).click()
     settled(page)
     return page
@@ -191,7 +192,7 @@ def test_nobody_writes_under_a_plan_unawares(room: Any) -> None:
     part(room, "2.3").click()
     part(room, "1.0").click()
     room.get_by_role("tab", name="Write").click()
-    notice = room.get_by_role("note", name="The model is changed")
+    notice = room.get_by_role("complementary", name="The model is changed")
     assert "2 heads are off" in notice.text_content()
     notice.get_by_role("button", name="All back on").click()
     assert notice.is_hidden()
@@ -253,6 +254,7 @@ def test_a_model_that_cannot_be_changed_says_what_to_do(open_page: Any) -> None:
     page = open_page(ready=False)
     page.route("**/page/v1/model", lambda route: altered(route, unchangeable="int8 weights"))
     page.reload()
+    page.wait_for_selector(browsers.READY)
     begun(page)
     assert page.get_by_text("int8 weights. Start the server with --precision fp32").is_visible()
     assert part(page, "2.3").is_disabled()
@@ -275,6 +277,7 @@ def test_the_board_of_the_largest_model_stays_within_a_narrow_window(
     page = open_page(size=(360, 740), ready=False)
     page.route("**/page/v1/model", lambda route: altered(route, size=(48, 25)))
     page.reload()
+    page.wait_for_selector(browsers.READY)
     begun(page)
     part(page, "0.0").focus()
     for key in ("End", "Space"):

@@ -37,7 +37,7 @@ class Page(Group):
 
 @grouped
 def play(*, where: options.Where, page: Page, messages: options.Common) -> None:
-    """Write with a model, look inside it and ask "what if", in the browser.
+    """Write with a model and look inside it, in the browser.
 
     A text grows as a tree of continuations in which each token shows what else it might have been,
     its way through the layers can be followed, and parts of the model can be switched off. The page
@@ -93,6 +93,7 @@ def _has_screen() -> bool:
 def _stop(warming: Timer) -> None:
     """End the process at once if it still warms up, for which an orderly end would wait or fail."""
     warming.cancel()
-    warming.join(0.1)
+    if warming.is_alive():
+        warming.join(0.1)
     if warming.is_alive():
         os._exit(0)

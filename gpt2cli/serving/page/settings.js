@@ -7,7 +7,12 @@
 /** What mirostat takes the place of; the server refuses both together. */
 export const NOT_WITH_MIROSTAT = ["top_k", "top_p", "min_p", "typical_p", "xtc_probability"];
 
-/** Those that say how a token is chosen. @param {Settings} settings */
+/**
+ * The rules of sampling and the constraint; null switches a rule off.
+ *
+ * @param {Settings} settings
+ * @returns {Record<string, unknown>}
+ */
 export function choosing({ sampling, constraint }) {
   return { ...sampling, ...constrained(constraint) };
 }

@@ -1,15 +1,12 @@
-/** The fields of a request that settings mean. */
+/** The fields of a request that continues a text. */
+
+import { choosing } from "../settings.js";
+import { isEmpty, requested } from "../whatif/plan.js";
 
 /**
- * @typedef {import("../types.js").Plan} Plan
- * @typedef {import("../types.js").Settings} Settings
- * @typedef {import("../types.js").State} State
- */
-
-/**
- * All fields of a continuation besides its prompt.
+ * All fields besides the prompt.
  *
- * @param {Pick<State, "settings" | "plan">} state
+ * @param {Pick<import("../types.js").State, "settings" | "plan">} state
  * @param {number} seed
  * @returns {Record<string, unknown>}
  */
@@ -20,28 +17,7 @@ export function requestOf({ settings, plan }, seed) {
     max_tokens,
     seed,
     ...(stop.length ? { stop } : {}),
-    ...samplingOf(settings),
-    ...(isEmpty(plan) ? {} : { plan }),
+    ...choosing(settings),
+    ...(isEmpty(plan) ? {} : { plan: requested(plan) }),
   };
-}
-
-/**
- * The rules of sampling and the constraint; null switches a rule off.
- *
- * @param {Settings} settings
- * @returns {Record<string, unknown>}
- */
-export function samplingOf({ sampling, constraint }) {
-  return { ...sampling, ...(constraint ? constrained(constraint) : {}) };
-}
-
-/** @param {NonNullable<Settings["constraint"]>} constraint */
-function constrained({ kind, value }) {
-  if (kind !== "choice") return { [kind]: value };
-  return { choice: value.split("\n").filter((line) => line) };
-}
-
-/** Whether a plan changes nothing. @param {Plan} plan */
-export function isEmpty({ ablate, steer }) {
-  return !ablate.length && !steer.length;
 }
