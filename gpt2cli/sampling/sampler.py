@@ -423,8 +423,10 @@ def _as_numpy(logits: Array) -> Array:
 
 
 def _probabilities(logits: Array) -> NDArray:
-    """The probabilities of the first row, on the host. (B, V) → (V,)"""
+    """The first row's probabilities, on the host; all 0 where no token is left. (B, V) → (V,)"""
     row: NDArray = np.array(logits[0].tolist())
+    if not row.max() > -np.inf:  # or NaN, which rules make of a row without tokens
+        return np.zeros(len(row))
     weights = np.exp(row - row.max())
     return np.asarray(weights / weights.sum())
 
