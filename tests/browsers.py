@@ -26,7 +26,7 @@ QUIET = (
 )
 READY = 'body[data-ready="true"]'  # a selector: the policy lets no expression wait in the page
 PAUSE = 80  # milliseconds; four are longer than the page waits with a question while one types
-SECONDS = 15  # of patience; two cores may be busy with other tests
+SECONDS = 30  # of patience; two cores may be busy with other tests
 
 
 def missing() -> str | None:

@@ -20,7 +20,9 @@ LEVELS = [
     re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| \d+ \|(.*)\|$", PAGE.read_text(), re.M)
 ]
 TORCH_ROOMS = ("model/", "training/", "decoders/torch_decoder.py", "decoders/graphs.py")
-INSIDES = [f"analysis/{name}.py" for name in ("effects", "inspection", "patching", "heads")]
+INSIDES = [
+    f"analysis/{name}.py" for name in ("attending", "effects", "inspection", "patching", "heads")
+]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -45,6 +45,8 @@ class Asked:
         """A whole number; without a `usual` one it must be given."""
         value = self._body.get(name)
         value = usual if value is None else value
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows but one kind of number
         if type(value) is not int or not least <= value <= most:
             raise UsageError(
                 f"{name} must be a whole number from {least} to {most}, not {shown(value)}", name
@@ -62,7 +64,10 @@ class Asked:
             return None
         tokenizer = self._model.tokenizer
         if isinstance(value, str):
-            return tokenizer.one(value)
+            try:
+                return tokenizer.one(value)
+            except UsageError as error:
+                raise UsageError(f"{name}: {error}", name) from error
         if type(value) is not int or not 0 <= value < tokenizer.size:
             raise UsageError(
                 f"{name} must be a token's text or id, from 0 to {tokenizer.size - 1}, "

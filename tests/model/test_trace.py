@@ -14,6 +14,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2cli.config.model import ModelConfig
 from gpt2cli.model import trace
+from gpt2cli.model.edits import Edits
 from gpt2cli.model.gpt2 import GPT2
 from gpt2cli.model.trace import Trace
 from gpt2cli.weights import checkpoint
@@ -167,6 +168,70 @@ def test_a_contribution_is_what_the_logit_loses_without_it_at_the_same_scale(
         attention = split.heads[layer].sum() + split.attention_bias[layer]
         assert attention == pytest.approx(share(passed[f"h.{layer}.attn out"][-1]), abs=1e-5)
     assert split.final_shift == pytest.approx(logit(torch.full_like(x, 3.0)), abs=1e-5)
+
+
+@torch.inference_mode()
+def test_neurons_are_those_of_their_mlp_and_add_up_to_what_it_adds(
+    theirs: GPT2LMHeadModel, model: GPT2, traced: Trace, seen: Any
+) -> None:
+    token, inner = 17, 4 * model.config.emb_dim
+    every = trace.neurons(model, traced, token, inner)
+    split = trace.contributions(model, traced, token)
+    towards = trace.direction(model, traced, token)
+    for layer, block in enumerate(theirs.transformer.h):
+        activations = seen[1][f"h.{layer}.mlp.c_proj in"][-1]
+        assert close(every.activation[layer], activations[every.index[layer]])
+        sizes = np.abs(every.activation[layer])
+        assert (sizes[:-1] >= sizes[1:]).all()
+        bias = float(block.mlp.c_proj.bias @ towards)
+        total = float(every.logit[layer].sum()) + bias
+        assert total == pytest.approx(split.feed_forward[layer], abs=1e-4)
+        strongest = int(every.index[layer, 0])
+        without = activations.clone()
+        without[strongest] = 0
+        lost = block.mlp.c_proj(activations) - block.mlp.c_proj(without)
+        assert every.logit[layer, 0] == pytest.approx(float(lost @ towards), abs=1e-4)
+    few = trace.neurons(model, traced, token, 3)
+    assert (few.index == every.index[:, :3]).all()
+
+
+def test_what_an_edit_replaces_comes_of_no_neuron_and_no_head(model: GPT2) -> None:
+    zero: Any = [lambda x, positions: x * 0 + 0.5]
+    edits = Edits({("feed_forward", 0): zero, ("attention", 1): zero})
+    changed = trace.trace(model, IDS, 1, edits)
+    neurons = trace.neurons(model, changed, 17, 4)
+    assert not neurons.logit[0].any()
+    assert neurons.logit[1].all()
+    split = trace.contributions(model, changed, 17)
+    assert not split.heads[1].any()
+    assert split.total == pytest.approx(
+        float(trace.lens(model, changed.stream[-1])[0, 17]), abs=1e-4
+    )
+
+
+def test_one_token_of_a_trace_is_the_end_of_a_shorter_text(model: GPT2) -> None:
+    every = trace.trace(model, IDS, len(IDS))
+    for position in (0, 7, len(IDS) - 1):
+        part, alone = every.at(position), trace.trace(model, IDS[: position + 1], 1)
+        assert part.ids == alone.ids == tuple(IDS[: position + 1])
+        for name in ("stream", "added", "attention", "mixed", "steered"):
+            assert close(getattr(part, name), getattr(alone, name))
+        ours, theirs = (trace.contributions(model, t, 17).parts() for t in (part, alone))
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    with pytest.raises(ValueError, match="position 3"):
+        trace.trace(model, IDS, N).at(3)
+
+
+def test_a_pass_can_be_ended_after_each_layer(model: GPT2) -> None:
+    done: list[int] = []
+
+    def stop(count: int) -> None:
+        done.append(count)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trace.trace(model, IDS, N, advance=stop)
+    assert done == [1]
 
 
 def test_no_tokens_and_too_many_are_refused(model: GPT2) -> None:

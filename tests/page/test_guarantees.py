@@ -36,8 +36,8 @@ ELSEWHERE = re.compile(
     r"(?:\b(?:src|srcset|action|poster|from|import|importScripts|fetch|url|WebSocket|EventSource"
     r"|sendBeacon|Worker|Request|URL)\b\W{0,4}|<link[^>]*href=\"?|@import\W+)(?:https?:)?//\w"
 )
-EXPORT = re.compile(r"^export (?:async )?(?:function\*?|const|let) (\w+)", re.M)
-IMPORT = re.compile(r"(?:from |import\()\s*\"([^\"]+)\"")
+EXPORT = re.compile(r"^export (?:async )?(?:function\*?|const(?= \w+ = (?:async )?\()) (\w+)", re.M)
+IMPORT = re.compile(r"(?:^import\b[^;\"(]*|^export [^;\"(=]* from |\bimport\()\"([^\"]+)\"", re.M)
 
 
 def ids(path: Path) -> str:
@@ -111,7 +111,7 @@ def test_what_would_be_loaded_from_elsewhere_is_recognised(text: str) -> None:
 
 
 def undocumented(text: str) -> Iterator[str]:
-    """Exports of a module without a comment of JSDoc just above them."""
+    """Functions that a module exports without a comment of JSDoc just above them."""
     for found in EXPORT.finditer(text):
         before = text[: found.start()].rstrip("\n ")
         comment = before[before.rfind("/*") :]
@@ -120,12 +120,13 @@ def undocumented(text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=ids)
-def test_every_export_is_documented(path: Path) -> None:
+def test_every_exported_function_is_documented(path: Path) -> None:
     assert list(undocumented(path.read_text(encoding="utf-8"))) == []
 
 
-def test_an_undocumented_export_is_found() -> None:
-    text = "/** Is. */\nexport function a() {}\n/* no */\nexport const b = 1;\nexport async function* c() {}\n"
+def test_an_undocumented_function_is_found() -> None:
+    text = "/** Is. */\nexport function a() {}\n/* no */\nexport const b = () => 1;\n"
+    text += "export async function* c() {}\nexport const D = 3;\n"
     assert list(undocumented(text)) == ["b", "c"]
 
 
@@ -144,6 +145,14 @@ def test_every_file_that_the_page_names_is_served(index: Markup) -> None:
             assert urljoin("/", link) in page.files(), link
     assert len(index.ids) == len(set(index.ids))
     assert {link[1:] for link in index.links if link.startswith("#")} <= set(index.ids)
+
+
+def test_every_file_is_used(index: Markup) -> None:
+    used = {urljoin("/", link) for link in index.links if not link.startswith("#")} | {"/"}
+    for path in SCRIPTS:
+        text = path.read_text(encoding="utf-8")
+        used |= {urljoin(name_of(path), found) for found in IMPORT.findall(text)}
+    assert used == set(page.files())
 
 
 def test_modules_import_what_is_there() -> None:

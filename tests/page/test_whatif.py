@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import browsers
 import pytest
 from browsers import Watched
 
@@ -33,7 +34,7 @@ def room(page: Any) -> Any:
 def begun(page: Any) -> Any:
     """The page in the room, with a text."""
     page.get_by_role("tab", name="What if").click()
-    page.get_by_label("Text", exact=True).fill(TEXT)
+    page.locator("#room-whatif").get_by_label("Text", exact=True).fill(TEXT)
     page.get_by_role("button", name="Begin", exact=True).click()
     settled(page)
     return page
@@ -52,10 +53,13 @@ def shown(page: Any) -> list[tuple[str, float, float, str]]:
     """Token, probability before and after, and ranks of each row."""
     settled(page)
     found = []
-    for row in page.locator(".effect tbody tr").all():
+    for row in page.locator(".predictions tbody tr").all():
         before, after = row.locator("[data-value]").all()
         values = (float(one.get_attribute("data-value")) for one in (before, after))
-        cells = row.locator("th").text_content(), row.locator("td").last.text_content()
+        cells = (
+            row.locator("th").text_content(),
+            row.locator("td").last.text_content().rstrip(" ↑↓="),
+        )
         found.append((cells[0], *values, cells[1]))
     return found
 
@@ -150,7 +154,7 @@ def test_a_text_that_is_taken_is_a_branch_that_undo_takes_back(room: Any) -> Non
     part(room, "2.3").click()
     room.get_by_role("button", name="Write under it").click()
     room.get_by_text("Same settings, same seed").wait_for()
-    tokens = room.locator(".strip button")
+    tokens = room.locator(".positions button")
     before = tokens.count()
     room.get_by_role("button", name="Take it into the text").last.click()
     assert tokens.count() > before
@@ -188,7 +192,7 @@ def test_nobody_writes_under_a_plan_unawares(room: Any) -> None:
     part(room, "2.3").click()
     part(room, "1.0").click()
     room.get_by_role("tab", name="Write").click()
-    notice = room.get_by_role("note", name="The model is changed")
+    notice = room.get_by_role("complementary", name="The model is changed")
     assert "2 heads are off" in notice.text_content()
     notice.get_by_role("button", name="All back on").click()
     assert notice.is_hidden()
@@ -240,7 +244,7 @@ def test_heads_by_kind_are_scored_and_switched_off(room: Any, bard: gpt2cli.Load
     assert [float(v.get_attribute("data-value")) for v in values] == pytest.approx(
         expected, abs=1e-5
     )
-    first = room.locator(".strongest tbody tr").first
+    first = room.locator(".heads .bars tbody tr").first
     assert first.locator("th").text_content() == next(iter(found.of_kind("previous", 0)))
     first.get_by_role("button").click()
     assert_is_effect(room, bard, ablate=[first.locator("th").text_content()])
@@ -250,6 +254,7 @@ def test_a_model_that_cannot_be_changed_says_what_to_do(open_page: Any) -> None:
     page = open_page(ready=False)
     page.route("**/page/v1/model", lambda route: altered(route, unchangeable="int8 weights"))
     page.reload()
+    page.wait_for_selector(browsers.READY)
     begun(page)
     assert page.get_by_text("int8 weights. Start the server with --precision fp32").is_visible()
     assert part(page, "2.3").is_disabled()
@@ -272,6 +277,7 @@ def test_the_board_of_the_largest_model_stays_within_a_narrow_window(
     page = open_page(size=(360, 740), ready=False)
     page.route("**/page/v1/model", lambda route: altered(route, size=(48, 25)))
     page.reload()
+    page.wait_for_selector(browsers.READY)
     begun(page)
     part(page, "0.0").focus()
     for key in ("End", "Space"):

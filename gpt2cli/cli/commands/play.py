@@ -8,7 +8,7 @@ import webbrowser
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread, Timer
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from gpt2cli.cli import opening, options
 from gpt2cli.cli.grouped import Group, grouped
 from gpt2cli.cli.io.terminal import complain
 from gpt2cli.cli.listening import check_library, hosts, say_where, server
-
-if TYPE_CHECKING:
-    from gpt2cli.serving.http.server import Server
 
 _WARM_UP = 1.0  # seconds that the page has the machine for itself
 
@@ -40,7 +37,7 @@ class Page(Group):
 
 @grouped
 def play(*, where: options.Where, page: Page, messages: options.Common) -> None:
-    """Write with a model, look inside it and ask "what if", in the browser.
+    """Write with a model and look inside it, in the browser.
 
     A text grows as a tree of continuations in which each token shows what else it might have been,
     its way through the layers can be followed, and parts of the model can be switched off. The page
@@ -65,11 +62,15 @@ def play(*, where: options.Where, page: Page, messages: options.Common) -> None:
             say_where(model, url)
             if not page.no_browser:
                 Thread(target=_show, args=(f"{url}/",), daemon=True).start()
-            _warm_up(found)
+            warming.start()
 
         chosen = Options(policy=Policy(hosts=hosts(address)), quiet=True)
         found = server(model, chosen, ready)
+        # The first look inside needs what takes seconds to import.
+        warming = Timer(_WARM_UP, found.service.reference.warm_up)
+        warming.daemon = True
         found.run([listener])
+    _stop(warming)
 
 
 def _show(url: str) -> None:
@@ -89,8 +90,10 @@ def _has_screen() -> bool:
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
-def _warm_up(found: Server) -> None:
-    """Open the reference model, which the first look inside needs, once the page is there."""
-    timer = Timer(_WARM_UP, found.service.reference.warm_up)
-    timer.daemon = True
-    timer.start()
+def _stop(warming: Timer) -> None:
+    """End the process at once if it still warms up, for which an orderly end would wait or fail."""
+    warming.cancel()
+    if warming.is_alive():
+        warming.join(0.1)
+    if warming.is_alive():
+        os._exit(0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gpt2cli.serving.replaying.weighing import Weighed
 
 _SAID = {"same": "the same", "error": "not repeated", "skipped": "none"}
+_OPTIONS = {name: f"--{name}" for name in ("run", "device", "precision")}
 AFTER, BEFORE = 30, 40  # characters around a difference
 LONGEST = 100  # characters of a fact
 
@@ -27,7 +28,7 @@ def as_dict(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def print_one(outcome: Outcome) -> None:
     """One text: the same, or both texts where they part, their tokens, and why."""
     if outcome.error is not None:
-        complain(outcome.error)
+        complain(_sentence(outcome))
         return
     seen = outcome.different
     if seen is None:
@@ -71,7 +72,7 @@ def print_all(outcomes: Sequence[Outcome]) -> None:
             *map(_percent, seen.weighed.logprobs),
             style="yellow",
         )
-    failed = [f"{o.name}: {o.error}" for o in outcomes if o.error is not None]
+    failed = [f"{o.name}: {_sentence(o)}" for o in outcomes if o.error is not None]
     print_rich(table, "", *map(visible, failed), *_reasons(outcomes), _summary(outcomes))
 
 
@@ -85,6 +86,11 @@ def _summary(outcomes: Sequence[Outcome]) -> str:
         parts.append(f"{counts['different']:,} different{said}")
     parts += [f"{counts['errors']:,} not repeated"] if counts["errors"] else []
     return ", ".join(parts)
+
+
+def _sentence(outcome: Outcome) -> str:
+    """What is wrong, in the names of options."""
+    return "" if outcome.error is None else outcome.error.renamed(_OPTIONS)
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -160,7 +166,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     seen = outcome.different
     found: dict[str, Any] = {"name": outcome.name, "status": outcome.status}
     if outcome.error is not None:
-        return found | {"error": outcome.error}
+        return found | {"error": _sentence(outcome)}
     found |= {"model": outcome.model, "tokens": outcome.tokens}
     changes = {c.name: {"recorded": c.recorded, "now": c.now} for c in outcome.changes}
     difference = None if seen is None else _difference(seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +32,7 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
+    "vary": "accept-encoding",
 }
 
 
@@ -55,4 +57,12 @@ async def _file(request: Request) -> Response:
     path = files().get(request.url.path)
     if path is None:
         return failure(404, f"there is no {request.url.path}")
-    return Response(path.read_bytes(), headers=_HEADERS, media_type=_KINDS[path.suffix])
+    data, headers = path.read_bytes(), dict(_HEADERS)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        data, headers["content-encoding"] = _packed(data), "gzip"
+    return Response(data, headers=headers, media_type=_KINDS[path.suffix])
+
+
+@cache
+def _packed(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)

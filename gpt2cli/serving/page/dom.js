@@ -46,7 +46,8 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) {
       element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     } else if (value !== false && value !== null && value !== undefined) {
-      element.setAttribute(name, value === true ? "" : String(value));
+      const isEmpty = value === true && !name.startsWith("aria-"); // where true is a word
+      element.setAttribute(name, isEmpty ? "" : String(value));
     }
   }
   element.append(...children.filter(isShown).map(toNode));
@@ -122,5 +123,29 @@ export function perFrame(act) {
       });
     }
     waiting = values;
+  };
+}
+
+/**
+ * The same function, called at most once in some milliseconds, the last time after the last call.
+ *
+ * @param {() => void} act
+ * @param {number} milliseconds
+ * @returns {() => void}
+ */
+export function paced(act, milliseconds) {
+  let isDue = false;
+  let last = -Infinity;
+  return () => {
+    if (isDue) return;
+    isDue = true;
+    setTimeout(
+      () => {
+        isDue = false;
+        last = performance.now();
+        act();
+      },
+      Math.max(0, last + milliseconds - performance.now()),
+    );
   };
 }

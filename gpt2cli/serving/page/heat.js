@@ -28,7 +28,7 @@ import { rove } from "./roving.js";
 
 const READABLE = 400; // cells of a map that is a table
 const LISTED = 4096; // cells of a table behind a picture; a larger one shows a row at a time
-const NAMED = 40; // rows and columns whose names stand beside a picture
+const NAMED = 64; // rows and columns whose names stand beside a picture
 const WIDTH = 960; // points of a picture, about
 
 /** @param {Map} map @returns {HTMLElement} */
@@ -213,13 +213,15 @@ function named(map, field) {
   const { rows, columns } = map;
   /** @param {readonly string[]} names */
   const list = (names) => (names.length <= NAMED ? names.map((name) => h("span", {}, name)) : []);
-  return h(
+  const box = h(
     "div",
     { class: "named" },
     h("div", { class: "beside", "aria-hidden": "true" }, ...list(rows)),
     field,
     h("div", { class: "under", "aria-hidden": "true" }, ...list(columns)),
   );
+  box.style.setProperty("--most", String(Math.max(rows.length, columns.length)));
+  return box;
 }
 
 /**

@@ -18,6 +18,13 @@ export function added(value) {
   return value > 0 ? `+${short(value)}` : short(value);
 }
 
+/** Two decimals and a sign, for many numbers side by side. @param {number} value */
+export function brief(value) {
+  const digits = Math.abs(value).toFixed(2);
+  if (Number(digits) === 0) return "0";
+  return value > 0 ? `+${digits}` : signed(value, digits);
+}
+
 /** A share of one. @param {number} value */
 export function percent(value) {
   const share = value * 100;

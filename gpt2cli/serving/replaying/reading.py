@@ -36,7 +36,7 @@ def read(name: str, run: Path | None = None) -> Iterator[Record | Refused]:
             value = _parsed(line) if isinstance(line, bytes) else line
             yield from _records(value, place, found)
         except UsageError as error:
-            yield Refused(place, str(error), not isinstance(error, NoText))
+            yield Refused(place, error, not isinstance(error, NoText))
 
 
 def _of_one(data: bytes, run: Run | None) -> Iterator[Record | Refused]:
@@ -44,14 +44,14 @@ def _of_one(data: bytes, run: Run | None) -> Iterator[Record | Refused]:
     try:
         value = load_json(decode_utf8(data, "it"))
     except (UsageError, ValueError) as error:
-        yield Refused("the file", f"it is no JSON: {error}")
+        yield Refused("the file", NoRecord(f"it is no JSON: {error}"))
         return
     try:
         for number, each in enumerate(value if isinstance(value, list) else [value]):
             name = f"record {number + 1}" if isinstance(value, list) else "the file"
             yield from _records(each, name, run)
     except UsageError as error:
-        yield Refused("the file", str(error))
+        yield Refused("the file", error)
 
 
 def _all(source: Input) -> bytes:

@@ -91,7 +91,7 @@ class Refused:
     """What is no record, and why; not even of a text (`is_text`) where it failed when written."""
 
     name: str
-    reason: str
+    error: UsageError
     is_text: bool = True
 
 

@@ -54,7 +54,7 @@ class Outcome:
     model: str = ""
     tokens: int = 0
     different: Seen | None = None
-    error: str | None = None
+    error: GPT2CLIError | None = None
     changes: tuple[Change, ...] = ()
     unsaid: tuple[str, ...] = ()
     is_text: bool = True  # else there is nothing to write again
@@ -79,7 +79,7 @@ def repeat(given: Iterable[Record | Refused], open: Open) -> Iterator[Outcome]:
         places: dict[Place, list[int]] = {}
         for i, each in enumerate(block):
             if isinstance(each, Refused):
-                outcomes[i] = [Outcome(each.name, error=each.reason, is_text=each.is_text)]
+                outcomes[i] = [Outcome(each.name, error=each.error, is_text=each.is_text)]
             else:
                 places.setdefault(each.place, []).append(i)
         for place, numbers in places.items():
@@ -97,7 +97,7 @@ def repeat(given: Iterable[Record | Refused], open: Open) -> Iterator[Outcome]:
 
 
 def _all_failed(record: Record, error: GPT2CLIError) -> list[Outcome]:
-    return [Outcome(text.name, record.place.model, error=str(error)) for text in record.texts]
+    return [Outcome(text.name, record.place.model, error=error) for text in record.texts]
 
 
 def _blocks(found: Iterable[Record | Refused]) -> Iterator[list[Record | Refused]]:
@@ -119,7 +119,7 @@ class _Work:
     ids: list[int] = field(default_factory=list)
     config: GenerationConfig = field(default_factory=GenerationConfig)
     samples: dict[int, Sample] = field(default_factory=dict)
-    error: str | None = None
+    error: GPT2CLIError | None = None
 
 
 class _Writing:
@@ -148,12 +148,12 @@ class _Writing:
             except WeightsError:
                 raise
             except GPT2CLIError as error:
-                work.error = str(error)
+                work.error = error
         while self._scheduler.busy:
             for request, what in self._scheduler.step():
                 work, sample = texts[request]
                 if isinstance(what, GPT2CLIError):
-                    work.error = str(what)
+                    work.error = what
                 else:
                     sample.add(what)
         return [self._compared(work) for work in works]

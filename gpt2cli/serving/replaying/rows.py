@@ -81,10 +81,13 @@ def read(found: Mapping[str, Any], name: str, run: Run | None) -> Record:
         raise NoRecord(f"its prompt is lost: it has no field {shown(lost[0])} as it was")
     own = {each: _typed(each, found[each]) for each in found if each not in results.OWN}
     record.settings({each: value for each, value in own.items() if each in KINDS})
+    is_table = run.facts.get("format") == "parquet" and run.template is None
     source = Given(kind="lines" if run.facts.get("lines") else "jsonl")
 
     def prepare(model: LoadedModel) -> tuple[list[int], GenerationConfig]:
         names = {"field": None if run.template else run.field, "template": run.template}
+        if is_table:
+            own[run.field] = _as_tokens(own.get(run.field), found.get("prompt_tokens"))
         row = Reader(source, model, **names, given=run.settings)(0, own)
         if row.prompt is None:
             raise UsageError(row.error or "it has no prompt")
@@ -95,19 +98,36 @@ def read(found: Mapping[str, Any], name: str, run: Run | None) -> Record:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """A setting's value, which in a table was a text."""
-    is_text = name not in KINDS or KINDS[name] in ("overflow", "tuple[str, ...]")
-    if is_text or not isinstance(value, str):
+    """A setting's value, which in a table may be a text, or an object with gaps."""
+    if name == "bias" and isinstance(value, dict):
+        return {token: amount for token, amount in value.items() if amount is not None}
+    is_text = name not in KINDS or KINDS[name] == "overflow"
+    is_list = name in KINDS and KINDS[name] == "tuple[str, ...]"
+    if is_text or not isinstance(value, str) or (is_list and not value.startswith("[")):
         return value
+    return _unquoted(value) if value else None
+
+
+def _as_tokens(prompt: Any, count: Any) -> Any:
+    """The token ids that a column of texts holds as JSON, if they are as many as were read."""
+    ids = _unquoted(prompt) if isinstance(prompt, str) and prompt.startswith("[") else None
+    is_ids = isinstance(ids, list) and all(type(i) is int for i in ids) and len(ids) == count
+    return ids if is_ids else prompt
+
+
+def _unquoted(text: str) -> Any:
+    """The value of JSON that a text holds; the text where it holds none."""
     try:
-        return load_json(value) if value else None
+        return load_json(text)
     except ValueError:
-        return value
+        return text
 
 
 def _texts(found: Mapping[str, Any], name: str) -> tuple[Written, ...]:
-    """The samples of a line: each a text, or all a list."""
-    completion = found["completion"]
+    """The samples of a line: each a text, or all a list, which a column of texts has as JSON."""
+    completion, reason = found["completion"], found["finish_reason"]
+    if isinstance(reason, str) and reason.startswith("[") and isinstance(completion, str):
+        completion = _unquoted(completion)
     if not isinstance(completion, list):
         return (Written(name, 0, record.checked_text(completion, "completion")),)
     if not 0 < len(completion) <= MOST_SAMPLES:

@@ -60,7 +60,7 @@ def read(found: Mapping[str, Any]) -> Iterator[Record | Refused]:
                 before = _before(name, branches, tokens)
                 yield _record(name, branch, usual, before, tokens[name])
             except UsageError as error:
-                yield Refused(f"branch {name}", str(error))
+                yield Refused(f"branch {name}", error)
 
 
 def _tokens(name: str, branch: Any) -> tuple[int, ...]:

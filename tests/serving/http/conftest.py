@@ -60,3 +60,13 @@ def complete(ask: Ask) -> Ask:
         return ask("/v1/completions", body)
 
     return request
+
+
+@pytest.fixture(scope="session")
+def look(ask: Ask) -> Ask:
+    """Ask the server about the inside: the name of an endpoint, and the fields of a body."""
+
+    def request(name: str, **body: Any) -> Answer:
+        return ask(f"/page/v1/{name}", body)
+
+    return request

@@ -17,8 +17,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 # Of a request for completions that its schema allows, `schema_checks` says why it may be refused.
 CONFIG = """
 [[operations]]
-include-path = "/v1/completions"
+include-path-regex = "/v1/(completions|score|next|stages|continue)$"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400"]
+
+[[operations]]
+include-path-regex = "/page/v1/(inspect|lens|attention|head|effect|patch)$"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400"]
+generation.max-examples = 40
 """
 
 
@@ -45,6 +50,6 @@ def test_the_server_does_what_its_schema_says(key: str | None, tmp_path: Path) -
             check=False,
         )
         assert done.returncode == 0, done.stdout.decode()
-        assert "Tested: 8" in done.stdout.decode()
+        assert "Tested: 20" in done.stdout.decode()
         assert server.process.poll() is None
         assert not [line for line in server.lines if "internal error" in line]

@@ -51,13 +51,7 @@ function unfolded(title, make, isOpen) {
 function rows(head, { position }, labels, name) {
   const size = labels.length;
   const all = labels.map((_, i) => i);
-  const best = new Set(
-    all
-      .slice(0, position + 1)
-      .sort((a, b) => head.weights[b] - head.weights[a])
-      .slice(0, SHOWN),
-  );
-  const few = size <= SHOWN ? all : all.filter((i) => best.has(i));
+  const few = size <= SHOWN ? all : chosen(head.weights, position, size);
   const box = h("div", {}, chart(few));
   return h("div", {}, box, few.length < size && rest());
 
@@ -79,20 +73,38 @@ function rows(head, { position }, labels, name) {
   }
 
   function rest() {
-    const left = all.filter((i) => !best.has(i) && i <= position);
-    const sum = left.reduce((total, i) => total + head.weights[i], 0);
-    const hidden = size - 1 - position;
-    const note =
-      `The ${SHOWN} tokens with most weight are shown. The ${left.length} others together have ` +
-      `${percent(sum)}` + (hidden ? `; ${hidden} later tokens are masked. ` : ". ");
-    const paragraph = h("p", { class: "soft" }, note);
+    const shown = new Set(few);
+    const left = all.filter((i) => !shown.has(i));
+    const seen = left.filter((i) => i <= position);
+    const sum = seen.reduce((total, i) => total + head.weights[i], 0);
+    const others = [
+      seen.length > 0 && `${seen.length} with less weight, together ${percent(sum)}`,
+      left.length > seen.length && `${left.length - seen.length} later ones, which are masked`,
+    ];
+    const shownOf = `${few.length} of ${size} tokens are shown; left out are `;
+    const note = h("p", { class: "soft" }, shownOf);
     const showAll = () => {
       box.replaceChildren(chart(all));
-      paragraph.textContent = `All ${size} tokens are shown.`;
+      note.textContent = `All ${size} tokens are shown.`;
     };
-    paragraph.append(h("button", { onclick: showAll }, `Show all ${size}`));
-    return paragraph;
+    note.append(others.filter(Boolean).join(" and "), ". ");
+    note.append(h("button", { onclick: showAll }, `Show all ${size}`));
+    return note;
   }
+}
+
+/**
+ * Of a long text, those tokens of which a head takes most, and later ones if there is room.
+ *
+ * @param {readonly number[]} weights
+ * @param {number} position
+ * @param {number} size
+ */
+function chosen(weights, position, size) {
+  const seen = Array.from({ length: position + 1 }, (_, i) => i);
+  const best = seen.sort((a, b) => weights[b] - weights[a]).slice(0, SHOWN);
+  for (let i = position + 1; i < size && best.length < SHOWN; i += 1) best.push(i);
+  return best.sort((a, b) => a - b);
 }
 
 /**

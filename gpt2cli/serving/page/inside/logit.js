@@ -49,11 +49,16 @@ export class Logit {
     this._chart.replaceChildren(...partsCharts(found, this._onpick));
   }
 
-  /** Say that a token is none. @param {Error & {param?: string | null}} error */
+  /**
+   * Say that what was typed is no token, and go on without it; false if that is not what is wrong.
+   *
+   * @param {Error & {param?: string | null}} error
+   */
   refuse(error) {
-    const mine = error.param === "token" || error.param === "versus" || error.param === null;
-    if (mine && error.name !== "AbortError" && (this.asked.token ?? this.asked.versus) !== null) {
-      this._error.textContent = error.message;
-    }
+    const { param } = error;
+    if (param !== "token" && param !== "versus") return false;
+    this.asked = { ...this.asked, [param]: null };
+    this._error.textContent = error.message;
+    return true;
   }
 }

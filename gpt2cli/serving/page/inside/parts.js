@@ -9,7 +9,7 @@
 
 import { bars, heatmap } from "../charts.js";
 import { h } from "../dom.js";
-import { added, exact } from "../numbers.js";
+import { added, brief, exact } from "../numbers.js";
 import { visible } from "../tokens.js";
 
 const SHOWN = 20;
@@ -107,7 +107,7 @@ function byLayer(all, label, onpick) {
     label: "Heads by their numbers, the bias that they share, and the MLP",
     corner: "block, head",
     palette: "diverging",
-    format: added,
+    format: brief,
     onpick: (layer, column) => onpick(layer, column < heads ? column : null),
   });
   const others = all.filter((part) => part.layer === null);

@@ -33,7 +33,7 @@ export class Picture {
     this._scene = null;
     this.element = h("ol", { class: "way", "aria-label": "From the token to the next one" });
     this.element.style.setProperty("--heads", String(heads));
-    this.element.style.setProperty("--line", String(Math.ceil(heads / Math.ceil(heads / 8))));
+    this.element.style.setProperty("--narrow", String(Math.ceil(heads / Math.ceil(heads / 8))));
     this._maps.walkIn(this.element);
   }
 

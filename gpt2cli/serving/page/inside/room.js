@@ -8,7 +8,7 @@
  * @typedef {import("./ask.js").Text} Text
  */
 
-import { h, say } from "../dom.js";
+import { h } from "../dom.js";
 import { percent } from "../numbers.js";
 import { labels } from "../tokens.js";
 import { tokensOf } from "../tree.js";
@@ -18,6 +18,7 @@ import { lesson } from "./lessons.js";
 import { Logit } from "./logit.js";
 import { Picture } from "./picture.js";
 import { Strip } from "./strip.js";
+import { summary } from "./summary.js";
 
 /** @typedef {{tokens: readonly Token[], labels: string[], text: Text, position: number}} Looked */
 
@@ -34,15 +35,20 @@ class Room {
     this._token = new AbortController();
     this._notice = h("div", { class: "notices" });
     this._strip = new Strip((index) => this._pick(index));
-    this._headline = h("p", { class: "headline" });
+    const live = { class: "headline", "aria-live": "polite" };
+    this._headline = h("p", live, "Reading the text …");
+    this._error = h("p", { class: "bad", role: "alert" });
     this._picture = new Picture(model.config);
     this._note = h("p", { class: "soft" });
+    /** @type {Inspection | null} */
+    this._found = null;
+    this._summary = summary(() => this._found);
     this._lenses = new Lenses((layer, position) => this._goTo(layer, position));
     this._logit = new Logit({
       onask: () => this._inspect(),
       onpick: (layer, head) => this._picture.open(layer, head),
     });
-    const top = [this._strip.element, this._headline];
+    const top = [this._strip.element, this._error, this._headline];
     this._body = h("div", { class: "inside" }, ...top, ...this._sections());
     room.append(this._notice, this._body);
     store.subscribe(
@@ -54,7 +60,7 @@ class Room {
   _sections() {
     const label = "The way through the model";
     const picture = h("section", { class: "picture panel", "aria-label": label }, lesson("way"));
-    picture.append(this._picture.element, this._note);
+    picture.append(this._picture.element, this._note, this._summary.element);
     return [picture, this._lenses.element, this._logit.element];
   }
 
@@ -76,7 +82,8 @@ class Room {
     const tokens = tokensOf(state.tree).slice(left);
     this._body.hidden = tokens.length === 0;
     this._notice.replaceChildren(...this._notices(state, left, tokens.length));
-    if (tokens.length === 0) return;
+    const isRead = tokens.every(({ id }) => id >= 0); // what was just typed is no token yet
+    if (tokens.length === 0 || !isRead) return;
     const { plan, view } = state;
     const position = Math.min(Math.max((view.token ?? Infinity) - left, 0), tokens.length - 1);
     const isChanged = plan.ablate.length > 0 || plan.steer.length > 0;
@@ -103,7 +110,7 @@ class Room {
     this._picture.draw(null);
     const picture = this._inspect();
     const maps = picture.then(() => ask.attention(text, signal));
-    maps.then((found) => this._draw(found)).catch(report);
+    maps.then((found) => this._draw(found)).catch((error) => this._fail(error));
     this._lenses.await(async () => {
       await maps.catch(() => {});
       const found = await ask.lens(text, signal);
@@ -124,16 +131,23 @@ class Room {
       performance.measure("inside: server", "inside: sent");
       this._show(found, looked, signal);
     } catch (error) {
-      report(/** @type {Error} */ (error));
-      this._logit.refuse(/** @type {Error} */ (error));
+      this._fail(/** @type {Error & {param?: string | null}} */ (error));
     }
+  }
+
+  /** @param {Error & {param?: string | null}} error */
+  _fail(error) {
+    if (error.name === "AbortError") return;
+    this._body.removeAttribute("aria-busy");
+    if (!this._logit.refuse(error)) this._error.textContent = error.message;
   }
 
   /** @param {Inspection} found @param {Looked} looked @param {AbortSignal} signal */
   _show(found, looked, signal) {
     const { labels: named, position, text, tokens } = looked;
     const begin = performance.now();
-    say("");
+    this._error.textContent = "";
+    this._found = found;
     this._picture.show({
       found,
       position,
@@ -141,6 +155,7 @@ class Room {
       ask: (layer, head) => ask.head(text, { layer, head, position }, signal),
     });
     this._logit.show(found, tokens[position + 1]);
+    this._summary.draw();
     this._headline.replaceChildren(...headline(found, named, position));
     this._body.removeAttribute("aria-busy");
     performance.measure("inside: picture", { start: begin });
@@ -213,9 +228,4 @@ function headline({ next }, named, position) {
   const share = percent(next[0].probability);
   const where = ` at position ${position} the most probable next token is `;
   return ["After ", token(named[position]), where, token(best), `, ${share}.`];
-}
-
-/** @param {Error} error */
-function report(error) {
-  if (error.name !== "AbortError") say(error.message, "error");
 }

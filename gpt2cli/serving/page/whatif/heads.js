@@ -1,9 +1,8 @@
 /** Heads that are known by name: where each looks in random tokens that repeat. */
 
 import { Refusal, get } from "../api.js";
-import { heatmap } from "../charts.js";
+import { bars, heatmap } from "../charts.js";
 import { h } from "../dom.js";
-import { short } from "../numbers.js";
 import { headName, toggled } from "./plan.js";
 
 /**
@@ -111,7 +110,10 @@ function drawn(scores, chosen, page) {
       corner: "layer, head",
       onpick: (layer, head) => flip(page, headName(layer, head)),
     }),
-    table(best, title, page),
+    bars(
+      best.map(({ name, score }) => ({ name, value: score, onpick: () => flip(page, name) })),
+      { label: `${title}, the strongest`, first: "head", unit: "score", to: 1 },
+    ),
   ];
 }
 
@@ -119,53 +121,4 @@ function drawn(scores, chosen, page) {
 function flip({ store, model }, name) {
   if (model.unchangeable !== null) return;
   store.update(({ plan }) => ({ plan: toggled(plan, name) }));
-}
-
-/** @param {{name: string, score: number}[]} best @param {string} title @param {Page} page */
-function table(best, title, page) {
-  const disabled = page.model.unchangeable !== null;
-  return h(
-    "table",
-    { class: "strongest" },
-    h("caption", {}, `${title}, the strongest`),
-    h(
-      "thead",
-      {},
-      h("tr", {}, ...["Head", "Score", "Switch"].map((text) => h("th", { scope: "col" }, text))),
-    ),
-    h(
-      "tbody",
-      {},
-      ...best.map(({ name, score }) =>
-        h(
-          "tr",
-          {},
-          h("th", { scope: "row" }, name),
-          h("td", { class: "number" }, short(score)),
-          h("td", {}, switchOf(name, disabled, page)),
-        ),
-      ),
-    ),
-  );
-}
-
-/** @param {string} name @param {boolean} disabled @param {Page} page */
-function switchOf(name, disabled, page) {
-  const button = h("button", {
-    class: "switch",
-    disabled,
-    "aria-label": `head ${name} off`,
-    onclick: () => flip(page, name),
-  });
-  const end = page.store.subscribe(
-    (state) => state.plan,
-    ({ plan }) => {
-      if (button.dataset.state && !button.isConnected) return end();
-      const isOff = plan.ablate.includes(name);
-      button.dataset.state = isOff ? "off" : "on";
-      button.setAttribute("aria-pressed", String(isOff));
-      button.textContent = isOff ? "off" : "on";
-    },
-  );
-  return button;
 }

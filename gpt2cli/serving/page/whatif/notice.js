@@ -14,8 +14,8 @@ export function planNotice({ store }) {
   const look = () => store.update(({ view }) => ({ view: { ...view, room: "whatif" } }));
   const clear = () => store.update(({ plan }) => ({ plan: cleared(plan) }));
   const notice = h(
-    "div",
-    { class: "plan-notice", role: "note", "aria-label": "The model is changed" },
+    "aside",
+    { class: "plan-notice", "aria-label": "The model is changed" },
     h("span", { "aria-hidden": true }, "⚠"),
     words,
     h("button", { onclick: look, class: "look" }, "What if"),

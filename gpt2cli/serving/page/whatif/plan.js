@@ -34,8 +34,7 @@ export function same(a, b) {
 }
 
 /**
- * What the server needs of a plan: a reference only where a mean is taken over it, and the parts
- * in one order, however they were chosen.
+ * What the server needs of a plan: a reference only where a mean is taken over it.
  *
  * @param {Plan} plan
  * @returns {Plan}
@@ -43,7 +42,7 @@ export function same(a, b) {
 export function requested(plan) {
   const isMean = plan.ablate_with === "mean" && plan.ablate.length > 0;
   return {
-    ablate: [...plan.ablate].sort(byPlace),
+    ablate: plan.ablate,
     ablate_with: isMean ? "mean" : "zero",
     reference: isMean ? (plan.reference ?? "") : null,
     steer: plan.steer,
@@ -158,14 +157,4 @@ export function inWords(plan) {
 function joined(items) {
   if (items.length < 2) return items.join("");
   return `${items.slice(0, -1).join(", ")} and ${items[items.length - 1]}`;
-}
-
-/** @param {string} a @param {string} b */
-function byPlace(a, b) {
-  const [one, other] = [parsed(a), parsed(b)];
-  return (
-    KINDS.indexOf(one.kind) - KINDS.indexOf(other.kind) ||
-    one.number - other.number ||
-    (one.head ?? 0) - (other.head ?? 0)
-  );
 }

@@ -15,7 +15,7 @@ import { readOf } from "./text.js";
  */
 export function positions({ store, model }) {
   const note = h("p", { class: "soft note" });
-  const strip = h("div", { role: "toolbar", "aria-label": "Hide positions", class: "strip" });
+  const strip = h("div", { role: "toolbar", "aria-label": "Hide positions", class: "positions" });
   /** @type {HTMLButtonElement[]} */
   let buttons = [];
   strip.addEventListener("click", (event) => {

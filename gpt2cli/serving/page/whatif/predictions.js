@@ -1,6 +1,7 @@
 /** The most probable next tokens before and after, side by side. */
 
 import { Refusal, next, post } from "../api.js";
+import { lineUp } from "../charts.js";
 import { debounced, h } from "../dom.js";
 import { percent } from "../numbers.js";
 import { visible } from "../tokens.js";
@@ -23,24 +24,7 @@ const LISTED = 12;
 export function predictions({ store, model }) {
   const sentence = h("p", { class: "sentence", role: "status" });
   const problem = h("p", { class: "problem", role: "alert" });
-  const body = h("tbody", {});
-  const table = h(
-    "table",
-    { class: "effect" },
-    h("caption", { class: "unseen" }, "The most probable next tokens before and after"),
-    h(
-      "thead",
-      {},
-      h(
-        "tr",
-        {},
-        ...["Next token", "As it is", "", "Changed", "Rank"].map((text) =>
-          text ? h("th", { scope: "col" }, text) : h("td", {}),
-        ),
-      ),
-    ),
-    body,
-  );
+  const drawn = h("div", {});
   let request = new AbortController();
   /** @type {unknown[]} The parts of the state that were asked about last. */
   let asked = [];
@@ -53,7 +37,7 @@ export function predictions({ store, model }) {
       if (signal.aborted) return;
       problem.textContent = "";
       sentence.textContent = inSentence(effect, inWords(state.plan));
-      body.replaceChildren(...rows(effect.tokens.slice(0, LISTED), isEmpty(state.plan)));
+      drawn.replaceChildren(table(effect.tokens.slice(0, LISTED), isEmpty(state.plan)));
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof Refusal)) throw error;
@@ -70,7 +54,7 @@ export function predictions({ store, model }) {
     h("h2", {}, "What comes next"),
     sentence,
     problem,
-    table,
+    drawn,
   );
   const perhaps = (/** @type {State} */ state) => {
     const wanted = [state.tree, state.plan];
@@ -80,6 +64,7 @@ export function predictions({ store, model }) {
     if (wanted.every((part, i) => part === asked[i])) return;
     asked = wanted;
     panel.setAttribute("aria-busy", "true");
+    if (!drawn.hasChildNodes()) sentence.textContent = "The model reads the text …";
     ask(state);
   };
   store.subscribe((state) => state, perhaps);
@@ -134,37 +119,20 @@ export function inSentence({ kl, tokens }, words) {
 }
 
 /** @param {Moved[]} tokens @param {boolean} isSame Whether nothing is changed. */
-function rows(tokens, isSame) {
-  const most = Math.max(...tokens.flatMap(({ before, after }) => [before, after].map(chance)));
-  return tokens.map(({ text, before, after }) => {
-    const step = before.rank - after.rank;
-    const [sign, word] = step > 0 ? ["↑", "up"] : step < 0 ? ["↓", "down"] : ["=", "same rank"];
-    return h(
-      "tr",
-      {},
-      h("th", { scope: "row", class: "token" }, visible(text)),
-      h("td", {}, gauge(before, most, "before")),
-      h(
-        "td",
-        { class: "arrow", "data-step": word },
-        h("span", { "aria-hidden": true }, sign),
-        h("span", { class: "unseen" }, word),
-      ),
-      h("td", {}, gauge(after, most, "after")),
-      h("td", { class: "number" }, isSame ? before.rank : `${before.rank} → ${after.rank}`),
-    );
-  });
-}
-
-/** @param {Standing} standing @param {number} most @param {string} when */
-function gauge({ probability }, most, when) {
-  const fill = h("span", { class: `fill ${when}`, "aria-hidden": true });
-  fill.style.setProperty("--share", String(probability / most));
-  const number = { class: "number", "data-value": probability };
-  return h("span", { class: "gauge" }, fill, h("span", number, percent(probability)));
-}
-
-/** @param {Standing} standing */
-function chance({ probability }) {
-  return probability;
+function table(tokens, isSame) {
+  const most = Math.max(...tokens.flatMap((one) => [one.before.probability, one.after.probability]));
+  const scale = { format: percent, to: most };
+  return lineUp(
+    tokens.map(({ text, before, after }) => {
+      const sign = after.rank < before.rank ? "↑" : after.rank > before.rank ? "↓" : "=";
+      const ranks = isSame ? String(before.rank) : `${before.rank} → ${after.rank} ${sign}`;
+      const name = h("span", { class: "token" }, visible(text));
+      return { name, values: [before.probability, after.probability, ranks] };
+    }),
+    {
+      label: "The most probable next tokens, before and after",
+      first: "token",
+      columns: [{ name: "as it is", ...scale }, { name: "changed", ...scale }, { name: "rank" }],
+    },
+  );
 }

@@ -2,6 +2,7 @@
 
 import { Refusal, score } from "../api.js";
 import { find, h, say } from "../dom.js";
+import { rove } from "../roving.js";
 import { emptyTree, tokensOf } from "../tree.js";
 import { ablate } from "./ablate.js";
 import { chips } from "./chips.js";
@@ -71,14 +72,9 @@ function toolsOf(tools, opened) {
         role: "tab",
         id: `tool-${name}`,
         "aria-controls": `panel-${name}`,
+        tabindex: i === 0 ? 0 : -1,
         onclick: () => open(i),
-        onkeydown: (/** @type {KeyboardEvent} */ event) => {
-          const step = { ArrowRight: 1, ArrowLeft: tools.length - 1 }[event.key];
-          if (step === undefined) return;
-          const there = (i + step) % tools.length;
-          open(there);
-          tabs[there].focus();
-        },
+        onfocus: () => open(i),
       },
       label,
     ),
@@ -94,13 +90,14 @@ function toolsOf(tools, opened) {
   function open(there) {
     tabs.forEach((tab, i) => {
       tab.setAttribute("aria-selected", String(i === there));
-      tab.tabIndex = i === there ? 0 : -1;
       panels[i].hidden = i !== there;
     });
     opened(tools[there][0]);
   }
   open(0);
-  return [h("div", { role: "tablist", "aria-label": "What to change" }, ...tabs), ...panels];
+  const list = h("div", { role: "tablist", "aria-label": "What to change" }, ...tabs);
+  rove(list, "button");
+  return [list, ...panels];
 }
 
 /** Without a text there is nothing to predict: a field for one. @param {Page} page */

@@ -40,7 +40,7 @@ export function steer({ store, model }) {
       },
     },
     h("label", {}, "Towards ", towards),
-    h("label", {}, "Away from ", away),
+    h("label", {}, "Away from: ", away),
     h("label", {}, "Into layer ", layer),
     h("button", { class: "main", disabled: model.unchangeable !== null }, "Steer"),
   );

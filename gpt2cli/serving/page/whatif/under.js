@@ -21,7 +21,7 @@ import { emptyPlan, isEmpty, requested, same } from "./plan.js";
  */
 
 const FIRST = "Switch something off, or steer: both texts are then written from one seed.";
-const OLD = "Since then other things are switched off.";
+const OLD = "Since then something else has been changed.";
 
 /**
  * Where two texts part: the first place at which their tokens differ, or null while none does.

@@ -16,18 +16,18 @@ import { surprisal } from "./figures.js";
 const KEYS = 9; // alternatives that a digit takes
 
 /**
- * Take another token in the place of one: a branch begins, which is shown.
+ * Take another token in the place of one, or at the end: a branch begins, which is shown.
  *
  * @param {Store} store
  * @param {number} index
- * @param {Named & {logprob: number}} other
+ * @param {Named} other
  */
-export function take(store, index, { id, text, bytes, logprob }) {
+export function take(store, index, { id, text, bytes }) {
   const present = tokensOf(store.state.tree)[index];
   const top = present?.top ?? [];
-  const rank = top.findIndex((one) => one.id === id) + 1;
+  const at = top.findIndex((one) => one.id === id);
   const named = bytes === undefined ? { id, text } : { id, text, bytes };
-  const token = rank ? { ...named, logprob, rank, top } : named;
+  const token = at < 0 ? named : { ...named, logprob: top[at].logprob, rank: at + 1, top };
   store.update(({ tree, view }) => ({
     tree: branched(tree, index, [token]),
     view: { ...view, token: null },

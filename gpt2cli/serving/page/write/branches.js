@@ -1,6 +1,6 @@
 /** All texts of the page as a tree: to walk, to choose for comparison, to rename, to prune. */
 
-import { h, perFrame, say } from "../dom.js";
+import { h, paced, say } from "../dom.js";
 import { stop } from "../roving.js";
 import { textOf } from "../tokens.js";
 import { path, pruned, renamed, walked } from "../tree.js";
@@ -16,6 +16,7 @@ import { signed } from "./signs.js";
  */
 
 const EXCERPT = 60; // characters
+const PACE = 150; // milliseconds between two pictures of a tree that grows
 
 /** The panel of all texts. @param {Page} page @returns {HTMLElement} */
 export function branches({ store }) {
@@ -130,7 +131,7 @@ export function branches({ store }) {
     else return;
     event.preventDefault();
   });
-  store.subscribe(({ tree }) => tree, perFrame(show));
+  store.subscribe(({ tree }) => tree, paced(show, PACE));
   show();
   return h(
     "section",

@@ -119,6 +119,7 @@ export function candidatesPanel({ store, model }, refused) {
     asking = new AbortController();
     const { signal } = asking;
     const place = placeOf(store.state);
+    if (place.tokens.some(({ id }) => id < 0)) return; // typed, and read in a moment
     try {
       const found = await askNext(idsOf(place), signal);
       if (signal.aborted) return;

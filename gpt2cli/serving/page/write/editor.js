@@ -3,7 +3,7 @@
  * backdrop with the same letters, which carries the colours.
  */
 
-import { h, perFrame } from "../dom.js";
+import { h, paced } from "../dom.js";
 import { tokensOf } from "../tree.js";
 import { keyed, take } from "./alternatives.js";
 import { Backdrop } from "./backdrop.js";
@@ -18,6 +18,7 @@ import { short } from "../numbers.js";
  * @typedef {import("../types.js").Tree} Tree
  */
 
+const PACE = 100; // milliseconds between two counts of a text that grows
 const NEAR = 48; // pixels from the end at which the end is followed
 
 /**
@@ -55,13 +56,13 @@ export function editor({ store, model }, writer) {
     area.setSelectionRange(area.value.length, area.value.length);
   };
 
-  const measure = perFrame(() => {
+  const measure = paced(() => {
     const limit = model.config.context_length.toLocaleString("en");
     const parts = [`${tokens.length.toLocaleString("en")} of ${limit} tokens`];
     const { judged, bits, perplexity } = together([summary(tokens)]);
     if (judged) parts.push(`${bits.toFixed(1)} bits each`, `perplexity ${short(perplexity)}`);
     facts.textContent = parts.join(" · ");
-  });
+  }, PACE);
 
   /** @param {{tree: Tree}} state */
   const show = ({ tree }) => {

@@ -98,7 +98,7 @@ export class Judge {
   /** @param {unknown} error */
   _failed(error) {
     if (!(error instanceof Refusal)) throw error;
-    if (error.status === 0) {
+    if (error.status === 0 || error.status === 503) {
       if (!this._isOut) say(`${error.message}: the text is kept here, and asked for again`, "error");
       this._isOut = true;
       setTimeout(this._soon, AGAIN - QUIET);

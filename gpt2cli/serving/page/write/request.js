@@ -1,17 +1,12 @@
-/** The fields of a request that settings mean. */
+/** The fields of a request that continues a text. */
 
 import { choosing } from "../settings.js";
+import { isEmpty, requested } from "../whatif/plan.js";
 
 /**
- * @typedef {import("../types.js").Plan} Plan
- * @typedef {import("../types.js").Settings} Settings
- * @typedef {import("../types.js").State} State
- */
-
-/**
- * All fields of a continuation besides its prompt.
+ * All fields besides the prompt.
  *
- * @param {Pick<State, "settings" | "plan">} state
+ * @param {Pick<import("../types.js").State, "settings" | "plan">} state
  * @param {number} seed
  * @returns {Record<string, unknown>}
  */
@@ -23,11 +18,6 @@ export function requestOf({ settings, plan }, seed) {
     seed,
     ...(stop.length ? { stop } : {}),
     ...choosing(settings),
-    ...(isEmpty(plan) ? {} : { plan }),
+    ...(isEmpty(plan) ? {} : { plan: requested(plan) }),
   };
-}
-
-/** Whether a plan changes nothing. @param {Plan} plan */
-export function isEmpty({ ablate, steer }) {
-  return !ablate.length && !steer.length;
 }

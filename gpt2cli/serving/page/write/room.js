@@ -1,10 +1,11 @@
 /** The room to write in: the text, what could stand instead, all branches, and the controls. */
 
-import { h } from "../dom.js";
+import { h, paced } from "../dom.js";
 import { textOf } from "../tokens.js";
 import { tokensOf } from "../tree.js";
 import { alternatives, take } from "./alternatives.js";
 import { branches } from "./branches.js";
+import { openControls } from "./controls.js";
 import { editor } from "./editor.js";
 import { LEVELS } from "./figures.js";
 import { Judge } from "./judging.js";
@@ -16,6 +17,7 @@ import { Writer } from "./writing.js";
  * @typedef {import("../types.js").View} View
  */
 
+const PACE = 80; // milliseconds between two pictures of the token at the caret
 const COLOURS = /** @type {const} */ (["surprisal", "rank", "none"]);
 
 /** @param {HTMLElement} room @param {Page} page */
@@ -24,22 +26,31 @@ export function openWrite(room, page) {
   const writer = new Writer(page, judge);
   const text = editor(page, writer);
   const controls = h("div", { id: "controls" });
-  const isWide = matchMedia("(min-width: 768px)").matches;
+  const right = h("details", { class: "right" }, h("summary", {}, "Sampling"), controls);
+  const wide = matchMedia("(min-width: 768px)");
+  const unfold = () => {
+    right.open = wide.matches;
+  };
+  wide.addEventListener("change", unfold);
+  unfold();
   room.append(
     h(
       "div",
       { class: "write" },
       h("div", { class: "desk" }, bar(page, judge, writer), text.element, legend(page)),
       h("div", { class: "middle" }, tokenPanel(page, writer, text.focus), branches(page)),
-      h(
-        "details",
-        { class: "panel right", open: isWide },
-        h("summary", {}, "Sampling"),
-        controls,
-      ),
+      right,
       heard(page, writer),
     ),
   );
+  openControls(controls, page);
+  controls.addEventListener("take", (event) => {
+    const { tree, view } = page.store.state;
+    const place = Math.min(view.token ?? Infinity, tokensOf(tree).length);
+    take(page.store, place, /** @type {CustomEvent} */ (event).detail);
+    text.focus();
+    writer.write();
+  });
   bindKeys(page, writer);
   openLinks(page);
 }
@@ -93,7 +104,7 @@ function bar(page, judge, writer) {
 
 /** What the colours mean, with the lines that say it without colour. @param {Page} page */
 function legend({ store }) {
-  const element = h("p", { class: "legend soft", "aria-label": "What the colours mean" });
+  const element = h("p", { class: "legend soft" });
   store.subscribe(
     ({ view }) => view.colour,
     ({ view: { colour } }) => {
@@ -111,14 +122,10 @@ function legend({ store }) {
 /** @param {Page} page @param {Writer} writer @param {() => void} focus */
 function tokenPanel({ store }, writer, focus) {
   const body = h("div", {});
-  /** @type {unknown} */
-  let last = null;
   const show = () => {
     const { tree, view } = store.state;
     const tokens = tokensOf(tree);
     const index = Math.min(view.token ?? Infinity, tokens.length - 1);
-    if (tokens[index] === last && body.firstChild && writer.isWriting) return;
-    last = tokens[index];
     if (index < 0) {
       body.replaceChildren(h("p", { class: "soft" }, "Nothing is written yet."));
       return;
@@ -130,15 +137,7 @@ function tokenPanel({ store }, writer, focus) {
     });
     body.replaceChildren(...parts);
   };
-  let isDue = false;
-  const soon = () => {
-    if (isDue) return;
-    isDue = true;
-    requestAnimationFrame(() => {
-      isDue = false;
-      show();
-    });
-  };
+  const soon = paced(show, PACE);
   store.subscribe(({ tree }) => tree, soon);
   store.subscribe(({ view }) => view.token, soon);
   body.addEventListener("keydown", (event) => {
