@@ -24,9 +24,11 @@ REASONS = (
     r"there is no position\.\d+: the text has",
     r"prompt has \d+ tokens, the context",
     r"interventions at some positions hold",
-    r"a (stop|choice)",
-    r".* is not one token|.* is no token|.*(one|single) token",
-    r"(the )?(clean|corrupted|prompts|both)",
+    r".* is \d+ tokens, not one",
+    r"both prompts must have as many tokens",
+    r"the prompts are the same",
+    r"the prompts make no difference",
+    r"answer and versus are both",
 )
 MOST_OF_A_PAGE = 8  # tokens or characters: a look inside takes longer the more there are
 WITHOUT_MIROSTAT = ("top_k", "top_p", "min_p", "typical_p", "xtc_probability")

@@ -64,7 +64,10 @@ class Asked:
             return None
         tokenizer = self._model.tokenizer
         if isinstance(value, str):
-            return tokenizer.one(value)
+            try:
+                return tokenizer.one(value)
+            except UsageError as error:
+                raise UsageError(f"{name}: {error}", name) from error
         if type(value) is not int or not 0 <= value < tokenizer.size:
             raise UsageError(
                 f"{name} must be a token's text or id, from 0 to {tokenizer.size - 1}, "

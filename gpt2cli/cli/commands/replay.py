@@ -120,9 +120,7 @@ def _opener(recorded: Recorded, verbose: bool) -> Callable[[Place], LoadedModel]
     def open_place(place: Place) -> LoadedModel:
         if place.adapters and recorded.adapter is None:
             names = " and ".join(map(repr, place.adapters))
-            raise UsageError(
-                f"it was written with the adapter {names}: name it as adapter", "adapter"
-            )
+            raise UsageError(f"it was written with the adapter {names}: name it with --adapter")
         name = place.model if recorded.model is None else recorded.model
         notice(f"the model is {name!r}", asked=verbose or _is_foreign(name))
         model = _load(name, place, recorded)

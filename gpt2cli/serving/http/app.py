@@ -117,7 +117,7 @@ class _Endpoints:
             Route("/openapi.json", opened(service, self.openapi), methods=["GET"]),
             *writing.routes(service),
             *insight.routes(service, partial(opened, service)),
-            *page.routes(),  # last, since any path under its own might be a file's
+            *page.routes(),
         ]
 
     async def completions(self, request: Request) -> Any:

@@ -119,7 +119,7 @@ def _plan(service: Service) -> Schema:
             "ablate": array(
                 {"anyOf": [{"enum": parts}, TEXT | {"pattern": "^position\\.[0-9]{1,3}$"}]}
             ),
-            "ablate_with": {"type": "string", "enum": list(ABLATE_WITH)},
+            "ablate_with": nullable({"type": "string", "enum": list(ABLATE_WITH)}),
             "reference": nullable(TEXT),
             "steer": array(
                 record(steering, "towards", "away", "layer", extra=False), maxItems=MOST_STEERINGS

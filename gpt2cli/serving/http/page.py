@@ -10,8 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gpt2cli.serving.http.errors import failure
-
 ROOT, PREFIX = "/", "/page/"
 FILES = Path(__file__).parents[1] / "page"
 _KINDS = {
@@ -47,16 +45,11 @@ def files() -> dict[str, Path]:
 
 def routes() -> list[Route]:
     """Where the files are found."""
-    return [
-        Route(ROOT, _file, methods=["GET"]),
-        Route(PREFIX + "{name:path}", _file, methods=["GET"]),
-    ]
+    return [Route(path, _file, methods=["GET"]) for path in files()]
 
 
 async def _file(request: Request) -> Response:
-    path = files().get(request.url.path)
-    if path is None:
-        return failure(404, f"there is no {request.url.path}")
+    path = files()[request.url.path]
     data, headers = path.read_bytes(), dict(_HEADERS)
     if "gzip" in request.headers.get("accept-encoding", ""):
         data, headers["content-encoding"] = _packed(data), "gzip"

@@ -46,7 +46,8 @@ function fill(element, attributes, children) {
     if (name.startsWith("on")) {
       element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     } else if (value !== false && value !== null && value !== undefined) {
-      element.setAttribute(name, value === true ? "" : String(value));
+      const isEmpty = value === true && !name.startsWith("aria-"); // where true is a word
+      element.setAttribute(name, isEmpty ? "" : String(value));
     }
   }
   element.append(...children.filter(isShown).map(toNode));

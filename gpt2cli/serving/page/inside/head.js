@@ -81,7 +81,8 @@ function rows(head, { position }, labels, name) {
       seen.length > 0 && `${seen.length} with less weight, together ${percent(sum)}`,
       left.length > seen.length && `${left.length - seen.length} later ones, which are masked`,
     ];
-    const note = h("p", { class: "soft" }, `${few.length} of ${size} tokens are shown; left out are `);
+    const shownOf = `${few.length} of ${size} tokens are shown; left out are `;
+    const note = h("p", { class: "soft" }, shownOf);
     const showAll = () => {
       box.replaceChildren(chart(all));
       note.textContent = `All ${size} tokens are shown.`;
