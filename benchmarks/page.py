@@ -77,6 +77,7 @@ RECORD = """
 }
 """
 STOP = "() => { const found = window.frames_; window.frames_ = null; return found.slice(1); }"
+PATIENCE = 180.0  # seconds
 LENGTH = 64  # tokens of the texts that are written, and of the one that is looked into
 
 
@@ -127,13 +128,13 @@ def prose(page: Page, tokens: int) -> str:
 def write(page: Page, text: str) -> None:
     """Put a text into the editor, and wait until it has its colours."""
     page.get_by_role("textbox", name="Text", exact=True).fill(text)
-    browsers.settled(page)
+    browsers.settled(page, PATIENCE)
 
 
 def enter(page: Page, room: str) -> None:
     """Open a room, and wait for its answers."""
     page.locator("#rooms").get_by_role("tab", name=room).click()
-    browsers.settled(page)
+    browsers.settled(page, PATIENCE)
 
 
 def start(browser: Browser, options: list[str], rounds: int) -> None:
@@ -157,7 +158,7 @@ def inside(page: Page, rounds: int) -> None:
     found = []
     for i in range(2 * rounds):
         found.append(tokens.nth((17 * i + 5) % (count - 1)).evaluate(CLICK))
-        browsers.settled(page)
+        browsers.settled(page, PATIENCE)
     show(f"inside of a text of {count} tokens, click to picture, ms", found, "≤ 300")
     enter(page, "Write")
 
@@ -184,7 +185,7 @@ def frames(page: Page, rounds: int) -> None:
     for _ in range(rounds):
         text.press_sequentially("and then again ", delay=90)
     typed = page.evaluate(STOP)
-    browsers.settled(page)
+    browsers.settled(page, PATIENCE)
     count = page.locator(".backdrop span").count()
     page.mouse.move(400, 400)
     page.evaluate(RECORD)
