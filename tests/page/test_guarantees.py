@@ -1,7 +1,8 @@
 """What holds for every file of the page, whatever it does: size, safety, types, delivery."""
 
-from __future__ import gzip
+from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import subprocess
