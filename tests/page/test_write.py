@@ -140,6 +140,33 @@ def test_several_texts_are_written_at_once_and_compared(page: Page) -> None:
     assert value(page) == shown
 
 
+def test_texts_that_were_not_looked_at_yet_are_judged_to_be_compared(page: Page) -> None:
+    tree = record(
+        {"tokens": words("O ")},
+        {"tokens": words("Romeo"), "parent": "0"},
+        {"tokens": words("xyzzy"), "parent": "0", "name": "magic"},
+        leaf="1",
+    )
+    opened(page, tree)
+    for i in (1, 2):
+        rows(page).nth(i).locator(".choose").click()
+    page.get_by_role("button", name="Compare 2").click()
+    columns = page.get_by_role("dialog", name="Side by side").get_by_role("article")
+    columns.nth(1).get_by_text("perplexity").wait_for()
+    columns.nth(1).get_by_role("heading", name="magic").wait_for()
+    perplexities = [
+        float((line or "").rsplit(" ", 1)[1])
+        for line in columns.locator("p.soft").all_text_contents()
+    ]
+    assert 1 < perplexities[0] < perplexities[1]
+    styles = (
+        columns.nth(1)
+        .locator(".text .s4, .text .s3")
+        .first.evaluate("one => getComputedStyle(one).boxShadow")
+    )
+    assert "-2px" in styles or "-4px" in styles  # a line says the level where no colour is seen
+
+
 def test_branches_are_walked_named_and_pruned_with_the_keyboard_alone(page: Page) -> None:
     tree = record(
         {"tokens": words("One")},
