@@ -147,8 +147,8 @@ def lens(model: GPT2, stream: Tensor) -> Tensor:
     x = model.final_norm(stream)
     if x.dim() == 2 and len(x) <= _FEW:
         # MKL makes a product of few rows up to 2.5 times as fast the other way round.
-        weight: Tensor = model.token_embedding.weight
-        return (weight @ x.T).T.contiguous()
+        logits = torch.mm(model.token_embedding.weight, x.T).T
+        return logits.contiguous()
     return model.head(x)
 
 

@@ -194,6 +194,18 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
     ]
 
 
+def test_explaining_says_where_a_rule_has_left_no_token() -> None:
+    one = Sampler(SamplingConfig(no_repeat_ngram=1, top_k=2), generator(0, 0))
+    model, *others = one.explain(log(0.5, 0.3, 0.2), [0, 1, 2])
+    assert model.candidates == 3
+    assert [(stage.rule, stage.candidates) for stage in others] == [
+        ("no repeated 1-gram", 0),
+        ("temperature 1", 0),
+        ("top-k 2", 0),
+    ]
+    assert {after for stage in others for *_, after in stage.top} == {0.0}
+
+
 def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | strategy
 
