@@ -62,9 +62,9 @@ def launched() -> Iterator[Browser]:
 _WAITING: WeakKeyDictionary[Page, set[Request]] = WeakKeyDictionary()
 
 
-def settled(page: Page) -> None:
+def settled(page: Page, seconds: float = SECONDS) -> None:
     """Wait until a page has all its answers and has shown them."""
-    quiet, end = 0, time.monotonic() + SECONDS
+    quiet, end = 0, time.monotonic() + seconds
     while quiet < 4:
         page.wait_for_timeout(PAUSE)
         is_busy = _WAITING[page] or page.locator("main [aria-busy=true]:visible").count()

@@ -25,7 +25,8 @@ from gpt2cli.progress import Advance
 from gpt2cli.text.tokenizer import Tokenizer
 
 NEURONS = 5  # that are listed of each layer
-_ROWS = 128  # of logits at once
+LISTED = 3  # tokens at each place of the lens
+_ROWS = 256  # of logits at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,8 @@ def measure(
 
     Raises `WeightsError` if a logit is not finite.
     """
-    logits = final_logits(model, tokenizer, trace)
+    lasts = insight.lens(model, trace.stream[::2, -1])[:, : tokenizer.size]  # (L + 1, V)
+    logits = _checked(lasts[-1], trace)
     norms = insight.norm_statistics(model, trace)
     if not are_numbers(norms.variance_in):
         raise not_numbers("the model", len(trace.ids))
@@ -188,7 +190,7 @@ def measure(
         texts=[tokenizer.show(i) for i in shown],
         target=target,
         next=[_choice(tokenizer, logits, i) for i in best],
-        lens=_lens(model, tokenizer, trace, target.id),
+        lens=_lens(model, tokenizer, trace, target.id, lasts),
         contributions=insight.contributions(model, trace, target.id, wrote),
         activations=_activations(trace),
         norms=norms,
@@ -210,7 +212,10 @@ def measure(
 
 def final_logits(model: GPT2, tokenizer: Tokenizer, trace: Trace) -> Tensor:
     """Logits (V,) of the token after the last. Raises `WeightsError` if one is not finite."""
-    logits = insight.lens(model, trace.stream[-1, -1])[: tokenizer.size]
+    return _checked(insight.lens(model, trace.stream[-1, -1])[: tokenizer.size], trace)
+
+
+def _checked(logits: Tensor, trace: Trace) -> Tensor:
     if not are_numbers(logits):
         raise not_numbers("the model", len(trace.ids))
     return logits
@@ -231,21 +236,28 @@ def _rank(logits: Tensor, token_id: int) -> int:
     return 1 + int((logits > logits[token_id]).sum())
 
 
-def _lens(model: GPT2, tokenizer: Tokenizer, trace: Trace, target: int) -> Lens:
-    seen = lens(model, tokenizer, trace.stream[::2], target)
+@torch.inference_mode()
+def _lens(model: GPT2, tokenizer: Tokenizer, trace: Trace, target: int, lasts: Tensor) -> Lens:
+    """`lasts` (L + 1, V) are the logits after the last token."""
+    stream = trace.stream[::2]
+    alone = [_best(lasts)] if stream.shape[1] == 1 else None
+    seen = lens(model, tokenizer, stream) if alone is None else _seen(tokenizer, alone, stream)
     return Lens(
-        seen.ids, seen.texts, seen.probabilities, *(column[:, -1] for column in seen.standing)
+        seen.ids,
+        seen.texts,
+        seen.probabilities,
+        lasts.softmax(-1)[:, target].cpu().numpy(),
+        1 + (lasts > lasts[:, target, None]).sum(-1).cpu().numpy(),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What M layers would say after N tokens, and there the probability and rank of a target."""
+    """What M layers would say after N tokens: the K best."""
 
-    ids: NDArray  # (M, N, K): the best
+    ids: NDArray  # (M, N, K)
     texts: list[list[list[str]]]
     probabilities: NDArray  # (M, N, K)
-    standing: tuple[NDArray, NDArray]  # (M, N) each
 
 
 @torch.inference_mode()
@@ -253,30 +265,34 @@ def lens(
     model: GPT2,
     tokenizer: Tokenizer,
     stream: Tensor,
-    target: int = 0,
-    listed: int = 3,
+    listed: int = LISTED,
     advance: Advance = lambda _: None,
 ) -> Seen:
     """The logit lens of streams (M, N, C), in pieces: all their logits may be gigabytes.
 
     `advance` is called after each piece.
     """
-    pieces: list[tuple[Tensor, ...]] = []
+    pieces = []
     for rows in torch.split(stream.flatten(0, 1), _ROWS):
-        logits = insight.lens(model, rows)[:, : tokenizer.size].float()  # (rows, V)
-        total = logits.logsumexp(-1)
-        top = logits.topk(min(listed, tokenizer.size))
-        own = logits[:, target]
-        rank = 1 + (logits > own[:, None]).sum(-1)
-        pieces.append((top.indices, (top.values - total[:, None]).exp(), (own - total).exp(), rank))
+        pieces.append(_best(insight.lens(model, rows)[:, : tokenizer.size], listed))
         advance(1)
-    ids, best, standing, ranks = (
-        torch.cat(column).view(*stream.shape[:2], *column[0].shape[1:]).cpu().numpy()
+    return _seen(tokenizer, pieces, stream)
+
+
+def _best(logits: Tensor, listed: int = LISTED) -> tuple[Tensor, Tensor]:
+    """The best tokens of each row and their probabilities. (rows, V) → (rows, K) each"""
+    top = logits.topk(min(listed, logits.shape[-1]))
+    return top.indices, (top.values - logits.logsumexp(-1, keepdim=True)).exp()
+
+
+def _seen(tokenizer: Tokenizer, pieces: Sequence[tuple[Tensor, Tensor]], stream: Tensor) -> Seen:
+    ids, probabilities = (
+        torch.cat(column).view(*stream.shape[:2], -1).cpu().numpy()
         for column in zip(*pieces, strict=True)
     )
     names = {i: tokenizer.show(i) for i in np.unique(ids).tolist()}
     texts = [[[names[i] for i in place] for place in layer] for layer in ids.tolist()]
-    return Seen(ids, texts, best, (standing, ranks))
+    return Seen(ids, texts, probabilities)
 
 
 def _activations(trace: Trace) -> Activations:

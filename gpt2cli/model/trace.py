@@ -26,6 +26,8 @@ from gpt2cli.model.gpt2 import GPT2, LayerNorm
 from gpt2cli.model.layers import blocks, layers
 from gpt2cli.progress import Advance
 
+_FEW = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -142,7 +144,12 @@ def lens(model: GPT2, stream: Tensor) -> Tensor:
     Final norm and head, applied to the stream after any layer. nostalgebraist 2020,
     "interpreting GPT: the logit lens" (lesswrong.com/posts/AcKRB8wDpdaN6v6ru).
     """
-    return model.head(model.final_norm(stream))
+    x = model.final_norm(stream)
+    if x.dim() == 2 and len(x) <= _FEW:
+        # MKL makes a product of few rows up to 2.5 times as fast the other way round.
+        logits = torch.mm(model.token_embedding.weight, x.T).T
+        return logits.contiguous()
+    return model.head(x)
 
 
 @dataclass(frozen=True, slots=True)

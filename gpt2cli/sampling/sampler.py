@@ -425,8 +425,10 @@ def _as_numpy(logits: Array) -> Array:
 def _probabilities(logits: Array) -> NDArray:
     """The probabilities of the first row, on the host; 0 for all if none is left. (B, V) → (V,)"""
     row: NDArray = np.array(logits[0].tolist())
+    if not row.max() > -np.inf:  # or NaN, which rules make of a row without tokens
+        return np.zeros(len(row))
     weights = np.exp(row - row.max())
-    return np.asarray(np.nan_to_num(weights / weights.sum()))
+    return np.asarray(np.nan_to_num(weights / weights.sum()))  # NaN: beyond all numbers
 
 
 def _stage(rule: str, before: NDArray, after: NDArray, top: int) -> Stage:

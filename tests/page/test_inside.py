@@ -36,7 +36,7 @@ def looked(page: Any, text: str = TEXT) -> Any:
     page.get_by_role("tab", name="Write").click()
     page.locator("#room-write textarea").first.fill(text)
     page.get_by_role("tab", name="Look inside").click()
-    page.wait_for_selector(".tile canvas:not(.waiting)")
+    page.wait_for_selector(".tile canvas:not(.waiting)", timeout=90_000)  # opens the model
     page.wait_for_selector(".inside:not([aria-busy]) .stage")
     return page
 

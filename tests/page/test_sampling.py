@@ -193,6 +193,12 @@ def test_rules_together_do_what_the_library_does(
     agree_exactly(explained(page, cases, tokenizer))
 
 
+def test_where_a_rule_bans_every_token_none_is_left(page: Any, tokenizer: Tokenizer) -> None:
+    config = {"no_repeat_ngram": 1, "top_p": 0.9, "xtc_probability": 1.0, "typical_p": 0.5}
+    one = Case(np.zeros(40, np.float32), config, list(range(40)), 0)
+    agree_exactly(explained(page, [one], tokenizer))
+
+
 def agree_exactly(found: list[tuple[Any, Any]]) -> None:
     for told, stages in found:
         assert [one["rule"] for one in told["stages"]] == [stage.rule for stage in stages]
@@ -312,6 +318,19 @@ def test_the_models_own_settings_come_back(controls: Any) -> None:
     assert shown_stages(controls) != before
     own.click()
     assert shown_stages(controls) == before
+
+
+def test_stop_texts_and_seed_are_read_as_they_are_explained(controls: Any) -> None:
+    controls.locator("#stop").fill("\\n\\n\nExeunt\n")
+    controls.locator("#seed").fill("1234")
+    settings = "() => own.store.state.settings"
+    assert controls.evaluate(settings)["stop"] == ["\n\n", "Exeunt"]
+    assert controls.evaluate(settings)["seed"] == 1234
+    controls.locator("#seed").fill("12e4")
+    assert controls.locator("#seed").get_attribute("aria-invalid") == "true"
+    assert controls.evaluate(settings)["seed"] == 1234
+    controls.locator("#seed").fill("")
+    assert controls.evaluate(settings)["seed"] is None
 
 
 def switch(page: Any, name: str, *, on: bool | None = None) -> None:

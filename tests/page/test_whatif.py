@@ -7,6 +7,7 @@ from typing import Any
 
 import browsers
 import pytest
+import servers
 from browsers import Watched
 
 import gpt2cli
@@ -251,15 +252,12 @@ def test_heads_by_kind_are_scored_and_switched_off(room: Any, bard: gpt2cli.Load
 
 
 def test_a_model_that_cannot_be_changed_says_what_to_do(open_page: Any) -> None:
-    page = open_page(ready=False)
-    page.route("**/page/v1/model", lambda route: altered(route, unchangeable="int8 weights"))
-    page.reload()
-    page.wait_for_selector(browsers.READY)
-    begun(page)
-    assert page.get_by_text("int8 weights. Start the server with --precision fp32").is_visible()
-    assert part(page, "2.3").is_disabled()
-    page.get_by_role("tab", name="Heads").click()
-    page.locator(".heads .cells").wait_for()
+    with servers.command("--precision", "int8") as quantized:
+        page = begun(open_page(quantized))
+        assert page.get_by_text("Start the server with --precision fp32").is_visible()
+        assert part(page, "2.3").is_disabled()
+        page.get_by_role("tab", name="Heads").click()
+        page.locator(".heads .cells").wait_for()
 
 
 def altered(route: Any, size: tuple[int, int] | None = None, **fields: Any) -> None:

@@ -194,10 +194,23 @@ def test_explaining_lists_the_rules_in_their_order_and_what_is_left() -> None:
     ]
 
 
-def test_explaining_shows_no_candidate_where_none_is_left() -> None:
-    one = Sampler(SamplingConfig(), generator(0, 0), bias={0: -INF, 1: -INF})
-    *_, last = one.explain(log(0.6, 0.4), [], top=1)
-    assert (last.candidates, last.top) == (0, [(0, 0.0, 0.0)])
+def test_explaining_says_where_a_rule_has_left_no_token() -> None:
+    one = Sampler(SamplingConfig(no_repeat_ngram=1, top_k=2), generator(0, 0))
+    model, *others = one.explain(log(0.5, 0.3, 0.2), [0, 1, 2])
+    assert model.candidates == 3
+    assert [(stage.rule, stage.candidates) for stage in others] == [
+        ("no repeated 1-gram", 0),
+        ("temperature 1", 0),
+        ("top-k 2", 0),
+    ]
+    assert {after for stage in others for *_, after in stage.top} == {0.0}
+
+
+def test_explaining_shows_numbers_where_a_penalty_is_beyond_them() -> None:
+    one = Sampler(SamplingConfig(repetition_penalty=5e-324), generator(0, 0))
+    stages = one.explain(np.array([[1.0, 2.0, -1.0]], np.float32), [0, 1], top=3)
+    shown = [number for stage in stages for _, *both in stage.top for number in both]
+    assert np.isfinite(shown).all()
 
 
 def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -143,14 +143,18 @@ _SCORE = record(
     },
     "tokens",
 )
+_REST = ("counts", "means", "masses", "tops")  # of groups of the tokens that are not listed
 _NEXT = record(
     {
         "candidates": _listed(logit=number()),
+        "text": _listed(logit=number()),
+        "rest": record(dict.fromkeys(_REST, _NUMBERS), *_REST),
+        "read": whole(1),
         "log_total": number(),
         "entropy": number(minimum=0),
         "size": whole(1),
     },
-    *("candidates", "log_total", "entropy", "size"),
+    *("candidates", "text", "rest", "read", "log_total", "entropy", "size"),
 )
 _STAGES = record(
     {

@@ -16,6 +16,7 @@ import torch
 from helpers import BARD_SIZE, Run, needs_full_device
 from transformers import GPT2LMHeadModel
 
+from gpt2cli.api import load
 from gpt2cli.cli.commands.inspect import SECTIONS
 
 LAYERS, HEADS = BARD_SIZE.n_layers, BARD_SIZE.n_heads
@@ -67,8 +68,7 @@ def test_the_overview_is_short_and_right(run_main: Run) -> None:
     data = json.loads(
         run_main("inspect", "ROMEO:", "-m", "bard", "--json", "--show", "next").stdout
     )
-    ran = {"model", "repo_id", "revision", "adapters", "device", "precision", "engine", "version"}
-    assert set(data) == ran | {"prompt", "first", "tokens", "target", "next"}
+    assert set(data) == set(load("bard").facts()) | {"prompt", "first", "tokens", "target", "next"}
     assert data["target"] == data["next"][0]
     assert data["target"]["text"] == "\n"  # what follows a speaker's name
     line = next(line for line in text.splitlines() if line.startswith("↵"))
@@ -81,6 +81,32 @@ def test_untrusted_text_is_shown_as_it_is(run_main: Run) -> None:
     assert b"\x1b" not in done.stdout
     assert b":smile" not in done.stdout.replace(b"smile", b"")
     assert "␛".encode() in done.stdout
+
+
+def test_what_speaks_for_one_token_rather_than_another_adds_up_to_the_difference(
+    run_main: Run,
+) -> None:
+    command = ("inspect", "O Romeo, Romeo! wherefore art thou", "-m", "bard", "--versus", "!")
+    show = ("--show", "contributions,neurons,embedding")
+    data = json.loads(run_main(*command, "--json", *show).stdout)
+    other = data["versus"]
+    assert (data["target"]["text"], other["target"]["text"]) == ("?", "!")
+    alone = run_main(*command[:-2], "--token", "!", "--json", *show).stdout
+    split = json.loads(alone)["contributions"]
+    assert {name: other[name] for name in split} == split
+    lines = run_main(*command, *show).stdout.decode().splitlines()
+    difference = data["target"]["logit"] - other["target"]["logit"]
+    assert any(f"logit of ? less that of !, {difference:.3f}" in line for line in lines)
+    head = data["contributions"]["heads"][3][2] - other["heads"][3][2]
+    neuron = data["neurons"][0][0]
+    adds = neuron["logit"] - neuron["versus"]
+    for start, end in (
+        ("together, the difference", f"{difference:+.3f}"),
+        ("head 3.2", f"{head:+.3f}"),
+        (f"0      {neuron['index']:,}", f"{adds:+.3f}"),
+        ("position 12", f"{data['embedding']['position']:.3f}"),
+    ):
+        assert [line for line in lines if line.startswith(start) and line.endswith(end)]
 
 
 # Sections, choices and what is wrong with them.

@@ -221,6 +221,21 @@ def test_next_gives_the_logits_of_which_log_probabilities_are_made(
     assert logprobs == pytest.approx(expected, abs=1e-5)
 
 
+def test_next_tells_of_the_texts_own_tokens_and_of_all_others_together(
+    write: Ask, bard: LoadedModel
+) -> None:
+    found = write("next", prompt=PROMPT, top=5).json
+    ids = bard.encode(PROMPT)
+    best, past = ids_of(found["candidates"]), ids_of(found["text"])
+    assert past == sorted(set(ids) - set(best))
+    assert found["read"] == len(ids)
+    rest = found["rest"]
+    assert sum(rest["counts"]) + len(best) + len(past) == found["size"]
+    logits = [one["logit"] for one in found["candidates"] + found["text"]]
+    total = np.logaddexp.reduce([*logits, *rest["masses"]])
+    assert total == pytest.approx(found["log_total"], abs=1e-5)
+
+
 def test_an_empty_text_is_the_beginning_of_a_document(write: Ask, bard: LoadedModel) -> None:
     asked = [write("next", prompt=p, top=3).json for p in ("", [], [bard.tokenizer.beginning()])]
     assert asked[0] == asked[1] == asked[2]

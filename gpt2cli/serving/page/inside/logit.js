@@ -52,13 +52,15 @@ export class Logit {
   /**
    * Say that what was typed is no token, and go on without it; false if that is not what is wrong.
    *
-   * @param {Error & {param?: string | null}} error
+   * @param {Error} error
    */
-  refuse(error) {
-    const { param } = error;
-    if (param !== "token" && param !== "versus") return false;
-    this.asked = { ...this.asked, [param]: null };
-    this._error.textContent = error.message;
+  refuse({ message }) {
+    const found = /^(token|versus): /.exec(message);
+    if (!found) return false;
+    const which = /** @type {"token" | "versus"} */ (found[1]);
+    this.asked = { ...this.asked, [which]: null };
+    const rest = message.slice(found[0].length);
+    this._error.textContent = `${which === "token" ? "A" : "B"}: ${rest}`;
     return true;
   }
 }

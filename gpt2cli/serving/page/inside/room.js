@@ -58,8 +58,8 @@ class Room {
   }
 
   _sections() {
-    const label = "The way through the model";
-    const picture = h("section", { class: "picture panel", "aria-label": label }, lesson("way"));
+    const title = h("h2", {}, "From a token to the next one");
+    const picture = h("section", { class: "picture panel" }, title, lesson("way"));
     picture.append(this._picture.element, this._note, this._summary.element);
     return [picture, this._lenses.element, this._logit.element];
   }
@@ -131,11 +131,11 @@ class Room {
       performance.measure("inside: server", "inside: sent");
       this._show(found, looked, signal);
     } catch (error) {
-      this._fail(/** @type {Error & {param?: string | null}} */ (error));
+      this._fail(/** @type {Error} */ (error));
     }
   }
 
-  /** @param {Error & {param?: string | null}} error */
+  /** @param {Error} error */
   _fail(error) {
     if (error.name === "AbortError") return;
     this._body.removeAttribute("aria-busy");

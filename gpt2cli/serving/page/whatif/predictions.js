@@ -29,7 +29,6 @@ export function predictions({ store, model }) {
   /** @type {unknown[]} The parts of the state that were asked about last. */
   let asked = [];
   const ask = debounced(async (/** @type {State} */ state) => {
-    request.abort();
     request = new AbortController();
     const { signal } = request;
     try {
@@ -63,6 +62,7 @@ export function predictions({ store, model }) {
     if (state.view.room !== "whatif" || isEmptyText) return;
     if (wanted.every((part, i) => part === asked[i])) return;
     asked = wanted;
+    request.abort();
     panel.setAttribute("aria-busy", "true");
     if (!drawn.hasChildNodes()) sentence.textContent = "The model reads the text …";
     ask(state);

@@ -47,14 +47,11 @@ export function openWhatIf(room, page) {
 /** What a model that cannot be changed says. @param {Page} page @returns {HTMLElement[]} */
 function unchangeable({ model }) {
   if (model.unchangeable === null) return [];
-  return [
-    h(
-      "p",
-      { class: "panel problem", role: "note" },
-      `${model.unchangeable}. Start the server with --precision fp32 to switch off and to steer; ` +
-        "“Heads” and “Patch” only look, and work.",
-    ),
-  ];
+  const remedy = /precision/.test(model.unchangeable)
+    ? " Start the server with --precision fp32 to switch off and to steer; Heads and Patch work."
+    : "";
+  const why = `${model.unchangeable}.${remedy}`;
+  return [h("p", { class: "panel problem", role: "note" }, why)];
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { Refusal, continued } from "../api.js";
 import { h, perFrame, say } from "../dom.js";
-import { pieces } from "../tokens.js";
+import { pieces, visible } from "../tokens.js";
 import { added, path, tokensOf, walked } from "../tree.js";
 import { requestOf } from "../write/request.js";
 import { emptyPlan, isEmpty, requested, same } from "./plan.js";
@@ -175,7 +175,7 @@ function column(title, name) {
     show(written, place) {
       side.written = written;
       take.hidden = written.tokens.length === 0;
-      const texts = pieces(written.tokens);
+      const texts = pieces(written.tokens).map(readable);
       const at = place ?? texts.length;
       text.replaceChildren(
         texts.slice(0, at).join(""),
@@ -184,6 +184,11 @@ function column(title, name) {
     },
   };
   return side;
+}
+
+/** Spaces and lines as they are, what cannot be seen by its sign. @param {string} text */
+function readable(text) {
+  return text.replace(/[^ \n]+/g, visible);
 }
 
 /** The sign where both texts part. */

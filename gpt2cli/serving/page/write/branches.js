@@ -18,8 +18,14 @@ import { signed } from "./signs.js";
 const EXCERPT = 60; // characters
 const PACE = 150; // milliseconds between two pictures of a tree that grows
 
-/** The panel of all texts. @param {Page} page @returns {HTMLElement} */
-export function branches({ store }) {
+/**
+ * The panel of all texts.
+ *
+ * @param {Page} page
+ * @param {import("./judging.js").Judge} judge
+ * @returns {HTMLElement}
+ */
+export function branches({ store }, judge) {
   const list = h("div", { role: "tree", "aria-label": "Branches", "aria-multiselectable": "true" });
   /** @type {Set<string>} Those to compare. */
   const chosen = new Set();
@@ -31,7 +37,7 @@ export function branches({ store }) {
   const tools = {
     name: h("button", { onclick: () => name(current()) }, "Rename"),
     prune: h("button", { onclick: () => prune(current()) }, "Prune"),
-    compare: h("button", { onclick: () => compare(store, [...chosen]) }, "Compare"),
+    compare: h("button", { onclick: () => compare(store, judge, [...chosen]) }, "Compare"),
   };
 
   /** The row that has the focus, or the one whose text is shown. */
@@ -185,7 +191,7 @@ function item(row, tree, shown, chosen) {
       tabindex: "-1",
     },
     h("span", { class: "choose", title: "Choose it for comparison (Space)", "aria-hidden": "true" }),
-    h("span", { class: "words" }, row.name ? h("b", {}, signed(row.name)) : excerpt),
+    h("span", { class: "words" }, row.name && h("b", {}, `${signed(row.name)} `), excerpt),
     h("span", { class: "soft number" }, `${count} tok.${judged ? ` · ${bits.toFixed(1)} bits` : ""}`),
   );
   element.style.setProperty("--level", String(row.level - 1));

@@ -26,7 +26,6 @@ export function candidateRows(count, take) {
         "tr",
         {},
         h("th", { scope: "col" }, "Token"),
-        h("th", { scope: "col", class: "pair" }, h("span", { class: "unseen" }, "Bars")),
         h("th", { scope: "col", class: "number" }, "Model"),
         h("th", { scope: "col" }, "With rules"),
       ),
@@ -53,8 +52,7 @@ function candidateRow(take) {
   const element = h(
     "tr",
     { hidden: true },
-    h("th", { scope: "row" }, button),
-    h("td", { class: "pair", "aria-hidden": "true" }, ...bars),
+    h("th", { scope: "row" }, button, h("span", { class: "pair", "aria-hidden": "true" }, ...bars)),
     before,
     after,
   );

@@ -15,8 +15,13 @@ import { summary } from "./figures.js";
 
 const TITLE = 40; // characters
 
-/** @param {Store} store @param {string[]} ids The last branches of the texts. */
-export function compare(store, ids) {
+/**
+ * @param {Store} store
+ * @param {import("./judging.js").Judge} judge
+ * @param {string[]} ids The last branches of the texts.
+ */
+export async function compare(store, judge, ids) {
+  for (const id of ids) await judge.know(id);
   const { tree, view } = store.state;
   const texts = ids.map((id) => tokensOf(walked(tree, id)));
   const common = shared(texts);

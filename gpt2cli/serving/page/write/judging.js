@@ -5,7 +5,7 @@
 
 import { Refusal, score } from "../api.js";
 import { debounced, say } from "../dom.js";
-import { changed, exchanged, path, tokensOf } from "../tree.js";
+import { changed, exchanged, path, tokensOf, walked } from "../tree.js";
 import { isDraft, unread } from "./editing.js";
 
 /**
@@ -32,14 +32,15 @@ export class Judge {
   }
 
   /**
-   * Wait until all that was typed is tokens, here or in all branches.
+   * Wait until all that was typed is tokens: in the text that is shown, in another, everywhere.
    *
-   * @param {{everywhere?: boolean}} [options]
+   * @param {{everywhere?: boolean, leaf?: string}} [options]
    */
-  async settled({ everywhere = false } = {}) {
+  async settled({ everywhere = false, leaf } = {}) {
     for (;;) {
       const { tree } = this._store.state;
-      const all = everywhere ? Object.values(tree.branches) : path(tree);
+      const text = leaf === undefined ? tree : walked(tree, leaf);
+      const all = everywhere ? Object.values(tree.branches) : path(text);
       const open = all.find((branch) => branch.tokens.some(isDraft));
       if (!open) return;
       await this._read(open);
@@ -54,7 +55,7 @@ export class Judge {
     try {
       await this.settled();
       if (asking.signal.aborted) return;
-      await this._judge(asking.signal);
+      await this._judge(this._store.state.tree.leaf, asking.signal);
       if (this._isOut) say("The server is back.");
       this._isOut = false;
     } catch (error) {
@@ -77,9 +78,23 @@ export class Judge {
     });
   }
 
-  /** @param {AbortSignal} signal */
-  async _judge(signal) {
-    const before = tokensOf(this._store.state.tree);
+  /**
+   * Have the text that ends with a branch read and judged, as far as the server is there.
+   *
+   * @param {string} leaf
+   */
+  async know(leaf) {
+    try {
+      await this.settled({ leaf });
+      await this._judge(leaf);
+    } catch (error) {
+      this._failed(error);
+    }
+  }
+
+  /** @param {string} leaf @param {AbortSignal} [signal] */
+  async _judge(leaf, signal) {
+    const before = tokensOf(walked(this._store.state.tree, leaf));
     const ids = before.map(({ id }) => id);
     const name = ids.join();
     if (before.every(isJudged) || name === this._refused) return;
@@ -87,7 +102,10 @@ export class Judge {
       if (error instanceof Refusal && error.status === 400) this._refused = name;
       throw error;
     });
-    this._learn((tree) => exchanged(tree, judged(before, tokens, tokensOf(tree))));
+    this._learn((tree) => {
+      if (!tree.branches[leaf]) return tree;
+      return exchanged(tree, judged(before, tokens, tokensOf(walked(tree, leaf))));
+    });
   }
 
   /** @param {(tree: Tree) => Tree} next */

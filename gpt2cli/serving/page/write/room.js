@@ -38,7 +38,7 @@ export function openWrite(room, page) {
       "div",
       { class: "write" },
       h("div", { class: "desk" }, bar(page, judge, writer), text.element, legend(page)),
-      h("div", { class: "middle" }, tokenPanel(page, writer, text.focus), branches(page)),
+      h("div", { class: "middle" }, tokenPanel(page, writer, text.focus), branches(page, judge)),
       right,
       heard(page, writer),
     ),
