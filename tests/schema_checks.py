@@ -21,7 +21,7 @@ REASONS = (
     r"prompts times n may be up to",
     # Of the page, what depends on the length of a text.
     r"(position|first|prompt_length) must be a whole number from",
-    r"there is no position\.\d+: the text has",
+    r"there is no position\.\d+: (the text has|positions are)",
     r"prompt has \d+ tokens, the context",
     r"interventions at some positions hold",
     r".* is \d+ tokens, not one",
