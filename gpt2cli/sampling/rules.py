@@ -70,13 +70,25 @@ def _ranked(row: NDArray, target: int, count: int) -> Ranked:
 
 
 def ranks(logits: Array, targets: Sequence[int]) -> list[int]:
-    """The place of each row's target among all tokens, 1 for the best, on the host. (N, V), (N,)"""
+    """The place of each row's target among all tokens, 1 for the best, on the host. (N, V), (N,)
+
+    Among equals the lower ids come first.
+    """
+    if isinstance(logits, np.ndarray):  # a row at a time, as `log_probabilities` does it
+        return [_rank(*each) for each in zip(logits, targets, strict=True)]
     xp, own = array_namespace(logits), to_device_of(logits, np.array(targets)[:, None])
     values = xp.take_along_axis(logits, own, axis=-1)
     ids = xp.arange(logits.shape[1], device=device(logits))[None]
     before = (logits > values) | ((logits == values) & (ids < own))
     found: list[int] = (xp.sum(before, axis=-1, dtype=xp.int64) + 1).tolist()
     return found
+
+
+def _rank(row: NDArray, target: int) -> int:
+    """`ranks` of one row. (V,)"""
+    value = row[target]
+    equal = np.count_nonzero(row[:target] == value)
+    return int(1 + np.count_nonzero(row > value) + equal)
 
 
 def largest_ids(row: NDArray, count: int) -> list[int]:

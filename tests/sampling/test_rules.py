@@ -44,6 +44,7 @@ from gpt2cli.sampling.rules import (
     log_probabilities,
     log_softmax,
     next_limit,
+    ranks,
     scale_by_temperature,
     uniforms,
 )
@@ -113,6 +114,9 @@ def test_log_probabilities_are_those_of_the_softmax_and_the_lower_ids_among_equa
         assert log_probabilities(array, targets, count) == [row for [row] in one_by_one]
     expected = torch.log_softmax(torch.from_numpy(logits), dim=-1)
     np.testing.assert_allclose(log_softmax(logits), expected, rtol=1e-5, atol=1e-5)
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    places = (np.argwhere(order == np.array(targets)[:, None])[:, 1] + 1).tolist()
+    assert ranks(logits, targets) == ranks(torch.from_numpy(logits), targets) == places
 
 
 # --- top-k ------------------------------------------------------------------------------

@@ -95,3 +95,10 @@ def test_a_port_that_is_taken_is_said_in_a_line(run_main: Run) -> None:
         port = taken.getsockname()[1]
         done = run_main("play", "-m", "bard", "--port", str(port), code=1)
     assert error_of(done) == f"gpt2: 127.0.0.1 --port {port} is taken; choose another port\n"
+
+
+def test_serve_says_that_it_has_the_page() -> None:
+    with servers.command() as server:
+        address = f"http://127.0.0.1:{server.port}/"
+        assert any(line.endswith(f"is at {address}") for line in server.lines)
+        assert b"<html" in server.ask("/").body
