@@ -42,5 +42,6 @@ def server(model: LoadedModel, chosen: Options, ready: Callable[[], None]) -> Se
 
 
 def say_where(model: LoadedModel, url: str) -> None:
-    """Say that the model is open, and where."""
-    complain(f"{model.describe()}, at {url}; Ctrl-C ends it")
+    """Say that the model is open, and where; a browser finds the page there."""
+    page = "with a page " if url.startswith("http") else ""
+    complain(f"{model.describe()}, {page}at {url}; Ctrl-C ends it")

@@ -184,8 +184,6 @@ def _serve(model: LoadedModel, address: Address, listener: socket, chosen: Optio
     def ready() -> None:
         if not chosen.quiet:
             say_where(model, url)
-            if address.uds is None:
-                complain(f"a page to write with and look inside is at {url}/")
             complain(f"try: {_example(model, address, url, bool(chosen.policy.key))}")
 
     if chosen.workers == 1:

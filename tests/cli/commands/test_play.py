@@ -99,6 +99,6 @@ def test_a_port_that_is_taken_is_said_in_a_line(run_main: Run) -> None:
 
 def test_serve_says_that_it_has_the_page() -> None:
     with servers.command() as server:
-        address = f"http://127.0.0.1:{server.port}/"
-        assert any(line.endswith(f"is at {address}") for line in server.lines)
+        address = f"http://127.0.0.1:{server.port}"
+        assert f", with a page at {address}; " in server.lines[0]
         assert b"<html" in server.ask("/").body
