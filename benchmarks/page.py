@@ -184,6 +184,7 @@ def frames(page: Page, rounds: int) -> None:
     page.evaluate(RECORD)
     for _ in range(rounds):
         text.press_sequentially("and then again ", delay=90)
+        page.wait_for_timeout(2000)  # in which the new tokens get their colours
     typed = page.evaluate(STOP)
     browsers.settled(page, PATIENCE)
     count = page.locator(".backdrop span").count()
