@@ -33,13 +33,12 @@ class Placement:
 
     device: str
     precision: str
+    reference: bool = False
 
     @property
     def cache_precision(self) -> str:
         """That of the KV cache: on a CPU the engine keeps it in fp32 if weights have 16 bits."""
         return "fp32" if self.device == "cpu" and self.precision in HALVES else self.precision
-
-    reference: bool = False
 
 
 def check_device(device: str) -> None:
