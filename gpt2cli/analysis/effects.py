@@ -85,13 +85,15 @@ def compare(
     """The same of logits (V,) that are known already."""
     best = (logits.topk(min(top, len(logits))).indices.tolist() for logits in (before, after))
     listed = set().union(*best, () if token is None else (token,))
-    moved = [Moved(i, tokenizer.show(i), _standing(before, i), _standing(after, i)) for i in listed]
-    moved.sort(key=lambda m: (-max(m.before.probability, m.after.probability), m.id))
     p, q = before.log_softmax(-1), after.log_softmax(-1)
+    moved = [
+        Moved(i, tokenizer.show(i), _standing(before, p, i), _standing(after, q, i)) for i in listed
+    ]
+    moved.sort(key=lambda m: (-max(m.before.probability, m.after.probability), m.id))
     return Effect(float((p.exp() * (p - q)).sum()) / math.log(2), moved)
 
 
-def _standing(logits: Tensor, token: int) -> Standing:
+def _standing(logits: Tensor, logprobs: Tensor, token: int) -> Standing:
     logit = logits[token]
     rank = 1 + int((logits > logit).sum())
-    return Standing(float(logit), float(logits.softmax(-1)[token]), rank)
+    return Standing(float(logit), math.exp(float(logprobs[token])), rank)

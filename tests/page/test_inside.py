@@ -225,7 +225,7 @@ def test_what_is_switched_off_is_off_here_too(room: Any) -> None:
     room.locator(".board [data-part='2.3']").click()
     room.get_by_role("tab", name="Look inside").click()
     room.locator(".inside:not([aria-busy])").wait_for()
-    room.locator("#room-inside .notice", has_text="changed by 1 intervention").wait_for()
+    room.locator(".plan-notice", has_text="all numbers are of that").wait_for()
     stage(room, "2").get_by_role("button", name="block 2").click()
     row = stage(room, "2").locator(".bars tr", has_text="head 2.3").first
     assert numbers(row)[-1] == 0

@@ -54,6 +54,7 @@ export class Lenses {
     this._load = null;
     load().catch((error) => {
       if (error.name === "AbortError") return;
+      this._box.removeAttribute("aria-busy");
       this._box.replaceChildren(h("p", { class: "bad" }, error.message));
     });
   }

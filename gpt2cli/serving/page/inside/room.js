@@ -81,7 +81,7 @@ class Room {
     const left = this._left(state);
     const tokens = tokensOf(state.tree).slice(left);
     this._body.hidden = tokens.length === 0;
-    this._notice.replaceChildren(...this._notices(state, left, tokens.length));
+    this._notice.replaceChildren(...this._notices(left, tokens.length));
     const isRead = tokens.every(({ id }) => id >= 0); // what was just typed is no token yet
     if (tokens.length === 0 || !isRead) return;
     const { plan, view } = state;
@@ -183,24 +183,13 @@ class Room {
     this._picture.open(layer, null);
   }
 
-  /** @param {State} state @param {number} left @param {number} count */
-  _notices(state, left, count) {
-    const go = (/** @type {"write" | "whatif"} */ room) => () =>
-      this._store.update(({ view }) => ({ view: { ...view, room } }));
-    const { plan } = state;
-    const changes = plan.ablate.length + plan.steer.length;
-    const many = `${changes} ${changes === 1 ? "intervention" : "interventions"}`;
+  /** @param {number} left @param {number} count */
+  _notices(left, count) {
+    const write = () => this._store.update(({ view }) => ({ view: { ...view, room: "write" } }));
     const none = "There is no text to look into yet. ";
     return [
       count === 0 &&
-        h("p", { class: "panel" }, none, button("Write one", go("write"))),
-      changes > 0 &&
-        h(
-          "p",
-          { class: "notice panel" },
-          `The model is changed by ${many}; all numbers here are under them. `,
-          button("What if", go("whatif")),
-        ),
+        h("p", { class: "panel" }, none, h("button", { onclick: write }, "Write one")),
       left > 0 &&
         h(
           "p",
@@ -214,11 +203,6 @@ class Room {
 /** @param {HTMLElement} room @param {import("../app.js").Page} page */
 export function openInside(room, page) {
   new Room(room, page);
-}
-
-/** @param {string} text @param {() => void} onclick */
-function button(text, onclick) {
-  return h("button", { onclick }, text);
 }
 
 /** @param {Inspection} found @param {readonly string[]} named @param {number} position */

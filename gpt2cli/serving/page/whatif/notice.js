@@ -25,7 +25,8 @@ export function planNotice({ store }) {
     ({ plan, view }) => `${isEmpty(plan)} ${view.room} ${inWords(plan)}`,
     ({ plan, view }) => {
       const text = inWords(plan);
-      words.textContent = `${text[0]?.toUpperCase() ?? ""}${text.slice(1)}; texts are continued that way.`;
+      const so = view.room === "inside" ? "all numbers are of that" : "texts are continued that way";
+      words.textContent = `${text[0]?.toUpperCase() ?? ""}${text.slice(1)}; ${so}.`;
       notice.hidden = isEmpty(plan) || view.room === "whatif";
     },
   );

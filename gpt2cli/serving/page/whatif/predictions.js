@@ -57,9 +57,10 @@ export function predictions({ store, model }) {
   );
   const perhaps = (/** @type {State} */ state) => {
     const wanted = [state.tree, state.plan];
-    const isEmptyText = readOf(state.tree, model).length === 0;
-    panel.hidden = isEmptyText;
-    if (state.view.room !== "whatif" || isEmptyText) return;
+    const tokens = readOf(state.tree, model);
+    panel.hidden = tokens.length === 0;
+    const isRead = tokens.every(({ id }) => id >= 0); // what was just typed is no token yet
+    if (state.view.room !== "whatif" || panel.hidden || !isRead) return;
     if (wanted.every((part, i) => part === asked[i])) return;
     asked = wanted;
     request.abort();
