@@ -289,6 +289,7 @@ def test_a_row_is_what_generate_gives_for_its_seed(run_process: Run, tmp_path: P
         assert run_process("generate", row["prompt"], *options).stdout.decode() == row["completion"]
 
 
+@pytest.mark.slow
 def test_a_model_killed_again_and_again_ends_with_the_same_bytes(tmp_path: Path) -> None:
     """What continues stands among other rows than before, and is what it would have been."""
     rows = [{"prompt": f"{i} and", "max_tokens": 5 + i % 40} for i in range(150)]
@@ -348,6 +349,7 @@ print(peak_memory())
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = []
     for count in (1_000, 30_000):

@@ -250,6 +250,7 @@ def resumed(place: Path, *extra: str) -> list[int]:
     return [json.loads(line)["step"] - steps for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all_in_one_sentence_and_the_run_goes_on(tmp_path: Path) -> None:
     with running(tmp_path, "--devices", "2") as (process, (_, second)):
         second.kill()

@@ -76,8 +76,9 @@ def ratio(
     return float(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is measured as Linux counts it")
-@pytest.mark.parametrize("lora", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("lora", [False, True])
 def test_the_estimate_is_near_the_peak_of_a_small_model(lora: bool) -> None:
     assert ratio(BARD_SIZE, 16, lora, False, "fp32") == pytest.approx(1, abs=0.15)
 

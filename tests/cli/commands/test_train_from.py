@@ -97,6 +97,7 @@ def test_a_log_may_be_csv_and_samples_come_as_often_as_asked(
     assert [r["step"] for r in csv.DictReader(log.open())] == [str(i) for i in range(10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [[], ["--lora"]])
 def test_a_run_killed_at_any_moment_goes_on_exactly(
     run_main: Run, arguments: list[str], tmp_path: Path, lora: list[str]

@@ -27,6 +27,7 @@ def picture(data: Inspection, *sections: str, prompt: str = PROMPT, **options: A
         return render("<tiny>", prompt, data, sections, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [False, True])
 def test_a_picture_of_all_sections_has_margins(tiny_inspection: Inspection, every: bool) -> None:
     png = picture(tiny_inspection, *SECTIONS, layers=[0, 1] if every else [1], every=every)

@@ -285,6 +285,7 @@ def test_memory_is_estimated_in_the_pages_of_the_engine() -> None:
     assert native.library().engine_page_length() == memory.PAGE == pages.PAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", sorted(path.name for path in SOURCES.glob("*.h")))
 def test_a_header_includes_what_it_uses(header: str) -> None:
     compile_alone(f'#include "{header}"')

@@ -155,6 +155,7 @@ def test_a_second_signal_ends_all_at_once(own: Command) -> None:
     until(lambda: not any(map(has_not_ended, workers)))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced_and_the_other_goes_on(own: Command) -> None:
     streams = spread(own, n=128)  # so many that they are not done when the process is ended
     pages = value(own.ask("/metrics").body, "gpt2_kv_cache_pages")
