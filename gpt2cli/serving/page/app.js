@@ -79,7 +79,10 @@ function askForKey(why) {
 function bindRooms(store) {
   const tabs = ROOMS.map((name) => find(`#tab-${name}`));
   /** @param {View["room"]} room */
-  const open = (room) => store.update(({ view }) => ({ view: { ...view, room } }));
+  const open = (room) => {
+    say(""); // what was said is about the room that is left
+    store.update(({ view }) => ({ view: { ...view, room } }));
+  };
   ROOMS.forEach((name, i) => {
     tabs[i].addEventListener("click", () => open(name));
     tabs[i].addEventListener("keydown", (event) => {
