@@ -51,7 +51,7 @@ def log_probabilities(logits: Array, targets: Sequence[int], count: int) -> list
     if isinstance(logits, np.ndarray):
         return [_ranked(*each, count) for each in zip(logits, targets, strict=True)]
     xp = array_namespace(logits)
-    table, own = log_softmax(logits), to_device_of(logits, np.array(targets)[:, None])
+    table, own = log_softmax(logits), to_device_of(logits, np.array(targets, np.int64)[:, None])
     chosen = xp.take_along_axis(table, own, axis=-1)[:, 0].tolist()
     if not count:
         return [(value, []) for value in chosen]
@@ -76,7 +76,7 @@ def ranks(logits: Array, targets: Sequence[int]) -> list[int]:
     """
     if isinstance(logits, np.ndarray):  # a row at a time, as `log_probabilities` does it
         return [_rank(*each) for each in zip(logits, targets, strict=True)]
-    xp, own = array_namespace(logits), to_device_of(logits, np.array(targets)[:, None])
+    xp, own = array_namespace(logits), to_device_of(logits, np.array(targets, np.int64)[:, None])
     values = xp.take_along_axis(logits, own, axis=-1)
     ids = xp.arange(logits.shape[1], device=device(logits))[None]
     before = (logits > values) | ((logits == values) & (ids < own))
