@@ -155,8 +155,9 @@ def mask(logits: Array, matchers: Sequence[Matcher]) -> Array:
     look_ahead(matchers)
     xp = array_namespace(logits)
     bits = to_device_of(logits, np.stack([matcher.packed() for matcher in matchers]))
+    which = xp.astype(xp.reshape(bits, (-1,)), xp.int32)  # PyTorch looks nothing up by bytes
     table = xp.astype(to_device_of(logits, _LIMITS), logits.dtype)
-    limits = xp.reshape(xp.take(table, xp.reshape(bits, (-1,)), axis=0), (len(matchers), -1))
+    limits = xp.reshape(xp.take(table, which, axis=0), (len(matchers), -1))
     return xp.minimum(logits, limits[:, : logits.shape[1]])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from hypothesis import strategies as st
 from torch import from_numpy
 
 import gpt2cli
+from gpt2cli.arrays import Array, NDArray
 from gpt2cli.config.sampling import SamplingConfig
 from gpt2cli.errors import GPT2CLIError, UsageError
 from gpt2cli.generation.loop import generate
 from gpt2cli.generation.record import Recorder, Sample
 from gpt2cli.generation.request import GenerationConfig
-from gpt2cli.sampling.constraint import Constraint, resolve
+from gpt2cli.sampling.constraint import Constraint, mask, resolve
 from gpt2cli.sampling.rules import generator
 from gpt2cli.sampling.sampler import Sampler, choose
 from gpt2cli.text.tokenizer import Tokenizer
@@ -71,6 +73,16 @@ def write(
     for _ in recorder.watch(generate(decoder, tokenizer, [1], config)):
         pass
     return recorder.samples
+
+
+@pytest.mark.parametrize("to_array", [np.asarray, from_numpy], ids=["numpy", "torch"])
+def test_what_may_not_come_is_removed_row_by_row(to_array: Callable[[NDArray], Array]) -> None:
+    matchers = [resolve(regex=regex).matcher(BARD) for regex in ("[a-z ]+", "yes|no", "[0-9]")]
+    logits = np.random.default_rng(0).normal(size=(3, BARD.size)).astype(np.float32)
+    expected = np.full_like(logits, -np.inf)
+    for row, numbers, matcher in zip(expected, logits, matchers, strict=True):
+        row[matcher.allowed] = numbers[matcher.allowed]
+    np.testing.assert_array_equal(mask(to_array(logits), matchers), expected)
 
 
 @settings(max_examples=40, deadline=None)

@@ -314,11 +314,15 @@ def test_choosing_never_waits_for_a_gpu(temperature: float) -> None:
         xtc_probability=0.5,
     )
     for sampling in (config, SamplingConfig(temperature, mirostat_tau=3.0)):
-        samplers = [Sampler(sampling, generator(0, 0)), Sampler(config, generator(0, 1))]
-        logits = torch.zeros(2, 50, device="meta")
+        samplers = [
+            Sampler(sampling, generator(0, 0)),
+            Sampler(config, generator(0, 1)),
+            Sampler(config, generator(0, 2), matcher=LETTERS.matcher(BARD)),
+        ]
+        logits = torch.zeros(3, BARD.size, device="meta")
         for _ in range(2):
-            picked, order = sampler.enqueue(logits, samplers, [[1, 2], [3]])
-            assert (picked.device.type, picked.shape, order) == ("meta", (2, 2), [0, 1])
+            picked, order = sampler.enqueue(logits, samplers, [[1, 2], [3], [4]])
+            assert (picked.device.type, picked.shape, order) == ("meta", (3, 2), [0, 1, 2])
 
 
 @pytest.mark.gpu
@@ -330,11 +334,15 @@ def test_a_step_waits_for_a_gpu_once_and_a_text_is_the_same_in_any_company() -> 
         SamplingConfig(mirostat_tau=4.0),
     ]
     count = 40
-    logits = 3 * torch.randn(count, 50_257, device="cuda")
+    logits = 3 * torch.randn(count, BARD.size, device="cuda")
     texts = [[1, 2, i] for i in range(count)]
 
     def start() -> list[Sampler]:
-        return [Sampler(configs[i % 4], generator(0, i), bias={i: 1.0}) for i in range(count)]
+        matchers = [None if i % 3 else LETTERS.matcher(BARD) for i in range(count)]
+        return [
+            Sampler(configs[i % 4], generator(0, i), bias={i: 1.0}, matcher=matchers[i])
+            for i in range(count)
+        ]
 
     sampler.choose(logits, start(), texts)  # the first call sets the GPU up
     together = start()
