@@ -158,8 +158,9 @@ def test_a_text_that_is_taken_is_a_branch_that_undo_takes_back(room: Any) -> Non
     tokens = room.locator(".positions button")
     before = tokens.count()
     room.get_by_role("button", name="Take it into the text").last.click()
-    assert tokens.count() > before
+    tokens.nth(before).wait_for()
     room.keyboard.press(UNDO)
+    tokens.nth(before).wait_for(state="detached")
     assert tokens.count() == before
 
 

@@ -130,6 +130,7 @@ def test_several_texts_are_written_at_once_and_compared(page: Page) -> None:
         rows(page).nth(i).locator(".choose").click()
     page.get_by_role("button", name="Compare 3").click()
     columns = page.get_by_role("dialog", name="Side by side").get_by_role("article")
+    columns.nth(2).wait_for()  # after what the server says of their tokens
     assert columns.count() == 3
     assert len(set(columns.locator(".text").all_text_contents())) == 3
     for i in range(3):
