@@ -132,6 +132,14 @@ def test_an_undocumented_function_is_found() -> None:
     assert list(undocumented(text)) == ["b", "c"]
 
 
+def test_what_is_exported_is_imported() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in SCRIPTS}
+    for path, text in texts.items():
+        others = " ".join(other for at, other in texts.items() if at != path)
+        for name in re.findall(r"^export (?:async )?(?:function\*?|const|class) (\w+)", text, re.M):
+            assert re.search(rf"\b{name}\b", others), f"{ids(path)}: {name}"
+
+
 def test_types_are_right() -> None:
     tsc = str(TSC) if TSC.exists() else shutil.which("tsc")
     if tsc is None:

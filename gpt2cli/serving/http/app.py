@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -116,7 +115,7 @@ class _Endpoints:
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/openapi.json", opened(service, self.openapi), methods=["GET"]),
             *writing.routes(service),
-            *insight.routes(service, partial(opened, service)),
+            *insight.routes(service),
             *page.routes(),
         ]
 

@@ -13,6 +13,7 @@ from gpt2cli.serving.http import guard
 from gpt2cli.serving.http.errors import failure, response_to
 from gpt2cli.serving.http.service import Service
 
+PAGE = "/page/v1/"  # what the page asks is found below it
 Endpoint: TypeAlias = "Callable[[Request], Awaitable[Any]]"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from gpt2cli.errors import GPT2CLIError
 from gpt2cli.progress import Advance
 from gpt2cli.serving.http import guard
 from gpt2cli.serving.http.answers import END, event_of, stream_end, stream_start
+from gpt2cli.serving.http.endpoint import PAGE, Endpoint, opened
 from gpt2cli.serving.http.errors import json_response, response_to, why_it_ended
 from gpt2cli.serving.http.page_answers import named
 from gpt2cli.serving.http.service import Service, parse
@@ -24,29 +25,25 @@ from gpt2cli.serving.http.turns import Turns, until_gone
 from gpt2cli.serving.insight import Body, Insight, Patches
 from gpt2cli.text.tokenizer import Tokenizer
 
-PREFIX = "/page/v1/"
-Endpoint: TypeAlias = "Callable[[Request], Awaitable[Any]]"
 _STEP_SECONDS = 0.05  # between two words about how far it is
 
 
-def routes(service: Service, opened: Callable[[Endpoint], Endpoint]) -> list[Route]:
-    """Where they are found; `opened` makes one that answers every way to be wrong."""
+def routes(service: Service) -> list[Route]:
+    """Where they are found."""
     found = _Endpoints(service)
     insight = found.insight
-    posts = {
+    at_once = {
         "inspect": insight.inspect,
         "lens": insight.lens,
         "attention": insight.attention,
         "head": insight.head,
         "effect": insight.effect,
     }
+    posts = {name: found.answering(work) for name, work in at_once.items()}
+    posts["patch"] = found.patch
     return [
-        *(
-            Route(PREFIX + name, opened(found.answering(work)), methods=["POST"])
-            for name, work in posts.items()
-        ),
-        Route(f"{PREFIX}patch", opened(found.patch), methods=["POST"]),
-        Route(f"{PREFIX}heads", opened(found.heads), methods=["GET"]),
+        *(Route(PAGE + n, opened(service, of), methods=["POST"]) for n, of in posts.items()),
+        Route(f"{PAGE}heads", opened(service, found.heads), methods=["GET"]),
     ]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 from gpt2cli.config.interventions import ABLATE_WITH, STRONGEST
 from gpt2cli.generation.request import MOST_LOGPROBS
 from gpt2cli.serving.asked import MOST_STEERINGS
+from gpt2cli.serving.http.endpoint import PAGE
 from gpt2cli.serving.http.page_answers import MOST_CANDIDATES
 from gpt2cli.serving.http.schemas import TEXT, array, get, nullable, number, post, record, whole
 from gpt2cli.serving.http.service import MOST_TEXTS, Service
-from gpt2cli.serving.http.writing import ROOT, SETTINGS
+from gpt2cli.serving.http.writing import SETTINGS
 from gpt2cli.serving.insight import MAPS, MOST_LISTED, MOST_NEURONS, MOST_TOP
 
 Schema = dict[str, Any]
@@ -46,13 +47,13 @@ def _writing(service: Service, fields: Schema) -> dict[str, Any]:
     # At least one token, unlike a completion that only measures.
     settings = settings | score | {"plan": plan, "n": nullable(whole(1, MOST_TEXTS))}
     return {
-        f"{ROOT}model": {"get": get("What the page needs to know of the model", _MODEL)},
-        f"{ROOT}score": {"post": post("How probable each token is", _body(score), _SCORE)},
-        f"{ROOT}next": {"post": post("The best next tokens", _body(following), _NEXT)},
-        f"{ROOT}stages": {
+        f"{PAGE}model": {"get": get("What the page needs to know of the model", _MODEL)},
+        f"{PAGE}score": {"post": post("How probable each token is", _body(score), _SCORE)},
+        f"{PAGE}next": {"post": post("The best next tokens", _body(following), _NEXT)},
+        f"{PAGE}stages": {
             "post": post("What each rule of sampling does next", _body(stages), _STAGES)
         },
-        f"{ROOT}continue": {"post": post("Continue a text", _body(settings), None, _NEWS)},
+        f"{PAGE}continue": {"post": post("Continue a text", _body(settings), None, _NEWS)},
     }
 
 
@@ -72,17 +73,17 @@ def _inside(service: Service) -> dict[str, Any]:
     patch |= {"maps": nullable(array({"type": "string", "enum": list(MAPS)}, minItems=1))}
     about = "What one head does for a token"
     return {
-        f"{ROOT}inspect": {"post": post("What happens to a token", _body(inspect), _INSPECT)},
-        f"{ROOT}lens": {"post": post("The logit lens by layer and token", _body(lens), _LENS)},
-        f"{ROOT}attention": {"post": post("All heads' attention", _body(read), _ATTENTION)},
-        f"{ROOT}head": {"post": post(about, _body(head, "layer", "head"), _HEAD)},
-        f"{ROOT}effect": {"post": post("What a plan changes", _body(effect), _EFFECT)},
-        f"{ROOT}patch": {
+        f"{PAGE}inspect": {"post": post("What happens to a token", _body(inspect), _INSPECT)},
+        f"{PAGE}lens": {"post": post("The logit lens by layer and token", _body(lens), _LENS)},
+        f"{PAGE}attention": {"post": post("All heads' attention", _body(read), _ATTENTION)},
+        f"{PAGE}head": {"post": post(about, _body(head, "layer", "head"), _HEAD)},
+        f"{PAGE}effect": {"post": post("What a plan changes", _body(effect), _EFFECT)},
+        f"{PAGE}patch": {
             "post": post(
                 "What restores an answer", record(patch, *_PROMPTS, extra=False), None, _PATCHES
             )
         },
-        f"{ROOT}heads": {"get": get("Which heads are of which kind", _HEADS)},
+        f"{PAGE}heads": {"get": get("Which heads are of which kind", _HEADS)},
     }
 
 

@@ -29,7 +29,7 @@ from gpt2cli.serving.completions import MOST_TOKENS
 from gpt2cli.serving.http import guard
 from gpt2cli.serving.http.altered import Altered, Holding
 from gpt2cli.serving.http.answers import END, Events, Whole, event_of
-from gpt2cli.serving.http.endpoint import opened
+from gpt2cli.serving.http.endpoint import PAGE, opened
 from gpt2cli.serving.http.engine import Engine, Job
 from gpt2cli.serving.http.errors import json_response
 from gpt2cli.serving.http.page_answers import (
@@ -41,7 +41,6 @@ from gpt2cli.serving.http.page_answers import (
 )
 from gpt2cli.serving.http.service import MOST_TEXTS, Part, Service, Work, parse
 
-ROOT = "/page/v1/"
 MOST_WINDOWS = 16  # of the context, half of it apart, that a text to score may fill
 # Fields of a completion that say how its answer looks mean nothing here.
 _ELSEWHERE = ("model", "user", "suffix", "stream", "stream_options", "best_of", "echo", "logprobs")
@@ -60,8 +59,8 @@ def routes(service: Service) -> list[Route]:
         "continue": found.continued,
     }
     return [
-        Route(f"{ROOT}model", opened(service, found.model), methods=["GET"]),
-        *(Route(ROOT + n, opened(service, of), methods=["POST"]) for n, of in posts.items()),
+        Route(f"{PAGE}model", opened(service, found.model), methods=["GET"]),
+        *(Route(PAGE + n, opened(service, of), methods=["POST"]) for n, of in posts.items()),
     ]
 
 

@@ -1,7 +1,5 @@
 /** Elements from JavaScript. Text is always text: nothing here reads HTML. */
 
-const SVG = "http://www.w3.org/2000/svg";
-
 /**
  * @typedef {Record<string, unknown>} Attributes `on…` are listeners, `class` and `data-…` and
  *   `aria-…` attributes; true is an empty attribute, false, null and undefined are none.
@@ -18,30 +16,7 @@ const SVG = "http://www.w3.org/2000/svg";
  * @returns {HTMLElementTagNameMap[K]}
  */
 export function h(name, attributes = {}, ...children) {
-  return fill(document.createElement(name), attributes, children);
-}
-
-/**
- * An SVG element.
- *
- * @template {keyof SVGElementTagNameMap} K
- * @param {K} name
- * @param {Attributes} [attributes]
- * @param {...Child} children
- * @returns {SVGElementTagNameMap[K]}
- */
-export function svg(name, attributes = {}, ...children) {
-  const element = /** @type {SVGElementTagNameMap[K]} */ (document.createElementNS(SVG, name));
-  return fill(element, attributes, children);
-}
-
-/**
- * @template {Element} E
- * @param {E} element
- * @param {Attributes} attributes
- * @param {Child[]} children
- */
-function fill(element, attributes, children) {
+  const element = document.createElement(name);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) {
       element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));

@@ -9,7 +9,7 @@ const DECODER = new TextDecoder("utf-8", { ignoreBOM: true });
 const NOTHING = new Uint8Array(0);
 
 /** @param {Named} token @returns {Uint8Array} */
-export function bytesOf(token) {
+function bytesOf(token) {
   if (token.bytes === undefined) return ENCODER.encode(token.text);
   return Uint8Array.from(atob(token.bytes), (c) => c.charCodeAt(0));
 }

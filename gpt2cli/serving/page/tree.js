@@ -29,11 +29,6 @@ export function tokensOf(tree) {
   return path(tree).flatMap((branch) => branch.tokens);
 }
 
-/** The branch that nothing comes before. @param {Tree} tree @returns {Branch} */
-export function rootOf(tree) {
-  return path(tree)[0];
-}
-
 /** @param {Tree} tree @param {string | null} id null for the root alone. @returns {Branch[]} */
 export function children({ branches }, id) {
   return Object.values(branches).filter(({ parent }) => parent === id);

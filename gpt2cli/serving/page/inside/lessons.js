@@ -28,7 +28,7 @@ const LENS = /** @type {const} */ ([
 ]);
 
 /** @type {Record<string, Lesson>} */
-export const LESSONS = {
+const LESSONS = {
   way: {
     text:
       "One vector, the residual stream, runs through the model: each block reads it and adds to " +

@@ -99,7 +99,7 @@ async function effectOf({ tree, plan }, model, signal) {
  * @param {Effect} effect
  * @param {string} words The plan in words; empty for none.
  */
-export function inSentence({ kl, tokens }, words) {
+function inSentence({ kl, tokens }, words) {
   const first = (/** @type {"before" | "after"} */ when) =>
     tokens.reduce((best, one) => (one[when].rank < best[when].rank ? one : best));
   const [old, now] = [first("before"), first("after")];

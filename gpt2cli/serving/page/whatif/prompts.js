@@ -49,7 +49,7 @@ export function refusal(clean, corrupted) {
  *
  * @param {readonly {text: string}[]} tokens
  */
-export function unanswerable(tokens) {
+function unanswerable(tokens) {
   if (tokens.length < 2) return null;
   const shown = tokens.map((token) => visible(token.text)).join(" | ");
   return `An answer is one token, and this is ${tokens.length}: ${shown}.`;
@@ -61,7 +61,7 @@ export function unanswerable(tokens) {
  * @param {Question} question
  * @param {{n_layers: number, n_heads: number}} config
  */
-export function readings({ clean, corrupted, maps }, { n_layers: layers, n_heads: heads }) {
+function readings({ clean, corrupted, maps }, { n_layers: layers, n_heads: heads }) {
   const places = clean.length - clean.findIndex((id, i) => id !== corrupted[i]);
   return maps.reduce((sum, name) => sum + layers * (name === "heads" ? heads : places), 0);
 }

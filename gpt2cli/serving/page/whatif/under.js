@@ -30,7 +30,7 @@ const OLD = "Since then something else has been changed.";
  * @param {readonly {id: number}[]} b
  * @returns {number | null}
  */
-export function firstDifference(a, b) {
+function firstDifference(a, b) {
   const place = a.findIndex((token, i) => i < b.length && token.id !== b[i].id);
   return place < 0 ? null : place;
 }

@@ -54,7 +54,7 @@ export async function compare(store, judge, ids) {
  *
  * @param {readonly (readonly Token[])[]} texts
  */
-export function shared([first, ...others]) {
+function shared([first, ...others]) {
   let n = 0;
   while (n < first.length && others.every((other) => other[n]?.id === first[n].id)) n += 1;
   return n;

@@ -15,10 +15,10 @@ import { signed, unsigned } from "./signs.js";
  * @property {string} text
  */
 
-export const DRAFT = -1; // the id of text that is no token yet
+const DRAFT = -1; // the id of text that is no token yet
 
 /** @param {string} text @returns {Token} */
-export function draft(text) {
+function draft(text) {
   return { id: DRAFT, text };
 }
 
