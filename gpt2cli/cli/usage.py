@@ -212,10 +212,11 @@ def _wanted(error: Any) -> str:
     message, param = str(error.message), error.param
     # Typer keeps the bounds with the parameter, click with its type.
     bounds = getattr(param, "type", None) if getattr(param, "min", None) is None else param
-    least = getattr(bounds, "min", None)
+    least, most = getattr(bounds, "min", None), getattr(bounds, "max", None)
     value = _value(error)
-    if "greater" in message or "range" in message:
-        wanted, value = f"at least {least}", value.strip("'")
+    if any(word in message for word in ("greater", "less", "range")):
+        wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+        value = value.strip("'")
     elif "integer" in message:
         wanted = "a whole number"
     elif "number" in message or "float" in message:

@@ -40,6 +40,8 @@ GENERATE = ("generate", "a", "-t", "0", "-n", "3")
         ("generate --top-k 1.5", "--top-k must be a whole number, not '1.5'"),
         ("generate --temperature=x", "--temperature must be a number, not 'x'"),
         ("generate --threads 0", "--threads must be at least 1, not"),
+        ("serve --port 65536", "--port must be from 0 to 65535, not 65536"),
+        ("serve --port -1", "--port must be from 0 to 65535, not -1"),
         ("generate -n", "-n needs a value"),
         ("generate --offline=3", "--offline takes no value"),
         ("generate two words", "one too many, 'words'; put quotes around a text of several words"),
