@@ -141,10 +141,11 @@ async function collected(stream, most) {
   /** @type {BlobPart[]} */
   const parts = [];
   let size = 0;
-  for await (const part of stream) {
-    size += part.length;
+  const reader = stream.getReader(); // not every browser goes through a stream by itself
+  for (let step = await reader.read(); !step.done; step = await reader.read()) {
+    size += step.value.length;
     if (size > most) throw new RangeError("too large");
-    parts.push(new Uint8Array(part));
+    parts.push(new Uint8Array(step.value));
   }
   return new Uint8Array(await new Blob(parts).arrayBuffer());
 }

@@ -161,6 +161,7 @@ function opened({ ask, labels, position }, layer, { head }) {
     },
     (error) => {
       if (error.name === "AbortError") return;
+      body.removeAttribute("aria-busy");
       body.replaceChildren(h("p", { class: "bad" }, error.message));
     },
   );

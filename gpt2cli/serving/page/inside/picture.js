@@ -187,17 +187,22 @@ function heading() {
   return h("li", { class: "headings soft", "aria-hidden": "true" }, ...cells);
 }
 
+/** @param {number} share Of its place. */
+function bar(share) {
+  const element = h("span", { class: "bar", "aria-hidden": "true" });
+  element.style.setProperty("--start", "0");
+  element.style.setProperty("--size", String(share));
+  return element;
+}
+
 /** A length as a bar. @param {string} label @param {number} value @param {number} most */
 function meter(label, value, most) {
-  const bar = h("span", { class: "bar", "aria-hidden": "true" });
-  bar.style.setProperty("--start", "0");
-  bar.style.setProperty("--size", String(value / most));
   return h(
     "span",
     { class: "meter", title: `${label}: length ${exact(value)}` },
     h("span", { class: "label soft" }, label, " "),
     h("span", { class: "number", "data-value": value }, short(value)),
-    bar,
+    bar(value / most),
   );
 }
 
@@ -205,15 +210,12 @@ function meter(label, value, most) {
 function says({ lens }, index) {
   const text = visible(/** @type {string[]} */ (lens.texts[index].at(-1))[0]);
   const share = /** @type {number[]} */ (lens.probabilities[index].at(-1))[0];
-  const bar = h("span", { class: "bar", "aria-hidden": "true" });
-  bar.style.setProperty("--start", "0");
-  bar.style.setProperty("--size", String(share));
   return h(
     "span",
     { class: "meter says", title: `The logit lens: ${exact(share)}` },
     h("span", { class: "label soft" }, "would say "),
     h("b", { class: "token" }, text),
     h("span", { class: "number", "data-value": share }, percent(share)),
-    bar,
+    bar(share),
   );
 }

@@ -103,6 +103,7 @@ export function prompts({ store, model }, found) {
   }, QUIET);
 
   function judge() {
+    if (tokens.length === 0) return; // nothing has been read yet
     const [clean, corrupted, answer, versus] = tokens;
     const wrong = [answer, versus].map(unanswerable);
     notes.forEach((note, i) => {
@@ -132,11 +133,14 @@ export function prompts({ store, model }, found) {
 
   const element = h(
     "div",
-    { class: "prompts", oninput: (/** @type {Event} */ event) => {
-      if (/** @type {HTMLInputElement} */ (event.target).type === "checkbox") return;
-      found(null);
-      read();
-    } },
+    {
+      class: "prompts",
+      oninput: (/** @type {Event} */ event) => {
+        if (/** @type {HTMLInputElement} */ (event.target).type === "checkbox") return;
+        found(null);
+        read();
+      },
+    },
     ...FIELDS.map(([, label], i) => h("div", {}, h("label", {}, label, fields[i]), notes[i])),
     h(
       "fieldset",
@@ -147,13 +151,12 @@ export function prompts({ store, model }, found) {
     pairs,
     verdict,
   );
-  const begin = store.subscribe(
+  store.subscribe(
     (state) => state.view.room,
     ({ view }) => {
       if (view.room === "whatif" && tokens.length === 0) read();
     },
   );
-  void begin;
   return element;
 }
 

@@ -75,9 +75,8 @@ export function under({ store }) {
     write.textContent = "Stop";
     [base, plan] = [state.tree, state.plan];
     const prompt = tokensOf(state.tree).map((token) => token.id);
-    const seed = state.settings.seed ?? Math.floor(Math.random() * 2 ** 31);
     const settings = { ...state.settings, n: 1 };
-    const plain = requestOf({ settings, plan: emptyPlan() }, seed);
+    const plain = requestOf({ settings, plan: emptyPlan() });
     const both = [plain, { ...plain, plan: requested(state.plan) }].map(started);
     verdict.textContent = "";
     show(both);
@@ -91,7 +90,7 @@ export function under({ store }) {
       running = null;
       write.textContent = "Write under it";
       show(both);
-      judged = compared(both, seed);
+      judged = compared(both, plain.seed);
       judge(store.state.plan);
     }
   }

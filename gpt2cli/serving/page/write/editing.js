@@ -28,6 +28,22 @@ export function isDraft(token) {
 }
 
 /**
+ * How many characters two texts have in common at the beginning, and of the others at the end.
+ *
+ * @param {string} before
+ * @param {string} after
+ * @returns {{start: number, end: number}}
+ */
+export function common(before, after) {
+  const most = Math.min(before.length, after.length);
+  let start = 0;
+  while (start < most && before[start] === after[start]) start += 1;
+  let end = 0;
+  while (end < most - start && before.at(-1 - end) === after.at(-1 - end)) end += 1;
+  return { start, end };
+}
+
+/**
  * What was changed, in whole tokens.
  *
  * @param {readonly Token[]} tokens
@@ -37,12 +53,7 @@ export function isDraft(token) {
 export function difference(tokens, after) {
   const parts = pieces(tokens);
   const whole = parts.join("");
-  const before = signed(whole);
-  const most = Math.min(before.length, after.length);
-  let start = 0;
-  while (start < most && before[start] === after[start]) start += 1;
-  let end = 0;
-  while (end < most - start && before.at(-1 - end) === after.at(-1 - end)) end += 1;
+  const { start, end } = common(signed(whole), after);
 
   let first = 0;
   let from = 0;

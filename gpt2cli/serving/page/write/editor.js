@@ -7,7 +7,7 @@ import { h, paced } from "../dom.js";
 import { tokensOf } from "../tree.js";
 import { keyed, take } from "./alternatives.js";
 import { Backdrop } from "./backdrop.js";
-import { difference, edited } from "./editing.js";
+import { common, difference, edited } from "./editing.js";
 import { together, summary } from "./figures.js";
 import { Hover } from "./hover.js";
 import { short } from "../numbers.js";
@@ -146,11 +146,7 @@ export function editor({ store, model }, writer) {
 function put(area, text) {
   const before = area.value;
   if (before === text) return false;
-  const most = Math.min(before.length, text.length);
-  let start = 0;
-  while (start < most && before[start] === text[start]) start += 1;
-  let end = 0;
-  while (end < most - start && before.at(-1 - end) === text.at(-1 - end)) end += 1;
+  const { start, end } = common(before, text);
   const { selectionStart, selectionEnd } = area;
   const isAtEnd = selectionStart === before.length && selectionEnd === before.length;
   area.setRangeText(text.slice(start, text.length - end), start, before.length - end, "preserve");

@@ -3,19 +3,20 @@
 import { choosing } from "../settings.js";
 import { isEmpty, requested } from "../whatif/plan.js";
 
+const SEEDS = 2 ** 31;
+
 /**
- * All fields besides the prompt.
+ * All fields besides the prompt, with a new seed where none is set.
  *
  * @param {Pick<import("../types.js").State, "settings" | "plan">} state
- * @param {number} seed
- * @returns {Record<string, unknown>}
+ * @returns {Record<string, unknown> & {seed: number}}
  */
-export function requestOf({ settings, plan }, seed) {
+export function requestOf({ settings, plan }) {
   const { n, max_tokens, stop } = settings;
   return {
     n,
     max_tokens,
-    seed,
+    seed: settings.seed ?? Math.floor(Math.random() * SEEDS),
     ...(stop.length ? { stop } : {}),
     ...choosing(settings),
     ...(isEmpty(plan) ? {} : { plan: requested(plan) }),

@@ -21,8 +21,6 @@ import { requestOf } from "./request.js";
  * @property {boolean} isEnded Whether its end is not in the tree yet.
  */
 
-const SEEDS = 2 ** 31;
-
 export class Writer {
   /**
    * @param {Page} page
@@ -74,11 +72,15 @@ export class Writer {
   async _stream(stop) {
     const { state } = this._store;
     const ids = tokensOf(state.tree).map(({ id }) => id);
-    const seed = state.settings.seed ?? Math.floor(Math.random() * SEEDS);
-    const settings = requestOf(state, seed);
+    const settings = requestOf(state);
+    const { seed } = settings;
     const { facts } = this._model;
+    /** @type {Sample[]} */
     const samples = Array.from({ length: state.settings.n }, (_, sample) => ({
-      ...{ id: null, isOver: false, isEnded: false, waiting: [] },
+      id: null,
+      isOver: false,
+      isEnded: false,
+      waiting: [],
       origin: { seed, sample, settings, facts, finish: null },
     }));
     const parent = state.tree.leaf;
