@@ -50,7 +50,9 @@ def shakespeare() -> str:
     return path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("context", "figure"), [(512, 1.784), (256, 1.815)])
+@pytest.mark.parametrize(
+    ("context", "figure"), [(512, 1.784), pytest.param(256, 1.815, marks=pytest.mark.slow)]
+)
 def test_bard_reaches_its_figure_on_text_that_it_has_not_seen(
     shakespeare: str, context: int, figure: float
 ) -> None:

@@ -65,7 +65,7 @@ def test_cut_off_at_any_byte_a_run_ends_as_if_never_stopped(
         assert Counter(expected.splitlines(keepends=True)) == lines_of(output)
 
 
-@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("ordered", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_killed_process_leaves_a_run_that_continues(
     whole: Path, tmp_path: Path, ordered: bool
 ) -> None:

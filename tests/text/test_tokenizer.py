@@ -282,6 +282,7 @@ def test_a_long_added_token_costs_no_time(pair: Path, tmp_path: Path) -> None:
     assert ours.encode(text) == made.encode(text).ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["x", "\nx", "", " \n\t"])
 def test_a_long_run_of_whitespace_has_the_ids_of_the_reference(after: str, pair: Path) -> None:
     text = f"The{' ' * 700_000}{after} quick{EOT}{chr(10) * 400_000}{after}"
@@ -289,6 +290,7 @@ def test_a_long_run_of_whitespace_has_the_ids_of_the_reference(after: str, pair:
     assert Tokenizer.load(pair).encode(text) == reference(pair).encode(text).ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["a", "7", "-", " ", "\n", "漢"])
 def test_a_word_without_end_is_refused_before_it_costs_memory(word: str, pair: Path) -> None:
     ours = Tokenizer.load(pair)

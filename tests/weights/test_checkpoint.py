@@ -155,6 +155,7 @@ def test_a_directory_without_weights_or_config_says_so(directory: Path) -> None:
         checkpoint.load(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["torch", "numpy"])
 def test_loading_fp32_makes_no_second_copy(
     tmp_path: Path, tiny_directory: Path, decoder: str

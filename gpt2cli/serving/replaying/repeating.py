@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from gpt2cli.config.interventions import Interventions
 from gpt2cli.errors import GPT2CLIError, WeightsError
 from gpt2cli.generation import beam, speculative
 from gpt2cli.generation.record import Completion, Sample
@@ -194,7 +195,7 @@ class _Writing:
             proposing = speculative.NgramDraft()
         else:
             place = replace(
-                work.record.place, model=draft.name, adapters=(), interventions=_NOTHING
+                work.record.place, model=draft.name, adapters=(), interventions=Interventions()
             )
             model = self._open(place)
             names = model.name, self._model.name
@@ -260,9 +261,6 @@ class _Writing:
 def _needs_draft(work: _Work) -> bool:
     """Whether another text would be drawn without the draft; a greedy one is the same."""
     return work.record.draft is not None and work.config.sampling.temperature > 0
-
-
-_NOTHING = Place("").interventions
 
 
 def _limited(config: GenerationConfig, record: Record) -> GenerationConfig:

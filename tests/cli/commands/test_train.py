@@ -39,7 +39,10 @@ def test_training_leaves_a_model_that_generates(
     assert b"already holds a model" in again.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_resume_needs_only_the_directory(
     run_main: Run, arguments: list[str], tmp_path: Path, number: int, code: int
 ) -> None:
