@@ -3,7 +3,7 @@
  * version 1. Reading one gives everything or an error in one sentence, never a part.
  */
 
-import { textOf } from "./tokens.js";
+import { draft, textOf } from "./tokens.js";
 import { inspected } from "./validation.js";
 
 /**
@@ -72,7 +72,7 @@ export function fromRecord(record, model) {
 function asText(tree) {
   const branches = Object.values(tree.branches).map((branch) => {
     const text = textOf(branch.tokens);
-    return [branch.id, { ...branch, tokens: text ? [{ id: -1, text }] : [], origin: null }];
+    return [branch.id, { ...branch, tokens: text ? [draft(text)] : [], origin: null }];
   });
   return { ...tree, branches: Object.fromEntries(branches) };
 }

@@ -7,6 +7,17 @@
 const ENCODER = new TextEncoder();
 const DECODER = new TextDecoder("utf-8", { ignoreBOM: true });
 const NOTHING = new Uint8Array(0);
+const DRAFT = -1; // the id of text that is no token yet
+
+/** Text that was typed and is to be read as tokens. @param {string} text @returns {Named} */
+export function draft(text) {
+  return { id: DRAFT, text };
+}
+
+/** Whether it is such a text, for which the server has no number. @param {Named} token */
+export function isDraft({ id }) {
+  return id < 0;
+}
 
 /** @param {Named} token @returns {Uint8Array} */
 function bytesOf(token) {

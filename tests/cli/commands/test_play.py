@@ -80,7 +80,7 @@ def test_without_a_browser_it_says_what_to_open() -> None:
         assert line == f"gpt2: no browser was found here; open http://127.0.0.1:{port}/\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it is a script")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows starts no shell script")
 def test_it_opens_the_browser_that_is_there(tmp_path: Path) -> None:
     browser, opened = tmp_path / "browser", tmp_path / "opened"
     browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.new\nmv {opened}.new {opened}\n')

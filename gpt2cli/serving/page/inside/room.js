@@ -10,7 +10,7 @@
 
 import { h } from "../dom.js";
 import { percent } from "../numbers.js";
-import { labels } from "../tokens.js";
+import { isDraft, labels } from "../tokens.js";
 import { tokensOf } from "../tree.js";
 import * as ask from "./ask.js";
 import { Lenses } from "./lenses.js";
@@ -82,8 +82,7 @@ class Room {
     const tokens = tokensOf(state.tree).slice(left);
     this._body.hidden = tokens.length === 0;
     this._notice.replaceChildren(...this._notices(left, tokens.length));
-    const isRead = tokens.every(({ id }) => id >= 0); // what was just typed is no token yet
-    if (tokens.length === 0 || !isRead) return;
+    if (tokens.length === 0 || tokens.some(isDraft)) return;
     const { plan, view } = state;
     const position = Math.min(Math.max((view.token ?? Infinity) - left, 0), tokens.length - 1);
     const isChanged = plan.ablate.length > 0 || plan.steer.length > 0;

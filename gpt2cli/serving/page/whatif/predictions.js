@@ -4,7 +4,7 @@ import { Refusal, next, post } from "../api.js";
 import { lineUp } from "../charts.js";
 import { debounced, h } from "../dom.js";
 import { percent } from "../numbers.js";
-import { visible } from "../tokens.js";
+import { isDraft, visible } from "../tokens.js";
 import { inWords, isEmpty, requested } from "./plan.js";
 import { readOf } from "./text.js";
 
@@ -59,8 +59,7 @@ export function predictions({ store, model }) {
     const wanted = [state.tree, state.plan];
     const tokens = readOf(state.tree, model);
     panel.hidden = tokens.length === 0;
-    const isRead = tokens.every(({ id }) => id >= 0); // what was just typed is no token yet
-    if (state.view.room !== "whatif" || panel.hidden || !isRead) return;
+    if (state.view.room !== "whatif" || panel.hidden || tokens.some(isDraft)) return;
     if (wanted.every((part, i) => part === asked[i])) return;
     asked = wanted;
     request.abort();

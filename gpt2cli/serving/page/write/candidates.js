@@ -19,7 +19,7 @@ import { next as askNext, Refusal, stages as askStages } from "../api.js";
 import { debounced, h } from "../dom.js";
 import { begin, explain } from "../sampling.js";
 import { choosing } from "../settings.js";
-import { textOf, visible } from "../tokens.js";
+import { isDraft, textOf, visible } from "../tokens.js";
 import { path, tokensOf } from "../tree.js";
 import { candidateRows } from "./candidate_rows.js";
 import { fromHere, fromServer } from "./shown.js";
@@ -119,7 +119,7 @@ export function candidatesPanel({ store, model }, refused) {
     asking = new AbortController();
     const { signal } = asking;
     const place = placeOf(store.state);
-    if (place.tokens.some(({ id }) => id < 0)) return; // typed, and read in a moment
+    if (place.tokens.some(isDraft)) return; // which is read in a moment
     try {
       const found = await askNext(idsOf(place), signal);
       if (signal.aborted) return;

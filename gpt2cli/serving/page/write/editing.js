@@ -1,6 +1,6 @@
 /** What typing does to the tree: pure functions from the text before and after to new branches. */
 
-import { pieces, startsInside, textOf } from "../tokens.js";
+import { draft, isDraft, pieces, startsInside, textOf } from "../tokens.js";
 import { added, changed, children, cut, merged, pruned, tokensOf, walked } from "../tree.js";
 import { signed, unsigned } from "./signs.js";
 
@@ -14,18 +14,6 @@ import { signed, unsigned } from "./signs.js";
  * @property {number} last
  * @property {string} text
  */
-
-const DRAFT = -1; // the id of text that is no token yet
-
-/** @param {string} text @returns {Token} */
-function draft(text) {
-  return { id: DRAFT, text };
-}
-
-/** @param {Named} token */
-export function isDraft(token) {
-  return token.id < 0;
-}
 
 /**
  * How many characters two texts have in common at the beginning, and of the others at the end.

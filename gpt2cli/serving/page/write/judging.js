@@ -5,8 +5,9 @@
 
 import { Refusal, score } from "../api.js";
 import { debounced, say } from "../dom.js";
+import { isDraft } from "../tokens.js";
 import { changed, exchanged, path, tokensOf, walked } from "../tree.js";
-import { isDraft, unread } from "./editing.js";
+import { unread } from "./editing.js";
 
 /**
  * @typedef {import("../state.js").Store} Store
