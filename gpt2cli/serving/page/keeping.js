@@ -3,6 +3,7 @@
  * text of its own, so that none overwrites another's; a new tab begins with the latest.
  */
 
+import { emptyPlan } from "./plan.js";
 import { fromRecord, isRecord, recordOf, unpacked } from "./record.js";
 import { read, storage, write } from "./storage.js";
 import { emptyTree } from "./tree.js";
@@ -56,7 +57,7 @@ export function blank(model) {
       sampling: { ...model.sampling },
       constraint: null,
     },
-    plan: { ablate: [], ablate_with: "zero", reference: null, steer: [] },
+    plan: emptyPlan(),
     view: { room: "write", token: null, colour: "surprisal", boundaries: false },
   };
 }

@@ -10,6 +10,7 @@
 
 import { h } from "../dom.js";
 import { percent } from "../numbers.js";
+import { isEmpty, requested } from "../plan.js";
 import { isDraft, labels } from "../tokens.js";
 import { tokensOf } from "../tree.js";
 import * as ask from "./ask.js";
@@ -85,9 +86,8 @@ class Room {
     if (tokens.length === 0 || tokens.some(isDraft)) return;
     const { plan, view } = state;
     const position = Math.min(Math.max((view.token ?? Infinity) - left, 0), tokens.length - 1);
-    const isChanged = plan.ablate.length > 0 || plan.steer.length > 0;
     const prompt = tokens.map(({ id }) => id);
-    const text = { prompt, ...(isChanged && { plan }) };
+    const text = isEmpty(plan) ? { prompt } : { prompt, plan: requested(plan) };
     const before = this._looked;
     const isOther = !before || JSON.stringify(before.text) !== JSON.stringify(text);
     if (!isOther && before.position === position) return;

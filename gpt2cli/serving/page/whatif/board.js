@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { rove } from "../roving.js";
-import { coveredBy, headName, partInWords, toggled } from "./plan.js";
+import { coveredBy, headName, partInWords, toggled } from "../plan.js";
 
 /**
  * @typedef {import("../app.js").Page} Page

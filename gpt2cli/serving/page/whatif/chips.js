@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { visible } from "../tokens.js";
-import { beyond, cleared, inWords, isEmpty, partInWords, resteered, without } from "./plan.js";
+import { beyond, cleared, inWords, isEmpty, partInWords, resteered, without } from "../plan.js";
 import { readOf } from "./text.js";
 
 /** @typedef {import("../app.js").Page} Page */

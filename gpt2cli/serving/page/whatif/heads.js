@@ -3,7 +3,7 @@
 import { Refusal, get } from "../api.js";
 import { bars, heatmap } from "../charts.js";
 import { h } from "../dom.js";
-import { headName, toggled } from "./plan.js";
+import { headName, toggled } from "../plan.js";
 
 /**
  * @typedef {import("../app.js").Page} Page

@@ -1,7 +1,7 @@
 /** What every room says while a plan changes the model, so that nobody writes under it unawares. */
 
 import { h } from "../dom.js";
-import { cleared, inWords, isEmpty } from "./plan.js";
+import { cleared, inWords, isEmpty } from "../plan.js";
 
 /**
  * A line that says what is changed, with a button that ends it; hidden where nothing is.

@@ -5,7 +5,7 @@ import { heatmap } from "../charts.js";
 import { h, say } from "../dom.js";
 import { percent, short } from "../numbers.js";
 import { visible } from "../tokens.js";
-import { toggled } from "./plan.js";
+import { toggled } from "../plan.js";
 import { MAPS, prompts } from "./prompts.js";
 
 /**

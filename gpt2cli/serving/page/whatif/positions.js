@@ -4,7 +4,7 @@ import { h } from "../dom.js";
 import { rove } from "../roving.js";
 import { pieces, visible } from "../tokens.js";
 import { tokensOf } from "../tree.js";
-import { toggled } from "./plan.js";
+import { toggled } from "../plan.js";
 import { readOf } from "./text.js";
 
 /** @typedef {import("../app.js").Page} Page */

@@ -5,7 +5,7 @@ import { lineUp } from "../charts.js";
 import { debounced, h } from "../dom.js";
 import { percent } from "../numbers.js";
 import { isDraft, visible } from "../tokens.js";
-import { inWords, isEmpty, requested } from "./plan.js";
+import { inWords, isEmpty, requested } from "../plan.js";
 import { readOf } from "./text.js";
 
 /**

@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { visible } from "../tokens.js";
-import { resteered, steered } from "./plan.js";
+import { resteered, steered } from "../plan.js";
 import { readOf } from "./text.js";
 
 /**

@@ -5,7 +5,7 @@ import { h, perFrame, say } from "../dom.js";
 import { pieces, visible } from "../tokens.js";
 import { added, path, tokensOf, walked } from "../tree.js";
 import { requestOf } from "../write/request.js";
-import { emptyPlan, isEmpty, requested, same } from "./plan.js";
+import { emptyPlan, isEmpty, requested, same } from "../plan.js";
 
 /**
  * @typedef {import("../app.js").Page} Page

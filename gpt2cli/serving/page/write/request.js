@@ -1,7 +1,7 @@
 /** The fields of a request that continues a text. */
 
 import { choosing } from "../settings.js";
-import { isEmpty, requested } from "../whatif/plan.js";
+import { isEmpty, requested } from "../plan.js";
 
 const SEEDS = 2 ** 31;
 

@@ -2,8 +2,8 @@
  * What is changed inside the model, as plain data: pure functions, each of which leaves its plan
  * as it was and gives another. The names are those of `Interventions.of`.
  *
- * @typedef {import("../types.js").Plan} Plan
- * @typedef {import("../types.js").Steering} Steering
+ * @typedef {import("./types.js").Plan} Plan
+ * @typedef {import("./types.js").Steering} Steering
  * @typedef {"head" | "attention" | "mlp" | "layer" | "position"} Kind
  * @typedef {{kind: Kind, number: number, head: number | null}} Part
  */
